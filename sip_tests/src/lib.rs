@@ -1,0 +1,1 @@
+//! Phones, a simulated network and the tests that drive Maskline from outside.

@@ -1,0 +1,5 @@
+//! Maskline: number masking on a company's own SIP trunks.
+
+pub mod clock;
+pub mod ids;
+pub mod number;
