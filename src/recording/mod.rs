@@ -1,0 +1,3 @@
+//! What belongs to a recording beside its sound: the manifest, and the repair after a crash.
+
+pub mod manifest;
