@@ -4,6 +4,12 @@
 //! transaction, a masking session or a database; a call is two [`Side`]s and a handle.
 
 pub mod engine;
+pub mod jitter;
+pub mod player;
+pub mod ports;
+pub mod relay;
+pub mod source;
+pub mod time;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
