@@ -3,13 +3,18 @@
 //! Pure wire formats stand beside the [`engine`], which owns the sockets. Nothing here knows a SIP
 //! transaction, a masking session or a database; a call is two [`Side`]s and a handle.
 
+pub mod dtmf;
 pub mod engine;
+pub mod g711;
 pub mod jitter;
 pub mod player;
 pub mod ports;
 pub mod relay;
+pub mod rtcp;
+pub mod rtp;
 pub mod source;
 pub mod time;
+pub mod tone;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
