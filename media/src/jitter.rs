@@ -137,8 +137,8 @@ impl Anchor {
     /// are right again. A jump of the timestamps, or a talk-spurt after a pause, is none.
     fn is_stall(&self, packet: &Arrived, ahead: i16, late: i64, arrival: i64) -> bool {
         let steps = u32::from(ahead.unsigned_abs());
-        let continuous =
-            timestamp_delta(packet.timestamp, self.timestamp) == self.duration.wrapping_mul(steps).cast_signed();
+        let continuous = timestamp_delta(packet.timestamp, self.timestamp)
+            == self.duration.wrapping_mul(steps).cast_signed();
         let lasts = self.late_since.map_or(0, |since| arrival - since);
         continuous && !packet.marker && (0..=STALL_LATEST).contains(&late) && lasts < STALL_LASTS
     }
@@ -269,7 +269,12 @@ mod tests {
             Self { placement: Placement::default(), timeline: Timeline::default(), file: vec![] }
         }
         fn emit(&mut self, until: u64) {
-            self.timeline.emit(until, |piece| { self.file.extend_from_slice(piece); Ok::<(), ()>(()) }).unwrap();
+            self.timeline
+                .emit(until, |piece| {
+                    self.file.extend_from_slice(piece);
+                    Ok::<(), ()>(())
+                })
+                .unwrap();
         }
         fn take(&mut self, packet: &Arrived, samples: &[i16]) {
             self.emit(packet.arrival.saturating_sub(WINDOW));
@@ -296,7 +301,13 @@ mod tests {
     }
 
     /// Packets arrive as told (number, ms) and must lie in the file as told; gaps in ms.
-    fn check(fact: &str, arrivals: &[(usize, u64)], places: &[(usize, u64)], gaps: &[(u64, u64)], length_ms: u64) {
+    fn check(
+        fact: &str,
+        arrivals: &[(usize, u64)],
+        places: &[(usize, u64)],
+        gaps: &[(u64, u64)],
+        length_ms: u64,
+    ) {
         let mut leg = Leg::new();
         for &(number, ms) in arrivals {
             leg.take(&packet(number, ms), &frame(number));
@@ -312,11 +323,29 @@ mod tests {
         check("the start is silence", &[(0, 100), (1, 120)], &[(0, 100), (1, 120)], &[(0, 100)], 140);
         check("jitter moves nothing", &[(0, 0), (1, 37), (2, 41)], &[(0, 0), (1, 20), (2, 40)], &[], 60);
         check("a loss is a gap", &[(0, 0), (2, 40)], &[(0, 0), (2, 40)], &[(20, 20)], 60);
-        check("reordered", &[(0, 0), (2, 20), (1, 300), (3, 301)], &[(0, 0), (1, 20), (2, 40), (3, 60)], &[], 80);
-        check("repeated", &[(0, 0), (1, 20), (1, 21), (0, 22), (2, 40)], &[(0, 0), (1, 20), (2, 40)], &[], 60);
+        check(
+            "reordered",
+            &[(0, 0), (2, 20), (1, 300), (3, 301)],
+            &[(0, 0), (1, 20), (2, 40), (3, 60)],
+            &[],
+            80,
+        );
+        check(
+            "repeated",
+            &[(0, 0), (1, 20), (1, 21), (0, 22), (2, 40)],
+            &[(0, 0), (1, 20), (2, 40)],
+            &[],
+            60,
+        );
         check("the end is silence", &[(0, 0)], &[(0, 0)], &[(20, 80)], 100);
         check("nothing came", &[], &[], &[(0, 100)], 100);
-        check("too late is lost", &[(0, 0), (2, 40), (40, 800), (1, 801)], &[(0, 0), (2, 40), (40, 800)], &[(20, 20), (60, 740)], 820);
+        check(
+            "too late is lost",
+            &[(0, 0), (2, 40), (40, 800), (1, 801)],
+            &[(0, 0), (2, 40), (40, 800)],
+            &[(20, 20), (60, 740)],
+            820,
+        );
         check("cut at the end", &[(0, 0), (1, 20)], &[(0, 0)], &[], 20);
     }
 
@@ -387,7 +416,10 @@ mod tests {
                 let arrived = Arrived { marker: false, ..packet(number, 0) };
                 let arrival = number as u64 * 160 * per_mille / 1000;
                 let position = placement.place(&Arrived { arrival, ..arrived }).unwrap();
-                assert!(position.abs_diff(arrival as i64) <= milliseconds(200), "{number}: {position} at {arrival}");
+                assert!(
+                    position.abs_diff(arrival as i64) <= milliseconds(200),
+                    "{number}: {position} at {arrival}"
+                );
             }
         }
     }

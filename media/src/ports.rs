@@ -107,7 +107,10 @@ mod tests {
     #[test]
     fn the_longest_rested_port_is_taken_first_and_none_is_refused_for_resting() {
         let mut pool = pool(100..=104);
-        assert_eq!([pool.take(at(0)), pool.take(at(0)), pool.take(at(0)), pool.take(at(0))], [Some(100), Some(102), Some(104), None]);
+        assert_eq!(
+            [pool.take(at(0)), pool.take(at(0)), pool.take(at(0)), pool.take(at(0))],
+            [Some(100), Some(102), Some(104), None]
+        );
         pool.free(104, at(10));
         pool.free(100, at(20));
         assert_eq!(pool.in_use(), 1);

@@ -16,8 +16,8 @@ use crate::time::{MediaTime, milliseconds};
 
 /// A jump of so many packets or more is a new start and not a loss (RFC 3550 A.1).
 const MAX_DROPOUT: i16 = 3000;
-/// Packets further behind the newest than this are no longer late but misplaced (RFC 3550 A.1).
-const MAX_MISORDER: i16 = 100;
+/// Packets so far behind the newest, counted from 0 downwards, are late; further ones are misplaced (RFC 3550 A.1).
+const LATEST: i16 = -100;
 /// A step of the far timestamps so much longer than the time that passed is a jump.
 const MAX_LEAP: i64 = milliseconds(1000) as i64;
 /// A stream so far behind our clock stopped its own while it was silent.
@@ -125,8 +125,9 @@ impl OutStream {
         let lag = i64::from(timestamp_delta(self.timestamp_at(now), timestamp));
         if matches!(place, Place::Older) {
             // A late packet that claims a later time than its successors is no late packet.
-            let plausible = mapping.audio.is_none_or(|(newest, _)| timestamp_delta(packet.timestamp, newest) <= 0);
-            return (plausible && lag <= MAX_LAG).then(|| mapping.outgoing(&packet, timestamp));
+            let plausible =
+                mapping.audio.is_none_or(|(newest, _)| timestamp_delta(packet.timestamp, newest) <= 0);
+            return (plausible && lag <= MAX_LAG).then(|| self.insert(mapping, &packet, timestamp));
         }
         if mapping.is_jump(&packet, lag, now) {
             return Some(self.anchor(packet, self.earliest(now), now));
@@ -159,7 +160,7 @@ impl OutStream {
             return Some(outgoing);
         };
         if matches!(place, Place::Older) {
-            return Some(mapping.outgoing(&packet, timestamp));
+            return Some(self.insert(mapping, &packet, timestamp));
         }
         mapping.newest = packet.sequence;
         Some(self.keep(mapping, &packet, timestamp))
@@ -215,6 +216,12 @@ impl OutStream {
         outgoing
     }
 
+    /// A late packet takes the place that was left for it.
+    fn insert(&mut self, mapping: Mapping, packet: &Incoming, timestamp: u32) -> Outgoing {
+        self.end = Some(self.later_end(timestamp.wrapping_add(packet.duration)));
+        mapping.outgoing(packet, timestamp)
+    }
+
     /// Takes the next number and moves the end of the stream to `end`.
     fn step(&mut self, end: u32) -> u16 {
         let sequence = self.sequence;
@@ -241,8 +248,8 @@ impl Mapping {
         match sequence_delta(packet.sequence, self.newest) {
             1..MAX_DROPOUT => Place::Newer,
             // Before the anchor our numbers belong to what was sent before it.
-            -MAX_MISORDER..=0 if sequence_delta(packet.sequence, self.first) >= 0 => Place::Older,
-            -MAX_MISORDER..=0 => Place::Outside,
+            LATEST..=0 if sequence_delta(packet.sequence, self.first) >= 0 => Place::Older,
+            LATEST..=0 => Place::Outside,
             // RFC 3550 A.1: a far number alone is a stray; with its successor it is a sender's new start.
             _ if self.after_jump == Some(packet.sequence) => Place::New,
             _ => {
@@ -280,9 +287,9 @@ mod tests {
     use super::*;
     use crate::dtmf::{EventRelay, TelephoneEvent};
     use crate::rtp::Header;
+    use proptest::prelude::*;
     use std::sync::OnceLock;
     use std::time::{Duration, Instant};
-    use proptest::prelude::*;
 
     const FRAME: u32 = 160;
     static START: OnceLock<Instant> = OnceLock::new();
@@ -327,13 +334,19 @@ mod tests {
             [Some((1003, 5_001_280, true)), Some((1004, 5_001_440, false))]
         );
         let prompt = stream.originate(FRAME, true, at(1150));
-        assert_eq!((prompt.sequence, prompt.timestamp, prompt.marker), (1005, 5_000_000 + 9200, true), "a pause is a gap");
+        assert_eq!(
+            (prompt.sequence, prompt.timestamp, prompt.marker),
+            (1005, 5_000_000 + 9200, true),
+            "a pause is a gap"
+        );
     }
 
     #[test]
     fn losses_and_reordering_stay_what_they_are() {
-        let numbers: Vec<_> =
-            relay(&mut stream(), &[65_534, 65_535, 1, 0, 2], 0).into_iter().map(|out| out.unwrap().0).collect();
+        let numbers: Vec<_> = relay(&mut stream(), &[65_534, 65_535, 1, 0, 2], 0)
+            .into_iter()
+            .map(|out| out.unwrap().0)
+            .collect();
         assert_eq!(numbers, [1000, 1001, 1003, 1002, 1004]);
     }
 
@@ -402,7 +415,8 @@ mod tests {
         let event = |sequence, timestamp, duration| Incoming { duration, ..audio(sequence, timestamp) };
         for (index, duration) in [160, 320, 480, 480, 480].into_iter().enumerate() {
             let sequence = 11 + index as u16;
-            let out = key(&mut stream, &mut relay, event(sequence, 1760, duration), 20 + 20 * index as u64).unwrap();
+            let out = key(&mut stream, &mut relay, event(sequence, 1760, duration), 20 + 20 * index as u64)
+                .unwrap();
             assert_eq!((out.sequence, out.timestamp), (1001 + index as u16, 5_000_160));
         }
         let after = stream.relay(audio(16, 1760 + 480), at(120)).unwrap();
@@ -413,9 +427,11 @@ mod tests {
     fn an_event_on_a_timeline_of_its_own_is_put_where_the_key_went_down() {
         let (mut stream, mut relay) = (stream(), EventRelay::new(8000, 8000));
         assert!(stream.relay(audio(10, 1600), at(0)).is_some());
-        let first = key(&mut stream, &mut relay, Incoming { duration: 160, ..audio(11, 3_000_000) }, 40).unwrap();
+        let first =
+            key(&mut stream, &mut relay, Incoming { duration: 160, ..audio(11, 3_000_000) }, 40).unwrap();
         assert_eq!(first.timestamp, 5_000_160, "40 ms after the start it had lasted 20 ms");
-        let second = key(&mut stream, &mut relay, Incoming { duration: 320, ..audio(12, 3_000_000) }, 60).unwrap();
+        let second =
+            key(&mut stream, &mut relay, Incoming { duration: 320, ..audio(12, 3_000_000) }, 60).unwrap();
         assert_eq!(second.timestamp, first.timestamp);
         let after = stream.relay(audio(13, 1600 + 640), at(80)).unwrap();
         assert_eq!((after.timestamp, after.marker), (5_000_640, false), "the audio keeps its own offset");
@@ -455,10 +471,16 @@ mod tests {
         let time = prop_oneof![0u32..50_000, any::<u32>()];
         prop_oneof![
             any::<bool>().prop_map(|begins| Step::Prompt { begins }),
-            (0u32..2, number.clone(), time.clone())
-                .prop_map(|(ssrc, sequence, timestamp)| Step::Audio { ssrc, sequence, timestamp }),
-            (number.clone(), time, any::<u16>())
-                .prop_map(|(sequence, timestamp, duration)| Step::Event { sequence, timestamp, duration }),
+            (0u32..2, number.clone(), time.clone()).prop_map(|(ssrc, sequence, timestamp)| Step::Audio {
+                ssrc,
+                sequence,
+                timestamp
+            }),
+            (number.clone(), time, any::<u16>()).prop_map(|(sequence, timestamp, duration)| Step::Event {
+                sequence,
+                timestamp,
+                duration
+            }),
             Just(Step::Interrupt),
             number.prop_map(|sequence| Step::Skip { sequence }),
         ]
@@ -492,7 +514,7 @@ mod tests {
                 let Some(out) = out else { continue };
                 if let Some(newest) = newest {
                     let ahead = sequence_delta(out.sequence, newest);
-                    prop_assert!(ahead > -MAX_MISORDER - 1 && ahead < MAX_DROPOUT, "{ahead}");
+                    prop_assert!(ahead >= LATEST && ahead < MAX_DROPOUT, "{ahead}");
                     prop_assert!(!own || ahead == 1, "our own frames leave no hole");
                 }
                 if own && let Some(end) = end {

@@ -121,7 +121,8 @@ mod tests {
 
     #[test]
     fn rtcp_may_come_from_the_rtp_port_but_from_nowhere_else() {
-        let source = Source::new(address("192.0.2.1:4001"), SourcePolicy::Exact).or(address("192.0.2.1:4000"));
+        let source =
+            Source::new(address("192.0.2.1:4001"), SourcePolicy::Exact).or(address("192.0.2.1:4000"));
         assert!(source.accepts(address("192.0.2.1:4000")) && source.accepts(address("192.0.2.1:4001")));
         assert!(!source.accepts(address("192.0.2.1:4002")));
     }

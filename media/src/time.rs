@@ -41,7 +41,10 @@ impl MediaTime {
 /// A length of time in whole samples, rounded down.
 #[must_use]
 pub const fn samples_in(duration: Duration) -> u64 {
-    duration.as_secs().saturating_mul(SAMPLE_RATE_HZ as u64).saturating_add(duration.subsec_nanos() as u64 / 125_000)
+    duration
+        .as_secs()
+        .saturating_mul(SAMPLE_RATE_HZ as u64)
+        .saturating_add(duration.subsec_nanos() as u64 / 125_000)
 }
 
 /// Milliseconds in samples.
