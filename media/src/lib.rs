@@ -6,8 +6,14 @@
 pub mod dtmf;
 pub mod engine;
 pub mod g711;
+pub mod jitter;
+pub mod player;
+pub mod ports;
+pub mod relay;
 pub mod rtcp;
 pub mod rtp;
+pub mod source;
+pub mod time;
 pub mod tone;
 
 use std::net::SocketAddr;
