@@ -4,6 +4,7 @@ pub mod clock;
 mod command;
 pub mod config;
 pub mod ids;
+pub mod masking;
 pub mod number;
 pub mod prompts;
 pub mod trunk;
