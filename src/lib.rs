@@ -1,5 +1,6 @@
 //! Maskline: number masking on a company's own SIP trunks.
 
+pub mod call;
 pub mod clock;
 mod command;
 pub mod config;
@@ -7,6 +8,9 @@ pub mod ids;
 pub mod masking;
 pub mod number;
 pub mod prompts;
+pub mod recording;
+pub mod sip;
+pub mod store;
 pub mod trunk;
 
 pub use command::{FAULTY_CONFIGURATION, PidFile, PidFileError, check, drain};

@@ -2,7 +2,9 @@
 //! nothing read here reaches the other leg.
 
 use crate::number::{Did, E164};
-use crate::sip::message::{Head, NameAddr, Request};
+use crate::sip::address::NameAddr;
+use crate::sip::wire::ByteStr;
+use crate::sip::message::{Head, Request};
 use crate::trunk::{CallerFrom, Trunk};
 
 /// Identity values of one header that are looked at: RFC 3325 §9.1 allows two.
@@ -25,7 +27,8 @@ pub fn dialled(invite: &Request, trunk: &Trunk) -> Option<Did> {
 }
 
 fn identities(head: &Head, name: &str, trunk: &Trunk) -> Option<E164> {
-    head.name_addrs(name).into_iter().take(MAX_IDENTITIES).find_map(|identity| number_of(&identity, trunk))
+    let values = head.tokens(name).into_iter().take(MAX_IDENTITIES);
+    values.filter_map(|value| NameAddr::parse(&ByteStr::from(value.as_str()))).find_map(|who| number_of(&who, trunk))
 }
 
 fn number_of(identity: &NameAddr, trunk: &Trunk) -> Option<E164> {

@@ -7,11 +7,13 @@ use super::Event;
 use super::identity;
 use super::leg::response_hop;
 use super::registry::{Admission, Shell};
+use crate::ids::IdSource;
 use crate::sip::key::{DialogKey, TransactionKey};
-use crate::sip::message::{ByteStr, HeaderOut, Message, Method, ParseError, Request, ResponseOut};
-use crate::sip::transport::{Destination, Flow, Handler, SendToken};
+use crate::sip::encode::{HeaderOut, ResponseOut};
+use crate::sip::message::{Message, Method, ParseError, Request};
+use crate::sip::wire::ByteStr;
+use crate::sip::transport::{Flow, Handler, SendToken};
 use crate::trunk::TrunkId;
-use bytes::Bytes;
 use dashmap::DashMap;
 use sha2::{Digest, Sha256};
 use std::net::IpAddr;
@@ -199,7 +201,7 @@ impl Dispatcher {
 
     fn reply_with(
         &self,
-        shell: &Shell,
+        shell: &Arc<Shell>,
         request: &Request,
         flow: Flow,
         status: u16,
@@ -241,14 +243,8 @@ impl Handler for Dispatcher {
     fn on_malformed(&self, error: ParseError, flow: Flow, _peer: Peer) {
         let Some(shell) = self.shell.upgrade() else { return };
         if let Some(answer) = error.answer() {
-            let wire: Bytes = answer.encode(flow.peer);
-            let to = Destination {
-                protocol: flow.protocol,
-                address: flow.peer,
-                connection: flow.connection,
-                token: None,
-            };
-            shell.send_to(wire, &to);
+            let tag = IdSource::from_system().tag();
+            shell.send_to(answer.response(flow.peer, tag).encode(), &flow.back());
         }
     }
 

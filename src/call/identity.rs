@@ -5,9 +5,8 @@
 
 use crate::call::cdr::HangupCause;
 use crate::number::{Did, E164};
-use crate::sip::message::{
-    AddressOut, BodyOut, HeaderOut, Method, RequestOut, ResponseHead, ResponseOut, ViaOut,
-};
+use crate::sip::encode::{AddressOut, BodyOut, HeaderOut, RequestOut, ResponseHead, ResponseOut, ViaOut};
+use crate::sip::message::Method;
 use crate::sip::transport::Protocol;
 use crate::trunk::Trunk;
 use std::net::{IpAddr, SocketAddr};

@@ -36,13 +36,15 @@ pub mod pin;
 pub mod registry;
 pub mod signal;
 pub mod task;
+pub mod tones;
 
 use crate::call::cdr::HangupCause;
 use crate::call::identity::LegAddress;
 use crate::masking::route::Query;
 use crate::recording::manifest::Names;
 use crate::sip::key::DialogKey;
-use crate::sip::message::{ByteStr, Message};
+use crate::sip::message::Message;
+use crate::sip::wire::ByteStr;
 use crate::sip::transport::{Flow, Protocol, SendToken};
 use crate::store::{Cdr, LegCdr, Route};
 use crate::trunk::Trunk;
@@ -62,6 +64,8 @@ pub struct Hop {
     pub place: Place,
     /// A connection that should be used if it still lives.
     pub connection: Option<u64>,
+    /// The socket of ours to send from, when it matters.
+    pub local: Option<SocketAddr>,
     /// The transport was named, by a gateway or a URI: size does not change it.
     pub pinned: bool,
     /// Whose request it is; responses have none.

@@ -262,7 +262,7 @@ impl PinCollector {
         let typed = padded(&self.typed.0);
         let mut found = u32::MAX;
         for (index, (pin, _)) in self.doors.iter().enumerate() {
-            let same: Choice = typed.ct_eq(&padded(pin.digits().as_bytes()));
+            let same: Choice = typed.as_slice().ct_eq(padded(pin.digits().as_bytes()).as_slice());
             found = u32::conditional_select(&found, &u32::try_from(index).unwrap_or(u32::MAX), same);
         }
         usize::try_from(found).ok().filter(|_| found != u32::MAX)

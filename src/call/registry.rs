@@ -369,8 +369,13 @@ impl Shell {
 
     /// Sends by address at once, by name after a look-up in a task of its own.
     pub(super) fn send(self: &Arc<Self>, wire: Bytes, to: Hop) {
-        let destination =
-            |address| Destination { protocol: to.protocol, address, connection: to.connection, token: to.token.clone() };
+        let destination = |address| Destination {
+            protocol: to.protocol,
+            address,
+            connection: to.connection,
+            local: to.local,
+            token: to.token.clone(),
+        };
         match &to.place {
             Place::Address(address) => self.send_to(wire, &destination(*address)),
             Place::Name(host, port) => {
@@ -428,6 +433,7 @@ impl Shell {
                 protocol,
                 place: Place::Address(address),
                 connection: None,
+                local: None,
                 pinned: gateway.transport.is_some(),
                 token: None,
             },

@@ -91,8 +91,14 @@ impl PromptLibrary {
     /// waits: a caller is on the line.
     #[must_use]
     pub fn for_url(&self, url: &str, fallback: BuiltIn) -> Prompt {
+        self.at_hand(url).unwrap_or_else(|| self.built_in(fallback))
+    }
+
+    /// The audio of a URL, when it has been fetched.
+    #[must_use]
+    pub fn at_hand(&self, url: &str) -> Option<Prompt> {
         let _ = url;
-        self.built_in(fallback)
+        None
     }
 }
 

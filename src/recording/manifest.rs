@@ -46,7 +46,7 @@ struct Leg<'a> {
 }
 
 /// What the manifest names beside the sound.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Names {
     /// The interaction.
     pub interaction: Uuid,

@@ -248,6 +248,14 @@ fn international(text: &str) -> Option<E164> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TrunkId(usize);
 
+impl TrunkId {
+    /// The place in the configuration.
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
 /// All trunks, in the order of the configuration: it decides which one a source belongs to.
 #[derive(Debug, Clone, Default)]
 pub struct Trunks(Vec<Trunk>);

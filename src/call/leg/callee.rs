@@ -8,7 +8,9 @@ use crate::number::Did;
 use crate::sip::body;
 use crate::sip::dialog::Dialog;
 use crate::sip::key::DialogKey;
-use crate::sip::message::{ByteStr, RequestOut, Response};
+use crate::sip::encode::RequestOut;
+use crate::sip::message::Response;
+use crate::sip::wire::ByteStr;
 use crate::sip::transaction::timer::T1;
 use crate::sip::transaction::{InviteClient, invite_client};
 use crate::sip::transport::Protocol;
@@ -111,7 +113,7 @@ impl Leg {
             sdp,
         );
         let hop = Self::choose_transport(key.clone(), &mut invite, dial.hop);
-        let route = Route { protocol: dial.address.protocol, peer: hop.address(), connection: None };
+        let route = Route { protocol: dial.address.protocol, peer: hop.address(), connection: None, local: None };
         let (machine, actions) =
             InviteClient::start(invite.encode(), hop.protocol != Protocol::Udp, out.now);
         let outgoing = Outgoing {
@@ -205,11 +207,10 @@ impl Leg {
         };
         let SetUp::Outgoing(outgoing) = &mut self.set_up else { return };
         let tag = tag.unwrap_or_default();
+        let room = outgoing.forks.len() < MAX_FORKS;
         match outgoing.forks.iter_mut().find(|fork| fork.tag == tag) {
             Some(fork) if stream.is_some() => fork.stream.clone_from(&stream),
-            None if outgoing.forks.len() < MAX_FORKS => {
-                outgoing.forks.push(Fork { tag, stream: stream.clone() });
-            }
+            None if room => outgoing.forks.push(Fork { tag, stream: stream.clone() }),
             _ => {}
         }
         out.signal(Signal::Progress { status: response.status, stream });

@@ -8,7 +8,9 @@ use crate::ids::IdSource;
 use crate::sip::body;
 use crate::sip::dialog::Dialog;
 use crate::sip::key::TransactionKey;
-use crate::sip::message::{ByteStr, HeaderOut, Request, ResponseHead};
+use crate::sip::encode::{HeaderOut, ResponseHead};
+use crate::sip::message::Request;
+use crate::sip::wire::ByteStr;
 use crate::sip::transaction::{InviteServer, invite_server};
 use crate::sip::transport::{Flow, Protocol};
 use bytes::Bytes;
@@ -58,6 +60,7 @@ impl Leg {
                 protocol: flow.protocol,
                 peer: Some(flow.peer),
                 connection: flow.connection,
+                local: Some(flow.local),
             },
             set_up: SetUp::Incoming(Box::new(Incoming {
                 head: invite.response_head(flow.peer),

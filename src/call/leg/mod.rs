@@ -15,7 +15,10 @@ use super::{Action, Hop, Place};
 use crate::ids::IdSource;
 use crate::sip::dialog::Dialog;
 use crate::sip::key::{DialogKey, TransactionKey};
-use crate::sip::message::{ByteStr, Message, Method, Request, RequestOut, Response, ResponseOut, Uri};
+use crate::sip::encode::{RequestOut, ResponseOut};
+use crate::sip::message::{Message, Method, Request, Response};
+use crate::sip::uri::Uri;
+use crate::sip::wire::ByteStr;
 use crate::sip::transaction::timer::{T1, T2};
 use crate::sip::transaction::{invite_server, non_invite_client, non_invite_server};
 use crate::sip::transaction::{InviteServer, NonInviteClient, NonInviteServer};
@@ -78,6 +81,7 @@ pub(crate) struct Route {
     pub(crate) protocol: Protocol,
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) connection: Option<u64>,
+    pub(crate) local: Option<SocketAddr>,
 }
 
 #[derive(Debug)]
@@ -141,6 +145,12 @@ impl Leg {
     #[must_use]
     pub fn dialog_key(&self) -> DialogKey {
         DialogKey { call_id: self.call_id.clone(), local_tag: self.local_tag.clone() }
+    }
+
+    /// What the leg shows of us.
+    #[must_use]
+    pub fn address(&self) -> &LegAddress {
+        &self.address
     }
 
     /// What was agreed on last.
@@ -236,6 +246,7 @@ impl Leg {
                 protocol: self.route.protocol,
                 place: Place::Address(self.route.peer?),
                 connection: self.route.connection,
+                local: self.route.local,
                 pinned: true,
                 token: None,
             });
@@ -248,7 +259,8 @@ impl Leg {
             None => self.route.protocol,
         };
         let port = target.port().unwrap_or(if protocol == Protocol::Tls { 5061 } else { 5060 });
-        let host = target.maddr().unwrap_or(target.host());
+        let maddr = target.maddr();
+        let host = maddr.as_deref().unwrap_or(target.host());
         Some(Hop {
             protocol,
             place: match host.parse::<IpAddr>() {
@@ -256,6 +268,7 @@ impl Leg {
                 Err(_) => Place::Name(host.to_owned(), port),
             },
             connection: self.route.connection.filter(|_| protocol != Protocol::Udp),
+            local: self.route.local.filter(|_| protocol == Protocol::Udp),
             pinned: target.transport().is_some(),
             token: None,
         })
@@ -366,16 +379,15 @@ impl Leg {
 
     /// Fires every timer that is due.
     pub(crate) fn on_timeout(&mut self, out: &mut Output<'_>) {
-        let due = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= out.now);
-        let mut lost = false;
-        let mut invites = std::mem::take(&mut self.invites);
-        for entry in invites.iter_mut().filter(|entry| due(entry.machine.deadline())) {
-            let actions = entry.machine.handle(invite_server::Event::Timeout, out.now);
-            lost |= entry.perform(actions, out);
-        }
-        invites.retain(|entry| !entry.machine.is_terminated());
-        self.invites = invites;
         let due = |deadline: Option<Instant>, now| deadline.is_some_and(|at| at <= now);
+        for entry in &mut self.invites {
+            if due(entry.machine.deadline(), out.now) {
+                // Timer H may end it unacknowledged; a leg that was refused has ended anyway.
+                let actions = entry.machine.handle(invite_server::Event::Timeout, out.now);
+                entry.perform(actions, out);
+            }
+        }
+        self.invites.retain(|entry| !entry.machine.is_terminated());
         for entry in &mut self.servers {
             if due(entry.machine.deadline(), out.now) {
                 let actions = entry.machine.handle(non_invite_server::Event::Timeout, out.now);
@@ -394,8 +406,6 @@ impl Leg {
             self.on_set_up_timeout(out);
         }
         self.repeat_ok(out);
-        // Timer H of a failure response: the caller never acknowledged it. The leg has ended anyway.
-        let _ = lost;
     }
 
     /// Repeats our 2xx until the ACK comes, on any transport, and gives up after 64·T1 with BYE
@@ -443,18 +453,13 @@ impl ServerEntry {
 }
 
 impl InviteEntry {
-    /// True when nobody acknowledged our failure response (timer H).
-    fn perform(&mut self, actions: Vec<invite_server::Action>, out: &mut Output<'_>) -> bool {
-        let mut lost = false;
+    /// The leg itself looks for the ACK of its 2xx, so that only what is to be sent matters here.
+    fn perform(&mut self, actions: Vec<invite_server::Action>, out: &mut Output<'_>) {
         for action in actions {
-            match action {
-                invite_server::Action::Send(wire) => out.send(wire, &self.hop),
-                invite_server::Action::AckTimedOut => lost = true,
-                // The leg itself looks for the ACK of its 2xx.
-                invite_server::Action::DeliverAck | invite_server::Action::Terminated => {}
+            if let invite_server::Action::Send(wire) = action {
+                out.send(wire, &self.hop);
             }
         }
-        lost
     }
 }
 
@@ -483,6 +488,7 @@ pub fn response_hop(request: &Request, flow: &Flow) -> Hop {
         protocol: flow.protocol,
         place: Place::Address(SocketAddr::new(flow.peer.ip(), port)),
         connection: flow.connection,
+        local: Some(flow.local),
         pinned: true,
         token: None,
     }

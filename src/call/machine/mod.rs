@@ -12,7 +12,7 @@ use super::cdr::{CdrBuilder, ClockPair, HangupCause};
 use super::identity::LegAddress;
 use super::leg::{Leg, Refusal};
 use super::signal::{Order, Signal};
-use super::{Action, Event, Found, LegOpened, Outlet, caller_id};
+use super::{Action, Event, LegOpened, Outlet, caller_id};
 use crate::call::leg;
 use crate::ids::IdSource;
 use crate::masking::route::{Decision, DialPlan, Query};

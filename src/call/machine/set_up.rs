@@ -10,7 +10,7 @@ use crate::call::{Action, Found, Hop, NoPort, Outlet, Place, StoreFailed};
 use crate::masking::route::{Decision, decide};
 use crate::masking::session::MaskingSession;
 use crate::prompts::BuiltIn;
-use crate::sip::message::Uri;
+use crate::sip::uri::Uri;
 use crate::sip::transport::Protocol;
 use crate::store::LegCdr;
 use crate::trunk::Trunk;
@@ -225,7 +225,7 @@ impl Call {
         actions.push(Action::Index(leg.dialog_key()));
         actions.append(&mut sends);
         if self.a_answered.is_some() && attempt == 1 {
-            let prompt = crate::prompts::ringback();
+            let prompt = crate::call::tones::ringback();
             actions.push(Action::Media(MediaCommand::Play {
                 side: Side::A,
                 prompt,
@@ -303,7 +303,7 @@ impl Call {
         }
         actions.push(Action::Media(MediaCommand::StopPlay { side: Side::A }));
         let message = match cause {
-            HangupCause::Busy | HangupCause::BusyEverywhere => crate::prompts::busy_tone(),
+            HangupCause::Busy | HangupCause::BusyEverywhere => crate::call::tones::busy(),
             _ => self.prompts.built_in(BuiltIn::NotReached),
         };
         self.announce(message, Then::HangUp(cause), actions, now);
@@ -348,6 +348,7 @@ fn fixed_hop(uri: &str) -> Option<Hop> {
             Err(_) => Place::Name(host.to_owned(), port),
         },
         connection: None,
+        local: None,
         pinned: uri.transport().is_some(),
         token: None,
     })
