@@ -1,6 +1,7 @@
 //! The transport over real loopback sockets. Nothing here sleeps: a test waits for the event that it expects,
 //! and where nothing may happen, for a later event that would have come after it.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -21,8 +22,9 @@ enum Seen {
     Failed(String),
 }
 
-/// Admits 127.0.0.1 and ::1, and tells the test what it is told. A message with Call-ID `panic` panics.
-struct Recorder(mpsc::UnboundedSender<Seen>);
+/// Admits 127.0.0.1 and ::1, and tells the test what it is told. A message with Call-ID `panic` panics. Refuses
+/// malformed messages when it has something to answer with.
+struct Recorder(mpsc::UnboundedSender<Seen>, OnceLock<Transports>);
 
 impl Handler for Recorder {
     type Peer = ();
@@ -42,7 +44,10 @@ impl Handler for Recorder {
         self.0.send(Seen::Message { call_id, body, flow }).unwrap();
     }
 
-    fn on_malformed(&self, _: ParseError, _: Flow, (): ()) {
+    fn on_malformed(&self, _: ParseError, flow: Flow, (): ()) {
+        if let Some(transports) = self.1.get() {
+            transports.send(Bytes::from_static(b"refused"), &flow.back());
+        }
         self.0.send(Seen::Malformed).unwrap();
     }
 
@@ -56,6 +61,7 @@ struct Setup {
     transports: Transports,
     seen: mpsc::UnboundedReceiver<Seen>,
     metrics: PrometheusHandle,
+    handler: Arc<Recorder>,
 }
 
 impl Setup {
@@ -64,9 +70,10 @@ impl Setup {
         let listen: Vec<_> = listen.split(' ').map(|address| address.parse().unwrap()).collect();
         let (sender, seen) = mpsc::unbounded_channel();
         let sockets = Sockets::bind(&listen, &limits).await.unwrap();
-        let handler = Arc::new(Recorder(sender));
-        let transports = metrics::with_local_recorder(&recorder, || sockets.start(limits, handler));
-        Self { transports, seen, metrics: recorder.handle() }
+        let handler = Arc::new(Recorder(sender, OnceLock::new()));
+        let transports =
+            metrics::with_local_recorder(&recorder, || sockets.start(limits, Arc::clone(&handler)));
+        Self { transports, seen, metrics: recorder.handle(), handler }
     }
 
     async fn udp() -> Self {
@@ -326,6 +333,20 @@ async fn a_message_of_too_many_bytes_ends_the_connection() {
 }
 
 #[tokio::test]
+async fn a_bad_stream_is_refused_before_it_is_closed() {
+    let mut setup = Setup::tcp().await;
+    assert!(setup.handler.1.set(setup.transports.clone()).is_ok());
+    let bad = String::from_utf8(options("bad", "").to_vec()).unwrap();
+    for length in ["99999999", "-1"] {
+        let mut stream = setup.connect().await;
+        let bad = bad.replace("Content-Length: 0", &format!("Content-Length: {length}"));
+        stream.write_all(bad.as_bytes()).await.unwrap();
+        assert_eq!(setup.next().await, Seen::Malformed);
+        assert_eq!(read_to_end(&mut stream).await, b"refused");
+    }
+}
+
+#[tokio::test]
 async fn the_configured_limit_holds_below_that_of_the_parser() {
     let mut setup =
         Setup::new("tcp://127.0.0.1:0", TransportLimits { message_bytes: 500, ..TransportLimits::default() })
@@ -381,10 +402,22 @@ async fn a_half_closed_peer_still_gets_its_answer_but_no_request() {
         tokio::task::yield_now().await;
     }
     assert_eq!(setup.next().await, Seen::Failed("request".into()));
+    assert_eq!(setup.count("maskline_sip_send_dropped_total"), 0.0, "it failed for want of a connection");
 }
 
 #[tokio::test]
-async fn a_reset_in_the_middle_of_a_message_is_counted_and_harmless() {
+async fn a_message_cut_by_the_end_of_the_stream_is_counted() {
+    let limits = TransportLimits { half_closed: Duration::ZERO, ..TransportLimits::default() };
+    let setup = Setup::new("tcp://127.0.0.1:0", limits).await;
+    let mut stream = setup.connect().await;
+    stream.write_all(b"OPTIONS sip:").await.unwrap();
+    stream.shutdown().await.unwrap();
+    assert_eq!(read_to_end(&mut stream).await, b"");
+    assert_eq!(setup.count("maskline_sip_malformed_total"), 1.0);
+}
+
+#[tokio::test]
+async fn a_reset_in_the_middle_of_a_message_harms_nobody_else() {
     let mut setup = Setup::tcp().await;
     let mut stream = setup.connect().await;
     stream.write_all(&options("first", "")).await.unwrap();
@@ -534,7 +567,7 @@ async fn dropping_the_last_clone_stops_everything() {
 async fn a_port_in_use_is_named_with_protocol_reason_and_key() {
     for protocol in [Protocol::Udp, Protocol::Tcp] {
         let (sender, _seen) = mpsc::unbounded_channel();
-        let handler = Arc::new(Recorder(sender));
+        let handler = Arc::new(Recorder(sender, OnceLock::new()));
         let any = ListenAddress { protocol, address: "127.0.0.1:0".parse().unwrap() };
         let first = Transports::bind(&[any], TransportLimits::default(), Arc::clone(&handler)).await.unwrap();
         let listen = ListenAddress { protocol, address: first.local_addresses()[0].1 };
@@ -549,7 +582,7 @@ async fn a_port_in_use_is_named_with_protocol_reason_and_key() {
 #[tokio::test]
 async fn tls_and_an_empty_list_are_refused_with_a_reason() {
     let (sender, _seen) = mpsc::unbounded_channel();
-    let handler = Arc::new(Recorder(sender));
+    let handler = Arc::new(Recorder(sender, OnceLock::new()));
     let tls = ["tls://127.0.0.1:0".parse().unwrap()];
     let error = Transports::bind(&tls, TransportLimits::default(), Arc::clone(&handler)).await.err().unwrap();
     assert_eq!(
