@@ -8,5 +8,7 @@ pub mod address;
 pub mod encode;
 pub mod key;
 pub mod message;
+pub mod transaction;
+pub mod transport;
 pub mod uri;
 pub mod wire;

@@ -227,7 +227,8 @@ mod tests {
     #[test]
     fn rfc3261_17_1_1_2_and_rfc6026_7_2_request_timing() {
         const UDP: &[u128] = &[0, 500, 1500, 3500, 7500, 15500, 31500];
-        let table: [(&str, bool, Option<(u64, u16)>, &[u128], Option<u128>); 10] = [
+        type Row = (&'static str, bool, Option<(u64, u16)>, &'static [u128], Option<u128>);
+        let table: [Row; 10] = [
             (
                 "3261 §17.1.1.2: timer A doubles without ceiling, timer B ends it",
                 false,
