@@ -8,6 +8,7 @@ pub mod engine;
 pub mod g711;
 pub mod rtcp;
 pub mod rtp;
+pub mod sdp;
 pub mod tone;
 
 use std::net::SocketAddr;
