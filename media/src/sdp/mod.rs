@@ -10,8 +10,8 @@
 //!
 //! No text of a peer survives [`parse`]: what we send is written from our own values, and of the peer's it
 //! repeats to that same peer nothing but numbers (payload types, ptime) and words of our own lists for the
-//! streams that it is refused. There is no DNS: a host name in `c=` is refused. No encryption yet: a stream that
-//! is offered as RTP/SAVP only is refused.
+//! streams that it is refused. There is no DNS: a host name in `c=` is refused. No encryption yet: a stream
+//! that is offered as RTP/SAVP only is refused.
 
 mod negotiation;
 mod parse;
@@ -41,7 +41,8 @@ pub enum OfferError {
         /// What the peer named, in its order.
         offered: Vec<u8>,
     },
-    /// RTP must not go to that address: it is outside the networks of the trunk, or of another family than ours.
+    /// RTP must not go to that address: it is outside the networks of the trunk, or of another family than
+    /// ours.
     #[error("media address {address} is not allowed")]
     NotAllowed {
         /// The address in `c=`.
@@ -126,7 +127,8 @@ fn contains(network: IpAddr, prefix: u8, address: IpAddr) -> bool {
 
 fn names_no_host(address: IpAddr) -> bool {
     match address {
-        // 0.0.0.0/8 is "this network", 240.0.0.0/4 is reserved and ends with the broadcast address (RFC 6890).
+        // 0.0.0.0/8 is "this network", 240.0.0.0/4 is reserved and ends with the broadcast address (RFC
+        // 6890).
         IpAddr::V4(v4) => v4.is_multicast() || matches!(v4.octets(), [0 | 240..=255, ..]),
         IpAddr::V6(v6) => v6.is_multicast() || v6.is_unspecified(),
     }

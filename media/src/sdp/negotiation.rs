@@ -55,8 +55,9 @@ impl Negotiation {
         Self { local, version: 0, sent: None, offered: None, lines: vec![Line::Audio], stream: None }
     }
 
-    /// Our own offer: all our codecs in our order, telephone-events, both directions. In a session that has been
-    /// agreed on it repeats the lines that we refused (RFC 3264 §8) and keeps the number of the events (§8.3.2).
+    /// Our own offer: all our codecs in our order, telephone-events, both directions. In a session that has
+    /// been agreed on it repeats the lines that we refused (RFC 3264 §8) and keeps the number of the events
+    /// (§8.3.2).
     #[must_use]
     pub fn offer(&mut self) -> String {
         let audio = self.own_line();
@@ -65,16 +66,16 @@ impl Negotiation {
         self.send(text)
     }
 
-    /// The answer to our last offer. May be called again, for a 200 after a 183 or for another fork; the latest
-    /// answer counts.
+    /// The answer to our last offer. May be called again, for a 200 after a 183 or for another fork; the
+    /// latest answer counts.
     ///
     /// # Errors
     /// [`OfferError`]; then what was agreed before still holds.
     pub fn on_answer(&mut self, body: &[u8]) -> Result<Stream, OfferError> {
         let description = parse(body)?;
         let offered = self.offered.clone().unwrap_or_else(|| self.own_line());
-        // RFC 3264 §6.1: the answer may name several codecs; the first is the one it prefers. We receive under the
-        // numbers of our offer (§5.1), whatever numbers the answer gives them.
+        // RFC 3264 §6.1: the answer may name several codecs; the first is the one it prefers. We receive
+        // under the numbers of our offer (§5.1), whatever numbers the answer gives them.
         let ours = |codec: Codec| offered.codecs.iter().find(|own| own.1 == codec).copied();
         let audio = usable(&description, |codec| ours(codec).is_some())?;
         let receive: Vec<(u8, Codec)> = offered
@@ -144,7 +145,8 @@ impl Negotiation {
     /// The stream of the offer that we would take, and what it comes to.
     fn answer_to<'a>(&self, description: &'a Description) -> Result<(&'a Media, Stream), OfferError> {
         let audio = usable(description, |codec| self.local.codecs.contains(&codec))?;
-        // RFC 3264 §6.1: one codec, the first of the offer that is ours, so that nobody has to switch in mid-call.
+        // RFC 3264 §6.1: one codec, the first of the offer that is ours, so that nobody has to switch in
+        // mid-call.
         let receive =
             audio.codecs().find(|theirs| self.local.codecs.contains(&theirs.1)).into_iter().collect();
         // Both sides use the numbers of the offer.
@@ -187,7 +189,8 @@ impl Negotiation {
         let (address, on_hold) = match audio.connection {
             Some(Connection::Address(address)) if self.may_send_to(address) => (address, false),
             Some(Connection::Address(address)) => return Err(OfferError::NotAllowed { address }),
-            // RFC 3264 §8.4: 0.0.0.0 is not an address but "do not send". What still comes, comes from before.
+            // RFC 3264 §8.4: 0.0.0.0 is not an address but "do not send". What still comes, comes from
+            // before.
             Some(Connection::Hold) => (self.address_before_hold(), true),
             Some(Connection::HostName { line }) => return Err(OfferError::HostName { line }),
             Some(Connection::Unreadable { line }) => {
@@ -234,8 +237,8 @@ impl Negotiation {
         }
     }
 
-    /// RFC 3264 §8.3.2: a number keeps its meaning for the whole session, so the events keep the number agreed on
-    /// and never take one that stood for a codec.
+    /// RFC 3264 §8.3.2: a number keeps its meaning for the whole session, so the events keep the number
+    /// agreed on and never take one that stood for a codec.
     fn event_payload_type(&self) -> u8 {
         let Some(stream) = &self.stream else { return EVENT_PAYLOAD_TYPE };
         let agreed = stream.telephone_event.map(|event| event.receive_payload_type);
@@ -311,8 +314,8 @@ fn refusal(media: &Media) -> Line {
     Line::Refused { kind: media.kind, protocol: media.protocol, format }
 }
 
-/// The first audio stream over plain RTP that has a port and a codec of ours: a peer may offer an encrypted stream
-/// and a plain one side by side.
+/// The first audio stream over plain RTP that has a port and a codec of ours: a peer may offer an encrypted
+/// stream and a plain one side by side.
 fn usable(description: &Description, ours: impl Fn(Codec) -> bool) -> Result<&Media, OfferError> {
     let plain = |media: &&Media| media.kind == Kind::Audio && media.port > 0 && media.protocol.is_plain_rtp();
     let mut streams = description.media.iter().filter(plain);

@@ -109,8 +109,10 @@ fn rfc3264_6_1_our_answer_takes_the_first_codec_of_the_offer_that_is_ours() {
 
 #[test]
 fn our_answer_is_written_from_our_own_values() {
-    let offer = "m=audio 4000 RTP/AVPF 97 0 96\r\na=rtpmap:97 PCMA/8000\r\na=rtpmap:96 telephone-event/8000\r\n\
-                 a=fmtp:96 0-11\r\na=ptime:30\r\na=ssrc:1 cname:alice@host\r\na=candidate:1 1 UDP 1 10.0.0.1 4000 typ host\r\n";
+    let offer = "m=audio 4000 RTP/AVPF 97 0 96\r\na=rtpmap:97 PCMA/8000\r\n\
+                 a=rtpmap:96 telephone-event/8000\r\na=fmtp:96 0-11\r\na=ptime:30\r\n\
+                 a=ssrc:1 cname:alice@host\r\n\
+                 a=candidate:1 1 UDP 1 10.0.0.1 4000 typ host\r\n";
     let (answer, stream) = leg().on_offer(&peer(offer)).unwrap();
     let expected = "v=0\r\no=- 42 1 IN IP4 198.51.100.1\r\ns=-\r\nc=IN IP4 198.51.100.1\r\nt=0 0\r\n\
                     m=audio 20000 RTP/AVPF 97 96\r\na=rtpmap:97 PCMA/8000\r\n\
@@ -445,7 +447,8 @@ prop_compose! {
 }
 
 proptest! {
-    /// Two of us agree, or have no codec in common: same codec, numbers mirrored, each sends where the other is.
+    /// Two of us agree, or have no codec in common: same codec, numbers mirrored, each sends where the other
+    /// is.
     #[test]
     fn offer_and_answer_agree(ours in codecs(), theirs in codecs(), v6: bool, again: bool) {
         let [near, far] = if v6 { ["2001:db8::1", "2001:db8::2"] } else { ["198.51.100.1", "198.51.100.2"] };
@@ -469,21 +472,27 @@ proptest! {
         prop_assert!(sa.receive.contains(&(sb.send_payload_type, sb.codec)));
         prop_assert!(sb.receive.contains(&(sa.send_payload_type, sa.codec)));
         let (ea, eb) = (sa.telephone_event.unwrap(), sb.telephone_event.unwrap());
-        prop_assert_eq!((ea.send_payload_type, ea.receive_payload_type), (eb.receive_payload_type, eb.send_payload_type));
+        prop_assert_eq!(ea.send_payload_type, eb.receive_payload_type);
+        prop_assert_eq!(ea.receive_payload_type, eb.send_payload_type);
         prop_assert_eq!(sa.remote, SocketAddr::new(b.local.address, b.local.port));
         prop_assert_eq!(sb.remote, SocketAddr::new(a.local.address, a.local.port));
-        prop_assert_eq!((sa.ptime_ms, sa.direction, sb.direction), (sb.ptime_ms, Direction::SendRecv, Direction::SendRecv));
+        prop_assert_eq!((sa.ptime_ms, sb.ptime_ms), (20, 20));
+        prop_assert_eq!((sa.direction, sb.direction), (Direction::SendRecv, Direction::SendRecv));
         prop_assert!(a.is_refresh(answer.as_bytes()) && b.is_refresh(offer.as_bytes()));
     }
 
     /// Whatever an offer says and wherever, our answer has as many m= lines, is made of our own words, and is
     /// understood by ourselves.
     #[test]
-    fn nothing_of_the_peer_is_repeated(texts in prop::collection::vec(marked(), 12), kinds in prop::collection::vec(0usize..6, 0..8)) {
+    fn nothing_of_the_peer_is_repeated(
+        texts in prop::collection::vec(marked(), 12),
+        kinds in prop::collection::vec(0usize..6, 0..8),
+    ) {
         let t = |n: usize| texts[n % texts.len()].as_str();
         let mut body = format!(
-            "v=0\r\no={} 1 2 IN IP4 {}\r\ns={}\r\ni={}\r\nu={}\r\ne={}\r\np={}\r\nc=IN IP4 203.0.113.5\r\nb={}\r\n\
-             t=0 0\r\na={}\r\na=tool:{}\r\n", t(0), t(1), t(2), t(3), t(4), t(5), t(6), t(7), t(8), t(9)
+            "v=0\r\no={} 1 2 IN IP4 {}\r\ns={}\r\ni={}\r\nu={}\r\ne={}\r\np={}\r\n\
+             c=IN IP4 203.0.113.5\r\nb={}\r\nt=0 0\r\n\
+             a={}\r\na=tool:{}\r\n", t(0), t(1), t(2), t(3), t(4), t(5), t(6), t(7), t(8), t(9)
         );
         body.push_str("m=audio 4000 RTP/AVP 0 97 101\r\n");
         for (n, kind) in kinds.iter().enumerate() {
@@ -500,7 +509,7 @@ proptest! {
         }
         if let Ok((answer, stream)) = leg().on_offer(body.as_bytes()) {
             prop_assert!(!answer.contains("LEAK"), "{}", answer);
-            prop_assert_eq!(m_lines(&answer).len(), body.lines().filter(|line| line.starts_with("m=")).count());
+            prop_assert_eq!(m_lines(&answer).len(), m_lines(&body).len());
             let mut echo = leg();
             let _ = echo.offer();
             prop_assert_eq!(echo.on_answer(answer.as_bytes()).unwrap().codec, stream.codec);
@@ -509,7 +518,11 @@ proptest! {
 
     /// Any bytes, as offer or as answer: no panic, and an error changes nothing.
     #[test]
-    fn junk_is_borne(junk in prop::collection::vec(any::<u8>(), 0..200), cut in any::<prop::sample::Index>(), byte: u8) {
+    fn junk_is_borne(
+        junk in prop::collection::vec(any::<u8>(), 0..200),
+        cut in any::<prop::sample::Index>(),
+        byte: u8,
+    ) {
         let mut leg = leg();
         let mut offer = leg.offer().into_bytes();
         let before = leg.stream().cloned();
