@@ -551,6 +551,18 @@ mod tests {
     }
 
     #[test]
+    fn a_segment_whose_last_packets_are_lost_is_still_followed() {
+        let early = |packet: &Sent| packet.2.is_some_and(|packet| packet.event.duration < 40_000);
+        assert_eq!(heard(kept(typed("5", 20_000, 100), |_, packet| early(packet))), "5");
+    }
+
+    #[test]
+    fn another_key_is_another_press_even_with_the_same_timestamp() {
+        let still = |(t, s, p): Sent| (t, s, p.map(|p| EventPacket { timestamp: 1000, ..p }));
+        assert_eq!(heard(typed("1729", 100, 100).into_iter().map(still).collect()), "1729");
+    }
+
+    #[test]
     fn a_sender_that_moves_its_timestamp_within_a_press_is_understood() {
         let moved = |(t, s, p): Sent| {
             let before_end = |p: &EventPacket| u32::from(p.event.duration) - 160;

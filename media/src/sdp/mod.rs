@@ -8,7 +8,7 @@
 //!                                                                            └──▶ our own text
 //! ```
 //!
-//! No text of a peer survives [`parse`]: what we send is written from our own values, and of the peer's it
+//! No text of a peer survives `parse`: what we send is written from our own values, and of the peer's it
 //! repeats to that same peer nothing but numbers (payload types, ptime) and words of our own lists for the
 //! streams that it is refused. There is no DNS: a host name in `c=` is refused. No encryption yet: a stream
 //! that is offered as RTP/SAVP only is refused.

@@ -460,6 +460,10 @@ mod tests {
                 "lower case",
                 format!("{HEAD}{m}").replace("IN IP4", "in ip4").replace("RTP/AVP", "rtp/avp").into_bytes(),
             ),
+            (
+                "two c= of a stream",
+                format!("v=0\r\n{m}\r\nc=IN IP4 192.0.2.1\r\nc=IN IP4 192.0.2.2").into_bytes(),
+            ),
             ("two c=", format!("{HEAD}c=IN IP4 192.0.2.99\r\n{m}").into_bytes()),
             ("two ports", format!("{HEAD}{m}").replace("4000", "4000/2").into_bytes()),
             ("junk lines", format!("{HEAD}hello\r\n=\r\nm\r\nz\r\n\r\n{m}").into_bytes()),
