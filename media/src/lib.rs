@@ -12,6 +12,7 @@ pub mod ports;
 pub mod relay;
 pub mod rtcp;
 pub mod rtp;
+pub mod sdp;
 pub mod source;
 pub mod time;
 pub mod tone;
