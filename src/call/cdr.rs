@@ -1,8 +1,12 @@
 //! What a call leaves behind: why each leg ended, and when what happened to it.
 
-use crate::store::{Cdr, LegCdr};
+use crate::masking::session::PartyRole;
+use crate::number::{Did, E164};
+use crate::store::{Cdr, LegCdr, LegOpened, RecordingRow};
 use jiff::Timestamp;
+use media::{CallStatistics, Side};
 use std::time::Instant;
+use uuid::Uuid;
 
 /// Why a leg ended. Names and codes are those of Plivo's hang-up causes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,76 +172,178 @@ impl ClockPair {
 #[derive(Debug)]
 pub struct CdrBuilder {
     clock: ClockPair,
-    cdr: Cdr,
+    interaction: Uuid,
+    virtual_number: Option<Did>,
+    session: Option<Uuid>,
+    account: Option<String>,
+    recording: Option<RecordingRow>,
+    legs: Vec<Record>,
+}
+
+#[derive(Debug)]
+struct Record {
+    cdr: LegCdr,
+    ended: bool,
+}
+
+/// What a leg begins with, beside what its call knows.
+#[derive(Debug)]
+pub struct NewLeg {
+    /// The leg.
+    pub uuid: Uuid,
+    /// Which side.
+    pub side: Side,
+    /// 1 for the first gateway.
+    pub attempt: u8,
+    /// Its far end.
+    pub party: Option<E164>,
+    /// Which party of the session that is.
+    pub role: Option<PartyRole>,
+    /// The trunk.
+    pub trunk: String,
 }
 
 impl CdrBuilder {
-    /// Begins with the A-leg.
+    /// A call without legs yet.
     #[must_use]
-    pub fn new(clock: ClockPair, cdr: Cdr) -> Self {
-        Self { clock, cdr }
+    pub fn new(clock: ClockPair, interaction: Uuid, virtual_number: Option<Did>) -> Self {
+        Self {
+            clock,
+            interaction,
+            virtual_number,
+            session: None,
+            account: None,
+            recording: None,
+            legs: Vec::new(),
+        }
     }
 
-    /// Adds a B-leg.
-    pub fn leg_opened(&mut self, leg: LegCdr) {
-        self.cdr.legs.push(leg);
+    /// Whose call it is, as far as that is known.
+    pub fn belongs_to(&mut self, account: Option<String>, session: Option<Uuid>) {
+        self.account = account.or(self.account.take());
+        self.session = session.or(self.session);
+        for leg in &mut self.legs {
+            leg.cdr.opened.account.clone_from(&self.account);
+            leg.cdr.opened.session = self.session;
+        }
+    }
+
+    /// A leg begins. Returns its row.
+    pub fn open(&mut self, leg: NewLeg, now: Instant) -> LegOpened {
+        let opened = LegOpened {
+            interaction: self.interaction,
+            leg: leg.uuid,
+            session: self.session,
+            account: self.account.clone(),
+            side: leg.side,
+            attempt: leg.attempt,
+            virtual_number: self.virtual_number.clone(),
+            party: leg.party,
+            role: leg.role,
+            trunk: leg.trunk,
+            started_at: self.clock.wall_at(now),
+        };
+        let cdr = LegCdr {
+            opened: opened.clone(),
+            ringing_at: None,
+            answered_at: None,
+            ended_at: opened.started_at,
+            hangup_cause_name: "",
+            hangup_cause_code: 0,
+            hangup_source: "",
+            sip_status: None,
+            packets_received: 0,
+            packets_sent: 0,
+            packets_lost: 0,
+            jitter: 0,
+        };
+        self.legs.push(Record { cdr, ended: false });
+        opened
     }
 
     /// A leg rings.
-    pub fn ringing(&mut self, leg: uuid::Uuid, now: Instant) {
+    pub fn ringing(&mut self, leg: Uuid, now: Instant) {
         let at = self.clock.wall_at(now);
         if let Some(leg) = self.leg(leg) {
-            leg.ringing_at.get_or_insert(at);
+            leg.cdr.ringing_at.get_or_insert(at);
         }
     }
 
     /// A leg is answered. Returns when, in wall time.
-    pub fn answered(&mut self, leg: uuid::Uuid, now: Instant) -> Timestamp {
+    pub fn answered(&mut self, leg: Uuid, now: Instant) -> Timestamp {
         let at = self.clock.wall_at(now);
         if let Some(leg) = self.leg(leg) {
-            leg.answered_at.get_or_insert(at);
+            leg.cdr.answered_at.get_or_insert(at);
         }
         at
+    }
+
+    /// Which party the caller turned out to be.
+    pub fn role(&mut self, leg: Uuid, role: Option<PartyRole>) {
+        if let Some(leg) = self.leg(leg) {
+            leg.cdr.opened.role = role;
+        }
     }
 
     /// A leg ended; the first reason stays.
     pub fn ended(
         &mut self,
-        leg: uuid::Uuid,
+        leg: Uuid,
         cause: HangupCause,
         source: HangupSource,
         sip_status: Option<u16>,
         now: Instant,
     ) {
         let at = self.clock.wall_at(now);
-        if let Some(leg) = self.leg(leg).filter(|leg| leg.ended_at.is_none()) {
+        if let Some(leg) = self.leg(leg).filter(|leg| !leg.ended) {
             let (name, code) = cause.name_and_code();
-            leg.ended_at = Some(at);
-            leg.hangup_cause_name = name;
-            leg.hangup_cause_code = code;
-            leg.hangup_source = source.name();
-            leg.sip_status = sip_status;
+            leg.ended = true;
+            leg.cdr.ended_at = at;
+            leg.cdr.hangup_cause_name = name;
+            leg.cdr.hangup_cause_code = code;
+            leg.cdr.hangup_source = source.name();
+            leg.cdr.sip_status = sip_status;
         }
     }
 
-    /// The legs so far, for what is filled in at the end.
-    pub fn cdr(&mut self) -> &mut Cdr {
-        &mut self.cdr
+    /// What was recorded.
+    pub fn recorded(&mut self, recording: RecordingRow) {
+        self.recording = Some(recording);
     }
 
-    /// The finished record. Legs that nobody ended were ended by an error of ours.
+    /// The media's figures: the last attempt is the one that had media.
+    pub fn media(&mut self, statistics: CallStatistics) {
+        for (side, figures) in [(Side::A, statistics.a), (Side::B, statistics.b)] {
+            let leg = self.legs.iter_mut().rev().find(|leg| leg.cdr.opened.side == side);
+            if let Some(leg) = leg {
+                leg.cdr.packets_received = figures.received;
+                leg.cdr.packets_sent = figures.sent;
+                leg.cdr.packets_lost = figures.lost;
+                leg.cdr.jitter = figures.jitter;
+            }
+        }
+    }
+
+    /// The finished record. A leg that nobody ended was ended by an error of ours.
     #[must_use]
     pub fn finish(&mut self, now: Instant) -> Cdr {
         let open: Vec<_> =
-            self.cdr.legs.iter().filter(|leg| leg.ended_at.is_none()).map(|leg| leg.leg).collect();
+            self.legs.iter().filter(|leg| !leg.ended).map(|leg| leg.cdr.opened.leg).collect();
         for leg in open {
             self.ended(leg, HangupCause::InternalError, HangupSource::System, None, now);
         }
-        self.cdr.ended_at = self.clock.wall_at(now);
-        self.cdr.clone()
+        Cdr {
+            interaction: self.interaction,
+            session: self.session,
+            virtual_number: self.virtual_number.clone(),
+            started_at: self.clock.wall,
+            ended_at: self.clock.wall_at(now),
+            recording: self.recording.clone(),
+            legs: self.legs.iter().map(|leg| leg.cdr.clone()).collect(),
+        }
     }
 
-    fn leg(&mut self, leg: uuid::Uuid) -> Option<&mut LegCdr> {
-        self.cdr.legs.iter_mut().find(|candidate| candidate.leg == leg)
+    fn leg(&mut self, leg: Uuid) -> Option<&mut Record> {
+        self.legs.iter_mut().find(|candidate| candidate.cdr.opened.leg == leg)
     }
 }

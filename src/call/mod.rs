@@ -46,7 +46,7 @@ use crate::sip::key::DialogKey;
 use crate::sip::message::Message;
 use crate::sip::wire::ByteStr;
 use crate::sip::transport::{Flow, Protocol, SendToken};
-use crate::store::{Cdr, LegCdr, Route};
+use crate::store::{Cdr, LegOpened, Route};
 use crate::trunk::Trunk;
 use bytes::Bytes;
 use media::{MediaCommand, MediaEvent, RecordingReport};
@@ -140,6 +140,8 @@ pub enum Event {
     HangUp(HangupCause),
     /// The manifest of the recording is written, or could not be.
     RecordingFiled,
+    /// A row of the call is written, or could not be (which was logged).
+    Noted,
     /// The CDR is stored, or could not be (which was logged).
     CdrStored,
     /// [`Call::deadline`] has been reached.
@@ -187,19 +189,4 @@ pub enum Action {
     CloseCall(Box<Cdr>),
     /// The call is answered on both legs; for counters.
     Bridged,
-}
-
-/// A leg that began, with the call that it belongs to.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LegOpened {
-    /// The interaction.
-    pub interaction: uuid::Uuid,
-    /// Its masking session, if one was found yet.
-    pub session: Option<uuid::Uuid>,
-    /// The account that owns it.
-    pub account: Option<String>,
-    /// The dialled virtual number.
-    pub virtual_number: Option<crate::number::Did>,
-    /// The leg.
-    pub leg: LegCdr,
 }

@@ -442,14 +442,12 @@ impl Shell {
         })
     }
 
-    /// A write whose result no call waits for.
-    pub(super) fn write(self: &Arc<Self>, writing: impl Future<Output = Result<(), StoreError>> + Send + 'static) {
-        let shell = Arc::clone(self);
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(async move {
-            if let Err(error) = writing.await {
-                shell.complain("store", &error);
-            }
-        });
+    /// A row of a call that goes on: the call does not depend on it.
+    pub(super) fn noted(&self, written: Result<(), StoreError>) -> Event {
+        if let Err(error) = written {
+            self.complain("store", &error);
+        }
+        Event::Noted
     }
 
     pub(super) async fn close_call(&self, cdr: Cdr) {

@@ -94,12 +94,10 @@ impl CallTask {
                     }
                 }
                 Action::LegOpened(leg) => {
-                    let writing = shell.store.open_leg(*leg);
-                    shell.write(writing);
+                    jobs.spawn(async move { shell.noted(shell.store.open_leg(*leg).await) });
                 }
                 Action::LegAnswered(leg, at) => {
-                    let writing = shell.store.answer_leg(leg, at);
-                    shell.write(writing);
+                    jobs.spawn(async move { shell.noted(shell.store.answer_leg(leg, at).await) });
                 }
                 Action::FileRecording(names, report) => {
                     jobs.spawn(async move {

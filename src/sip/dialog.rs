@@ -4,7 +4,11 @@
 //! incoming requests are in order.
 
 use super::key::DialogKey;
-use super::message::{AddressOut, ByteStr, HeaderOut, Method, NameAddr, Request, RequestOut, Response, Uri, ViaOut};
+use super::address::NameAddr;
+use super::encode::{AddressOut, HeaderOut, RequestOut, ViaOut};
+use super::message::{Method, Request, Response};
+use super::uri::Uri;
+use super::wire::ByteStr;
 
 /// One dialog, early or confirmed.
 #[derive(Debug, Clone, PartialEq, Eq)]

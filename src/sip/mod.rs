@@ -5,6 +5,8 @@
 //! one message into another, save those which RFC 3261 §8.2.6.2 has a response repeat to the peer that sent them.
 
 pub mod address;
+pub mod body;
+pub mod dialog;
 pub mod encode;
 pub mod key;
 pub mod message;

@@ -100,18 +100,13 @@ impl Leg {
         let stream = match &incoming.offer {
             Some(offer) => Some(negotiation.on_offer(offer).map_err(|error| error.sip_status())?.1),
             None => {
-                negotiation.offer();
+                // It goes with the 2xx, and his answer comes with the ACK.
+                let _ = negotiation.offer();
                 None
             }
         };
         self.negotiation = Some(negotiation);
         Ok(stream)
-    }
-
-    /// The caller made no offer, so ours goes with the 2xx and his answer comes with the ACK.
-    #[must_use]
-    pub(crate) fn offers_late(&self) -> bool {
-        matches!(&self.set_up, SetUp::Incoming(incoming) if incoming.offer.is_none())
     }
 
     /// 180, or 183 with our answer. Without an offer of his there is nothing to answer, hence 180.

@@ -65,7 +65,7 @@ impl Call {
                     prompt: message,
                     mode: PlayMode::Once,
                 }));
-                self.state = State::Greeting { plan, until };
+                self.state = State::Greeting { until };
             }
             None => self.bridge(actions, now),
         }

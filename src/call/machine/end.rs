@@ -6,7 +6,7 @@ use crate::call::cdr::{HangupCause, HangupSource};
 use crate::call::signal::Order;
 use crate::recording::manifest::Names;
 use crate::store::RecordingRow;
-use media::{CallStatistics, LegStatistics, MediaCommand, RecordingReport, Side};
+use media::{CallStatistics, MediaCommand, RecordingReport};
 use std::time::Instant;
 
 /// Seconds after which a caller may try again when we are full.
@@ -71,12 +71,8 @@ impl Call {
             .unwrap_or(&report.directory)
             .to_string_lossy()
             .into_owned();
-        self.cdr.cdr().recording = Some(RecordingRow {
-            directory,
-            sample_rate_hz: report.sample_rate_hz,
-            samples: report.samples,
-            complete: report.complete,
-        });
+        let (samples, complete) = (report.samples, report.complete);
+        self.cdr.recorded(RecordingRow { directory, samples, complete });
         self.media = MediaState::Closing { filing: true };
         let names = Names {
             interaction: self.interaction,
@@ -102,13 +98,7 @@ impl Call {
         actions: &mut Vec<Action>,
         now: Instant,
     ) {
-        for leg in &mut self.cdr.cdr().legs {
-            let figures: LegStatistics = if leg.side == Side::A { statistics.a } else { statistics.b };
-            leg.packets_received = figures.received;
-            leg.packets_sent = figures.sent;
-            leg.packets_lost = figures.lost;
-            leg.jitter = figures.jitter;
-        }
+        self.cdr.media(statistics);
         let filing = self.media == MediaState::Closing { filing: true };
         self.media = MediaState::Closed;
         // The manifest is still being written; its end sends the CDR.

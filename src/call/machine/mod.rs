@@ -12,7 +12,7 @@ use super::cdr::{CdrBuilder, ClockPair, HangupCause};
 use super::identity::LegAddress;
 use super::leg::{Leg, Refusal};
 use super::signal::{Order, Signal};
-use super::{Action, Event, LegOpened, Outlet, caller_id};
+use super::{Action, Event, Outlet, caller_id};
 use crate::call::leg;
 use crate::ids::IdSource;
 use crate::masking::route::{Decision, DialPlan, Query};
@@ -20,7 +20,6 @@ use crate::masking::session::MaskingSession;
 use crate::prompts::PromptLibrary;
 use crate::sip::message::{Message, Request};
 use crate::sip::transport::Flow;
-use crate::store::{Cdr, LegCdr};
 use crate::trunk::Trunk;
 use media::{MediaCommand, MediaEvent, Side, Stream};
 use pin_stage::PinStage;
@@ -109,7 +108,7 @@ enum State {
     CollectingPin(Box<PinStage>),
     Announcing { then: Then, until: Instant },
     Dialing { plan: Target, attempt: u8, ringing: bool, until: Instant },
-    Greeting { plan: Target, until: Instant },
+    Greeting { until: Instant },
     Bridged,
     Draining { cdr: CdrState, until: Instant },
     Done,
@@ -161,14 +160,8 @@ impl Call {
         let query = caller_id::dialled(invite, &trunk)
             .map(|dialled| Query { dialled, caller: caller_id::caller(invite, &trunk) });
         let (interaction, a_uuid, b_uuid) = (ids.uuid(), ids.uuid(), ids.uuid());
-        let first_leg = LegCdr {
-            party: query.as_ref().and_then(|query| query.caller.clone()),
-            trunk: trunk.name.clone(),
-            ..LegCdr::new(a_uuid, Side::A, 1, clock.wall)
-        };
-        let mut cdr = CdrBuilder::new(clock, Cdr::new(interaction, clock.wall));
-        cdr.cdr().virtual_number = query.as_ref().map(|query| query.dialled.clone());
-        cdr.leg_opened(first_leg);
+        let virtual_number = query.as_ref().map(|query| query.dialled.clone());
+        let cdr = CdrBuilder::new(clock, interaction, virtual_number);
         let mut call = Self {
             interaction,
             ids,
@@ -236,6 +229,7 @@ impl Call {
             Event::HangUp(cause) => self.end(cause, super::cdr::HangupSource::System, &mut actions, now),
             Event::RecordingFiled => self.on_recording_filed(&mut actions, now),
             Event::CdrStored => self.on_cdr_stored(),
+            Event::Noted => {}
             Event::Timeout => self.on_timeout(&mut actions, now),
         }
         self.settle(&mut actions, now);
@@ -344,7 +338,8 @@ impl Call {
                 self.end(HangupCause::MediaTimeout, super::cdr::HangupSource::System, actions, now);
             }
             MediaEvent::Silence => {}
-            MediaEvent::RecordingFailed => self.cdr.cdr().recording_failed = true,
+            // The report's `complete` says it too; this one is for whoever watches the call.
+            MediaEvent::RecordingFailed => {}
             MediaEvent::Recorded(report) => self.on_recorded(report, actions),
             MediaEvent::Closed(statistics) => self.on_media_closed(statistics, actions, now),
         }

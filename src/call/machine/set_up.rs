@@ -1,8 +1,8 @@
 //! From the INVITE to the dialled B-leg: look-up, decision, media, messages, gateways.
 
 use super::{Call, LOOK_UP, MAX_FORMER_LEGS, MediaState, State, Target, Then};
-use super::{DEFAULT_RING_TIMEOUT, LegOpened};
-use crate::call::cdr::{HangupCause, HangupSource};
+use super::DEFAULT_RING_TIMEOUT;
+use crate::call::cdr::{HangupCause, HangupSource, NewLeg};
 use crate::call::identity::{self, Callee};
 use crate::call::leg::{Dial, Leg, Output};
 use crate::call::signal::{Order, Signal};
@@ -12,7 +12,6 @@ use crate::masking::session::MaskingSession;
 use crate::prompts::BuiltIn;
 use crate::sip::uri::Uri;
 use crate::sip::transport::Protocol;
-use crate::store::LegCdr;
 use crate::trunk::Trunk;
 use media::sdp::{LocalMedia, MediaAllow};
 use media::{Codec, MediaCommand, PlayMode, Prompt, Side};
@@ -26,24 +25,19 @@ const MAX_ATTEMPTS: u8 = 8;
 impl Call {
     /// The A-leg exists: what was dialled is looked up.
     pub(super) fn on_offered(&mut self, actions: &mut Vec<Action>, now: Instant) {
-        actions.push(Action::LegOpened(Box::new(self.leg_opened(Side::A))));
+        let leg = NewLeg {
+            uuid: self.a_uuid,
+            side: Side::A,
+            attempt: 1,
+            party: self.query.as_ref().and_then(|query| query.caller.clone()),
+            role: None,
+            trunk: self.trunk.name.clone(),
+        };
+        actions.push(Action::LegOpened(Box::new(self.cdr.open(leg, now))));
         match self.query.clone() {
             Some(query) => actions.push(Action::FindSession(query)),
             // No number of ours looks like that.
             None => self.refuse_caller(404, HangupCause::InvalidDestination, actions, now),
-        }
-    }
-
-    pub(super) fn leg_opened(&mut self, side: Side) -> LegOpened {
-        let session = self.session.clone();
-        let cdr = self.cdr.cdr();
-        let leg = cdr.legs.iter().rev().find(|leg| leg.side == side).cloned();
-        LegOpened {
-            interaction: self.interaction,
-            session: session.as_ref().map(|session| session.uuid),
-            account: cdr.account.clone(),
-            virtual_number: cdr.virtual_number.clone(),
-            leg: leg.unwrap_or_else(|| LegCdr::new(self.b_uuid, side, 1, self.clock.wall)),
         }
     }
 
@@ -68,7 +62,7 @@ impl Call {
     fn on_session(&mut self, found: Found, actions: &mut Vec<Action>, now: Instant) {
         let Some(query) = &self.query else { return };
         let decision = decide(query, found.route.as_ref(), found.at);
-        self.cdr.cdr().account = found.route.as_ref().map(|route| route.number.account.clone());
+        self.cdr.belongs_to(found.route.as_ref().map(|route| route.number.account.clone()), None);
         self.outlets = found.outlets;
         match &decision {
             Decision::Refuse(status) => {
@@ -86,9 +80,9 @@ impl Call {
     }
 
     pub(super) fn belongs_to(&mut self, session: &Arc<MaskingSession>) {
-        let cdr = self.cdr.cdr();
-        cdr.session = Some(session.uuid);
-        cdr.account = Some(session.account.clone());
+        self.cdr.belongs_to(Some(session.account.clone()), Some(session.uuid));
+        let caller = self.query.as_ref().and_then(|query| query.caller.as_ref());
+        self.cdr.role(self.a_uuid, caller.and_then(|caller| session.role_of(caller)));
         self.session = Some(Arc::clone(session));
     }
 
@@ -255,14 +249,9 @@ impl Call {
         if attempt > 1 {
             self.b_uuid = self.ids.uuid();
         }
-        let leg = LegCdr {
-            party,
-            role,
-            trunk: outlet.trunk.name.clone(),
-            ..LegCdr::new(self.b_uuid, Side::B, attempt, self.clock.wall_at(now))
-        };
-        self.cdr.leg_opened(leg);
-        actions.push(Action::LegOpened(Box::new(self.leg_opened(Side::B))));
+        let trunk = outlet.trunk.name.clone();
+        let leg = NewLeg { uuid: self.b_uuid, side: Side::B, attempt, party, role, trunk };
+        actions.push(Action::LegOpened(Box::new(self.cdr.open(leg, now))));
     }
 
     /// The B-leg failed before its answer. A gateway that is broken or full is left for the next one, as long as
