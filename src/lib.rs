@@ -4,3 +4,4 @@ pub mod clock;
 pub mod ids;
 pub mod masking;
 pub mod number;
+pub mod store;

@@ -221,7 +221,8 @@ pub fn rank<'a>(numbers: &'a [NumberState], wish: &Wish) -> Result<Vec<&'a Numbe
     };
     let mut national = numbers.iter().filter(|number| at_home(number)).peekable();
     if national.peek().is_none() {
-        let iso2 = wish.country.flatten().map_or_else(|| UNKNOWN_COUNTRY.to_owned(), |country| country.iso2());
+        let iso2 =
+            wish.country.flatten().map_or_else(|| UNKNOWN_COUNTRY.to_owned(), |country| country.iso2());
         return Err(Refusal::NoNumberInCountry(iso2));
     }
     let mut fitting: Vec<_> = national.filter(|number| number.fits(&wish.strangers)).collect();
@@ -285,8 +286,11 @@ mod tests {
 
     #[test]
     fn countries_that_share_a_calling_code_differ() {
-        let (usa, canada, india) =
-            (country("12025550100").unwrap(), country("16132345678").unwrap(), country("919876543210").unwrap());
+        let (usa, canada, india) = (
+            country("12025550100").unwrap(),
+            country("16132345678").unwrap(),
+            country("919876543210").unwrap(),
+        );
         assert_eq!((usa.iso2(), canada.iso2(), india.iso2()), ("US".into(), "CA".into(), "IN".into()));
         assert!(!usa.matches(&canada) && !usa.matches(&india) && usa.matches(&usa));
     }
@@ -323,7 +327,11 @@ mod tests {
         assert_eq!(first(&numbers, &wish("9990000000")), Err(Refusal::NoNumberInCountry("ZZ".into())));
         numbers[0].busy = true;
         numbers[1].busy = true;
-        assert_eq!(first(&numbers, &wish("12025559999")), Err(Refusal::Exhausted), "there are some, all taken");
+        assert_eq!(
+            first(&numbers, &wish("12025559999")),
+            Err(Refusal::Exhausted),
+            "there are some, all taken"
+        );
     }
 
     #[test]
@@ -372,9 +380,12 @@ mod tests {
     #[test]
     fn a_pin_that_begins_with_another_is_not_prefix_free() {
         let pin = |digits| Pin::parse(digits).unwrap();
-        for (one, other, free) in
-            [("1234", "1235", true), ("1234", "1234", false), ("1234", "12345", false), ("0123", "123456", true)]
-        {
+        for (one, other, free) in [
+            ("1234", "1235", true),
+            ("1234", "1234", false),
+            ("1234", "12345", false),
+            ("0123", "123456", true),
+        ] {
             assert_eq!(prefix_free(&pin(one), &pin(other)), free, "{one} {other}");
             assert_eq!(prefix_free(&pin(other), &pin(one)), free, "{other} {one}");
         }

@@ -89,9 +89,10 @@ fn hash(token: &str) -> String {
 
 /// The active accounts, in order.
 pub(super) async fn load(readers: &SqlitePool) -> Result<Vec<Account>, StoreError> {
-    let rows = sqlx::query("SELECT auth_id, token_hash FROM accounts WHERE active = 1 ORDER BY position, auth_id")
-        .fetch_all(readers)
-        .await?;
+    let rows =
+        sqlx::query("SELECT auth_id, token_hash FROM accounts WHERE active = 1 ORDER BY position, auth_id")
+            .fetch_all(readers)
+            .await?;
     rows.iter()
         .map(|row| Ok(Account { auth_id: row.text("auth_id")?, token_hash: row.text("token_hash")? }))
         .collect()
@@ -115,7 +116,8 @@ impl Write for EnsureAccount {
             .execute(&mut *connection)
             .await?;
         for (position, (auth_id, token_hash)) in configured.iter().enumerate() {
-            insert(connection, auth_id, token_hash, 1, i64::try_from(position).unwrap_or(i64::MAX), now).await?;
+            insert(connection, auth_id, token_hash, 1, i64::try_from(position).unwrap_or(i64::MAX), now)
+                .await?;
         }
         let active = sqlx::query("SELECT auth_id FROM accounts WHERE active = 1 LIMIT 1")
             .fetch_optional(&mut *connection)

@@ -28,7 +28,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
 };
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::{mpsc, oneshot};
@@ -171,7 +172,8 @@ impl Store {
 
     async fn reload_directory(&self) -> Result<(), StoreError> {
         let accounts = accounts::load(self.readers()).await?;
-        let numbers = numbers::load(self.readers(), accounts.first().map(|account| account.auth_id.as_str())).await?;
+        let numbers =
+            numbers::load(self.readers(), accounts.first().map(|account| account.auth_id.as_str())).await?;
         let places = numbers
             .iter()
             .enumerate()
@@ -218,7 +220,11 @@ fn path_of(url: &str) -> Result<PathBuf, StoreError> {
 fn create(path: &Path) -> Result<(), StoreError> {
     let fail = |path: &Path, source| StoreError::Create { path: path.to_owned(), source };
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        DirBuilder::new().recursive(true).mode(0o750).create(parent).map_err(|source| fail(parent, source))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o750)
+            .create(parent)
+            .map_err(|source| fail(parent, source))?;
     }
     let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
     file.map(drop).map_err(|source| fail(path, source))

@@ -129,13 +129,15 @@ pub(super) async fn load(
     readers: &SqlitePool,
     first_account: Option<&str>,
 ) -> Result<Vec<PoolNumber>, StoreError> {
-    let rows = sqlx::query("SELECT did, trunk, account, no_session FROM numbers WHERE active = 1 ORDER BY position")
-        .fetch_all(readers)
-        .await?;
+    let rows =
+        sqlx::query("SELECT did, trunk, account, no_session FROM numbers WHERE active = 1 ORDER BY position")
+            .fetch_all(readers)
+            .await?;
     rows.iter()
         .map(|row| {
             let did = row.did("did")?;
-            let account = row.text_opt("account")?.or_else(|| first_account.map(str::to_owned)).unwrap_or_default();
+            let account =
+                row.text_opt("account")?.or_else(|| first_account.map(str::to_owned)).unwrap_or_default();
             let no_session =
                 NoSession::decode(&row.text("no_session")?).ok_or(StoreError::Corrupt("no_session"))?;
             let country = Country::of(did.as_number());

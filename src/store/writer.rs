@@ -118,7 +118,8 @@ async fn commit(connection: &mut SqliteConnection, writes: Vec<Box<dyn Apply>>) 
                 }
             }
             let end = if whole { transaction.commit().await } else { transaction.rollback().await };
-            end.inspect_err(|error| tracing::error!(%error, "a transaction was not committed")).is_ok() && whole
+            end.inspect_err(|error| tracing::error!(%error, "a transaction was not committed")).is_ok()
+                && whole
         }
         Err(error) => {
             tracing::error!(%error, "a transaction could not be begun");
