@@ -53,7 +53,8 @@ impl NameAddr {
     /// A header parameter's value, without quotes; empty when the parameter has none.
     #[must_use]
     pub fn param(&self, name: &str) -> Option<Cow<'_, str>> {
-        let found = params(&self.params).flatten().find(|(candidate, _)| candidate.eq_ignore_ascii_case(name));
+        let found =
+            params(&self.params).flatten().find(|(candidate, _)| candidate.eq_ignore_ascii_case(name));
         found.map(|(_, value)| unquote(value.unwrap_or_default()))
     }
 

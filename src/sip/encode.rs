@@ -90,7 +90,10 @@ impl Repeated {
 impl fmt::Debug for Repeated {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // From, To and the routes can name a party.
-        f.debug_struct("Repeated").field("call_id", &self.call_id).field("cseq", &self.cseq).finish_non_exhaustive()
+        f.debug_struct("Repeated")
+            .field("call_id", &self.call_id)
+            .field("cseq", &self.cseq)
+            .finish_non_exhaustive()
     }
 }
 

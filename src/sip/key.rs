@@ -122,7 +122,9 @@ mod tests {
             "{method} sip:+12025550100@h SIP/2.0\r\nVia: SIP/2.0/UDP {via}\r\nFrom: <sip:a@h>;tag=1\r\n\
              To: <sip:b@h>{to_tag}\r\nCall-ID: c\r\nCSeq: 7 {method}\r\n\r\n"
         );
-        let Ok(Message::Request(request)) = Message::parse(Bytes::from(text)) else { panic!("{method} {via}") };
+        let Ok(Message::Request(request)) = Message::parse(Bytes::from(text)) else {
+            panic!("{method} {via}")
+        };
         request
     }
 

@@ -16,8 +16,8 @@ use super::address::{NameAddr, Via};
 use super::encode::{Repeated, ResponseHead, ResponseOut};
 use super::uri::Uri;
 use super::wire::{
-    self, ByteStr, Field, Index, MAX_MESSAGE, MAX_TOKEN, MAX_URI, MAX_VIAS, Malformed, Name, is_token, split_list,
-    split_while, trim, unfold,
+    self, ByteStr, Field, Index, MAX_MESSAGE, MAX_TOKEN, MAX_URI, MAX_VIAS, Malformed, Name, is_token,
+    split_list, split_while, trim, unfold,
 };
 
 /// A request's method. Names are case-sensitive (RFC 3261 §7.1).
@@ -316,7 +316,8 @@ impl Head {
         if record_routes.iter().any(|route| NameAddr::parse(route).is_none()) {
             return Err(Malformed::Invalid("Record-Route"));
         }
-        let via = Via::parse(vias.first().ok_or(Malformed::Missing("Via"))?).ok_or(Malformed::Invalid("Via"))?;
+        let via =
+            Via::parse(vias.first().ok_or(Malformed::Missing("Via"))?).ok_or(Malformed::Invalid("Via"))?;
         Ok(Self {
             call_id: read_call_id(wire, call_id.ok_or(Malformed::Missing("Call-ID"))?)?,
             cseq: read_cseq(wire, cseq.ok_or(Malformed::Missing("CSeq"))?)?,
