@@ -157,6 +157,7 @@ impl Engine {
         let mut sum = EngineStatistics::default();
         for worker in &self.inner.workers {
             sum += *worker.shared.published.lock().unwrap_or_else(PoisonError::into_inner);
+            sum.calls += worker.shared.calls.load(Ordering::Relaxed) as u64;
         }
         let ports = self.inner.ports();
         sum.ports_in_use = ports.in_use() as u64;

@@ -182,10 +182,10 @@ impl Worker {
         } else {
             std::thread::sleep(TICK);
         }
-        let now = self.clock.now();
-        if !self.receive(now)? {
+        if !self.receive()? {
             return Ok(false);
         }
+        let now = self.clock.now();
         self.fire(now);
         self.recorder.tick(now.media);
         if now.media.since(self.published) >= PUBLISH || self.by_id.is_empty() {
@@ -269,10 +269,11 @@ impl Worker {
 
     /// Reads all sockets that have something, in rounds, so that no flood at one of them holds up the others. Messages
     /// are taken after the kernel's word and before the packets: what was told before a packet was sent applies to it.
-    fn receive(&mut self, now: Now) -> io::Result<bool> {
+    fn receive(&mut self) -> io::Result<bool> {
         let mut ready = std::mem::take(&mut self.ready);
         for _ in 0..ROUNDS {
             self.poller.wait(false, &mut ready)?;
+            let now = self.clock.now();
             if !self.take_messages(now) {
                 return Ok(false);
             }
@@ -387,7 +388,6 @@ impl Worker {
     fn publish(&mut self, now: MediaTime) {
         self.published = now;
         let counters = &mut self.counters;
-        counters.calls = self.by_id.len() as u64;
         counters.recordings = self.recorder.live() as u64;
         counters.unrecorded = self.recorder.lost();
         *self.shared.published.lock().unwrap_or_else(PoisonError::into_inner) = *counters;
