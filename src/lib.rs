@@ -60,7 +60,7 @@ pub mod call;
 pub mod clock;
 mod command;
 pub mod config;
-//pub mod demo;
+pub mod demo;
 pub mod ids;
 pub mod masking;
 pub mod number;
