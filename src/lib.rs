@@ -1,5 +1,6 @@
 //! Maskline: number masking on a company's own SIP trunks.
 
+pub mod api;
 pub mod clock;
 pub mod ids;
 pub mod masking;
