@@ -148,12 +148,14 @@ impl Service {
         let refused = |source| StartError::Http { address: config.http.listen, source };
         let listener = TcpListener::bind(config.http.listen).await.map_err(refused)?;
         let http = listener.local_addr().map_err(refused)?;
-        let readiness = Readiness::new();
+        let readiness = Readiness::default();
         let router = api::router(ApiState {
             store: store.clone(),
             readiness: readiness.clone(),
             calls: Arc::new(Control(Arc::clone(&shell))),
             metrics: Some(metrics),
+            base_url: None,
+            now: clock::wall_now,
         });
         let (stop_http, stopped) = oneshot::channel::<()>();
         let mut jobs = JoinSet::new();
@@ -272,8 +274,9 @@ impl Service {
 struct Control(Arc<Shell>);
 
 impl CallControl for Control {
-    fn hang_up_session(&self, session: Uuid) -> usize {
-        self.0.hang_up_session(session)
+    fn hang_up_session(&self, session: Uuid) {
+        let ended = self.0.hang_up_session(session);
+        info!(%session, calls = ended, "the API ends a session's calls");
     }
 }
 
@@ -284,7 +287,7 @@ async fn prepare(store: &Store, config: &Checked) -> Result<Option<NewAccount>, 
         .iter()
         .map(|account| (account.auth_id.clone(), account.auth_token.reveal().to_owned()))
         .collect();
-    let new_account = store.ensure_account(&accounts).await?;
+    let new_account = store.ensure_account(&accounts, clock::wall_now()).await?;
     let numbers: Vec<_> = config
         .numbers
         .iter()

@@ -76,6 +76,8 @@ pub struct Shell {
     trunk_load: Vec<TrunkLoad>,
     draining: AtomicBool,
     calls: DashMap<Uuid, (CallHandle, Option<Uuid>)>,
+    /// Calls whose record is not stored yet.
+    unsettled: AtomicUsize,
     tasks: Mutex<JoinSet<()>>,
     complaints: Mutex<BTreeMap<&'static str, Instant>>,
 }
@@ -149,6 +151,22 @@ impl Drop for Permit {
     }
 }
 
+/// A call whose record is still to be stored.
+pub(super) struct Unsettled(Arc<Shell>);
+
+impl Unsettled {
+    fn new(shell: &Arc<Shell>) -> Self {
+        shell.unsettled.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(shell))
+    }
+}
+
+impl Drop for Unsettled {
+    fn drop(&mut self) {
+        self.0.unsettled.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// What a shell is made of.
 pub struct ShellParts {
     /// Sessions, CDRs.
@@ -199,6 +217,7 @@ impl Shell {
             trunk_load,
             draining: AtomicBool::new(false),
             calls: DashMap::new(),
+            unsettled: AtomicUsize::new(0),
             tasks: Mutex::new(JoinSet::new()),
             complaints: Mutex::new(BTreeMap::new()),
         }
@@ -231,6 +250,12 @@ impl Shell {
     #[must_use]
     pub fn call_tasks(&self) -> usize {
         self.calls.len()
+    }
+
+    /// Calls whose record is not stored yet.
+    #[must_use]
+    pub fn unsettled_calls(&self) -> usize {
+        self.unsettled.load(Ordering::Acquire)
     }
 
     /// Ends every live call.
@@ -292,7 +317,7 @@ impl Shell {
         self.calls.insert(handle.id, (handle.clone(), None));
         let span = info_span!("call", id = %handle.id);
         let entry = RegistryEntry { shell: Arc::clone(self), id: handle.id };
-        let task = CallTask { call, handle, inbox, shell: Arc::clone(self), permit: Some(permit), keys };
+        let task = CallTask { call, handle, inbox, shell: Arc::clone(self), permit: Some(permit), unsettled: Some(Unsettled::new(self)), keys };
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
         tasks.spawn(

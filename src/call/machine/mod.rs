@@ -210,6 +210,12 @@ impl Call {
         !matches!(self.state, State::Draining { .. } | State::Done)
     }
 
+    /// True when the call's record is stored.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        matches!(self.state, State::Draining { cdr: CdrState::Closed, .. } | State::Done)
+    }
+
     /// True when nothing is left to wait for.
     #[must_use]
     pub fn is_finished(&self) -> bool {
