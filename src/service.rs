@@ -55,6 +55,9 @@ pub enum StartError {
         /// The system's word.
         source: io::Error,
     },
+    /// What fetches prompts.
+    #[error("prompts: {0}")]
+    Prompts(#[from] crate::prompts::FetchError),
     /// Threads of the runtime.
     #[error("runtime: {0}")]
     Runtime(io::Error),
@@ -120,12 +123,13 @@ impl Service {
         let metrics = metrics_handle();
         let store = Store::open(&config.store.url).await?;
         let new_account = prepare(&store, config).await?;
+        let (prompts, loader) = PromptLibrary::with_loader(&config.http.fetch_allow)?;
         let engine = Engine::start(config.media.limits.clone()).map_err(StartError::Media)?;
         let shell = Arc::new(Shell::new(ShellParts {
             store: store.clone(),
             engine,
             trunks: config.trunks.clone(),
-            prompts: PromptLibrary::default(),
+            prompts,
             recordings: config.recordings.directory.clone(),
             sip_public: config.sip.public_address,
             media_public: config.media.public_address,
@@ -169,6 +173,7 @@ impl Service {
             }
         });
         jobs.spawn(heartbeat(store));
+        jobs.spawn(loader.run());
         readiness.set(true);
         Ok(Self { shell, index, transports, readiness, http, new_account, jobs, stop_http })
     }

@@ -132,7 +132,7 @@ impl Call {
 
     /// The audio of a session's message; `None` when it names none, or when it is not at hand.
     pub(super) fn message(&self, url: &str) -> Option<Prompt> {
-        if url.is_empty() { None } else { self.prompts.at_hand(url) }
+        if url.is_empty() { None } else { self.prompts.find(url) }
     }
 
     fn local_media(&mut self, trunk: &Trunk, codecs: Vec<Codec>, address: IpAddr, port: u16) -> LocalMedia {
