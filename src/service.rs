@@ -218,7 +218,10 @@ impl Service {
             clock::sleep(DRAIN_STEP).await;
         }
         if self.shell.live_calls() > 0 {
-            warn!(calls = self.shell.live_calls(), "sip.drain_seconds is over: the calls that are left are ended");
+            warn!(
+                calls = self.shell.live_calls(),
+                "sip.drain_seconds is over: the calls that are left are ended"
+            );
             self.shell.hang_up_all(HangupCause::Scheduled);
         }
         // BYEs, CDRs and manifests of the last calls; what has to repeat a BYE is not waited for.
@@ -259,7 +262,11 @@ impl Service {
         };
         let id = account.split(':').next().unwrap_or("$AUTH_ID");
         let Some(number) = config.numbers.first() else { return Ok(()) };
-        writeln!(out, "\nTry it. Make a session; its answer names the virtual number, {} at first:", number.did)?;
+        writeln!(
+            out,
+            "\nTry it. Make a session; its answer names the virtual number, {} at first:",
+            number.did
+        )?;
         writeln!(
             out,
             "  curl -u {account} -H 'Content-Type: application/json' \\\n    \
@@ -270,7 +277,11 @@ impl Service {
         let gateway = config.trunks.get(&number.trunk).and_then(|trunk| trunk.gateways.first());
         if let Some(gateway) = gateway {
             writeln!(out, "Let a softphone, or `sipp -sn uas`, answer at {gateway},")?;
-            writeln!(out, "and call {} as user +12025550142 from another one. The README says more.", number.did)?;
+            writeln!(
+                out,
+                "and call {} as user +12025550142 from another one. The README says more.",
+                number.did
+            )?;
         }
         Ok(())
     }
@@ -315,7 +326,9 @@ async fn prepare(store: &Store, config: &Checked) -> Result<Option<NewAccount>, 
     let directory = config.recordings.directory.clone();
     match tokio::task::spawn_blocking(move || repair::unfinished(&directory)).await {
         Ok(Ok(0)) | Err(_) => {}
-        Ok(Ok(repaired)) => warn!(recordings = repaired, "recordings that an earlier process left are completed"),
+        Ok(Ok(repaired)) => {
+            warn!(recordings = repaired, "recordings that an earlier process left are completed")
+        }
         Ok(Err(error)) => warn!("recordings: {error}"),
     }
     Ok(new_account)

@@ -8,11 +8,11 @@ use super::identity;
 use super::leg::response_hop;
 use super::registry::{Admission, Shell};
 use crate::ids::IdSource;
-use crate::sip::key::{DialogKey, TransactionKey};
 use crate::sip::encode::{HeaderOut, ResponseOut};
+use crate::sip::key::{DialogKey, TransactionKey};
 use crate::sip::message::{Message, Method, ParseError, Request};
-use crate::sip::wire::ByteStr;
 use crate::sip::transport::{Flow, Handler, SendToken};
+use crate::sip::wire::ByteStr;
 use crate::trunk::TrunkId;
 use dashmap::DashMap;
 use sha2::{Digest, Sha256};
@@ -178,7 +178,13 @@ impl Dispatcher {
                 if shell.is_draining() {
                     return self.reply_with(shell, &request, flow, 503, vec![HeaderOut::RetryAfter(60)]);
                 }
-                return self.reply_with(shell, &request, flow, 200, vec![HeaderOut::Allow, HeaderOut::Accept]);
+                return self.reply_with(
+                    shell,
+                    &request,
+                    flow,
+                    200,
+                    vec![HeaderOut::Allow, HeaderOut::Accept],
+                );
             }
             Method::Known(_) => 405,
             Method::Other(_) => 501,

@@ -295,7 +295,8 @@ impl Shell {
             return Admission::Refused(Refusal::from(500));
         };
         let mut ids = IdSource::from_system();
-        let Some(address) = self.leg_address(flow.protocol, flow.peer.ip(), Some(flow.local), &mut ids) else {
+        let Some(address) = self.leg_address(flow.protocol, flow.peer.ip(), Some(flow.local), &mut ids)
+        else {
             return Admission::Refused(Refusal::from(500));
         };
         let parameters = CallParameters {
@@ -317,7 +318,15 @@ impl Shell {
         self.calls.insert(handle.id, (handle.clone(), None));
         let span = info_span!("call", id = %handle.id);
         let entry = RegistryEntry { shell: Arc::clone(self), id: handle.id };
-        let task = CallTask { call, handle, inbox, shell: Arc::clone(self), permit: Some(permit), unsettled: Some(Unsettled::new(self)), keys };
+        let task = CallTask {
+            call,
+            handle,
+            inbox,
+            shell: Arc::clone(self),
+            permit: Some(permit),
+            unsettled: Some(Unsettled::new(self)),
+            keys,
+        };
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
         tasks.spawn(
@@ -345,7 +354,8 @@ impl Shell {
         if !below(&self.live, self.limits.max_calls) {
             return None;
         }
-        let trunk_limit = profile.max_calls.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        let trunk_limit =
+            profile.max_calls.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
         if !below(&load.live, trunk_limit) {
             self.live.fetch_sub(1, Ordering::AcqRel);
             return None;
@@ -426,10 +436,11 @@ impl Shell {
     /// The store's word on a number, and the gateways that its B-leg may leave by.
     pub(super) async fn find(&self, query: &Query) -> Result<Found, StoreFailed> {
         let at = clock::wall_now();
-        let route = self.store.find_route(&query.dialled, query.caller.as_ref(), at).await.map_err(|error| {
-            self.complain("store", &error);
-            StoreFailed
-        })?;
+        let route =
+            self.store.find_route(&query.dialled, query.caller.as_ref(), at).await.map_err(|error| {
+                self.complain("store", &error);
+                StoreFailed
+            })?;
         let mut outlets = Vec::new();
         let trunk = route.as_ref().and_then(|route| self.trunks.id(&route.number.trunk));
         if let Some(trunk) = trunk.and_then(|id| self.shared_trunks.get(id.index())) {
@@ -451,7 +462,8 @@ impl Shell {
             None => resolve(&gateway.host, port).await?,
         };
         let mut ids = IdSource::from_system();
-        let literal = if gateway.host.contains(':') { format!("[{}]", gateway.host) } else { gateway.host.clone() };
+        let literal =
+            if gateway.host.contains(':') { format!("[{}]", gateway.host) } else { gateway.host.clone() };
         Some(Outlet {
             trunk: Arc::clone(trunk),
             hop: Hop {

@@ -79,7 +79,11 @@ impl Report {
         let found = transcript.leaks_to(phone, marks);
         self.check(&format!("nothing that {phone}'s phone received holds {what}"), found.is_empty());
         for finding in found.iter().take(SHOWN) {
-            let _ = writeln!(self.story, "          {} as {}: {}", finding.mark, finding.encoding, finding.excerpt);
+            let _ = writeln!(
+                self.story,
+                "          {} as {}: {}",
+                finding.mark, finding.encoding, finding.excerpt
+            );
         }
     }
 
@@ -113,7 +117,8 @@ pub(super) fn user_in(message: &Message, header: &str) -> Option<String> {
 pub(super) fn folders(directory: &Path) -> Vec<PathBuf> {
     let mut folders = vec![directory.to_owned()];
     for _ in ["year", "month", "day", "interaction"] {
-        let children = |folder: &PathBuf| fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path());
+        let children =
+            |folder: &PathBuf| fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path());
         folders = folders.iter().flat_map(children).filter(|path| path.is_dir()).collect();
     }
     folders

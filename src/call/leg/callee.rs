@@ -7,13 +7,13 @@ use crate::call::signal::Signal;
 use crate::number::Did;
 use crate::sip::body;
 use crate::sip::dialog::Dialog;
-use crate::sip::key::DialogKey;
 use crate::sip::encode::RequestOut;
+use crate::sip::key::DialogKey;
 use crate::sip::message::Response;
-use crate::sip::wire::ByteStr;
 use crate::sip::transaction::timer::T1;
 use crate::sip::transaction::{InviteClient, invite_client};
 use crate::sip::transport::Protocol;
+use crate::sip::wire::ByteStr;
 use crate::trunk::Trunk;
 use bytes::Bytes;
 use media::Stream;
@@ -113,9 +113,9 @@ impl Leg {
             sdp,
         );
         let hop = Self::choose_transport(key.clone(), &mut invite, dial.hop);
-        let route = Route { protocol: dial.address.protocol, peer: hop.address(), connection: None, local: None };
-        let (machine, actions) =
-            InviteClient::start(invite.encode(), hop.protocol != Protocol::Udp, out.now);
+        let route =
+            Route { protocol: dial.address.protocol, peer: hop.address(), connection: None, local: None };
+        let (machine, actions) = InviteClient::start(invite.encode(), hop.protocol != Protocol::Udp, out.now);
         let outgoing = Outgoing {
             invite,
             hop,
@@ -175,8 +175,8 @@ impl Leg {
         }
         let status = response.status;
         let tag = response.head.to.tag().map(ToString::to_string);
-        let ack = (status >= 300)
-            .then(|| identity::ack_of_failure(&outgoing.invite, tag.as_deref()).encode());
+        let ack =
+            (status >= 300).then(|| identity::ack_of_failure(&outgoing.invite, tag.as_deref()).encode());
         let (deliver, _) = self.feed_invite(invite_client::Event::Response { status, ack }, out);
         if !deliver {
             return;
