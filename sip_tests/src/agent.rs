@@ -521,7 +521,7 @@ impl Agent {
             .iter_mut()
             .find(|call| call.call_id == response.call_id() && call.sent_branch(&response));
         match call {
-            Some(call) => call.on_response(&mut self.out, response, now),
+            Some(call) => call.on_response(&mut self.out, &response, now),
             None => self.out.faults.push(format!("belongs to no request: {}", response.start_line())),
         }
     }
@@ -897,7 +897,7 @@ impl Call {
         self.transact(out, "CANCEL", &branch, to, bytes, now);
     }
 
-    fn on_response(&mut self, out: &mut Out, response: Message, now: Instant) {
+    fn on_response(&mut self, out: &mut Out, response: &Message, now: Instant) {
         let status = response.status().unwrap_or(0);
         let (cseq, method) = response.cseq();
         let method = method.to_owned();

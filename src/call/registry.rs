@@ -403,7 +403,7 @@ impl Shell {
     }
 
     /// Sends by address at once, by name after a look-up in a task of its own.
-    pub(super) fn send(self: &Arc<Self>, wire: Bytes, to: Hop) {
+    pub(super) fn send(self: &Arc<Self>, wire: Bytes, to: &Hop) {
         let destination = |address| Destination {
             protocol: to.protocol,
             address,

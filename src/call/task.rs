@@ -84,7 +84,7 @@ impl CallTask {
         for action in actions {
             let (shell, jobs) = (Arc::clone(&self.shell), &mut hands.jobs);
             match action {
-                Action::Send { wire, to } => shell.send(wire, to),
+                Action::Send { wire, to } => shell.send(wire, &to),
                 Action::FindSession(query) => {
                     jobs.spawn(async move { Event::Found(shell.find(&query).await.map(Box::new)) });
                 }

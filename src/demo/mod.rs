@@ -104,7 +104,7 @@ pub async fn run(fault: Option<Fault>) -> Result<Report, Failed> {
     // 1. A session, as an application makes it.
     let session = client.create_session(ALICE, BOB, ALICE_PIN, BOB_PIN).await?;
     let number = session.virtual_number.clone();
-    report.note(format!("session {} on virtual number {number}", session.uuid));
+    report.note(&format!("session {} on virtual number {number}", session.uuid));
 
     // 2. Alice, a registered number, calls it.
     let scene =

@@ -48,7 +48,7 @@ impl Report {
         text
     }
 
-    pub(super) fn note(&mut self, text: String) {
+    pub(super) fn note(&mut self, text: &str) {
         let _ = writeln!(self.story, "{text}");
     }
 
@@ -96,7 +96,7 @@ impl Report {
                 .iter()
                 .flat_map(|message| {
                     ["From", "To", "P-Asserted-Identity", "Remote-Party-ID", "Contact"]
-                        .map(|header| user_in(&message, header))
+                        .map(|header| user_in(message, header))
                 })
                 .flatten()
                 // The users of our Contacts are random.
