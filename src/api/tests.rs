@@ -147,7 +147,8 @@ fn pair() -> Value {
 }
 
 fn with(mut base: Value, more: Value) -> Value {
-    base.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let Value::Object(more) = more else { panic!("{more} is no object") };
+    base.as_object_mut().unwrap().extend(more);
     base
 }
 

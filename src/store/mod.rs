@@ -14,9 +14,12 @@
 //! lie in the rows because the API gives them back; they are in no error and in no log line.
 
 mod accounts;
+mod allocation;
 mod calls;
 mod numbers;
 mod row;
+mod session_row;
+mod session_types;
 mod sessions;
 mod writer;
 
@@ -37,7 +40,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use accounts::NewAccount;
 pub use calls::{Cdr, InteractionRow, LegCdr, LegOpened, LegRow, RecordingRow};
 pub use numbers::{NoSession, Route, VirtualNumber, VirtualNumberConfig};
-pub use sessions::{
+pub use session_types::{
     ChangeRefusal, NewPin, NewSession, SessionFilter, SessionPage, SessionState, SessionUpdate, TimeRange,
 };
 

@@ -500,7 +500,7 @@ async fn concurrent_creates_never_give_a_caller_two_sessions_on_a_number() {
         }
         let caller = session.first_party.as_ref();
         let route = store.find_route(&session.virtual_number, caller, at(1)).await.unwrap().unwrap();
-        assert_eq!(route.sessions, [session.clone()]);
+        assert_eq!(route.sessions, std::slice::from_ref(session));
     }
     assert!(pins.values().all(|pins| pins.len() <= 2 * 16));
 }
