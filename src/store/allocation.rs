@@ -40,19 +40,20 @@ pub(super) struct Create {
 impl Write for Create {
     type Done = Result<MaskingSession, Refusal>;
 
-    async fn apply(self, connection: &mut SqliteConnection) -> Result<Self::Done, StoreError> {
-        let Self { session: new, uuid, mut rng, directory, now } = self;
-        let states = number_states(connection, &directory, &new, now).await?;
-        let wish = wish(&new);
+    async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<Self::Done, StoreError> {
+        let Self { session: new, uuid, rng, directory, now } = self;
+        let now = *now;
+        let states = number_states(connection, directory, new, now).await?;
+        let wish = wish(new);
         let ranked = match allocate::rank(&states, &wish) {
             Ok(ranked) => ranked,
             Err(refusal) => return Ok(Err(refusal)),
         };
         for number in ranked {
-            let Some(pin) = fit_pins(connection, &number.did, new.pin.as_ref(), &mut rng, now).await? else {
+            let Some(pin) = fit_pins(connection, &number.did, new.pin.as_ref(), rng, now).await? else {
                 continue;
             };
-            let session = new.into_session(uuid, number.did.clone(), pin, now);
+            let session = new.clone().into_session(*uuid, number.did.clone(), pin, now);
             insert(connection, &session).await?;
             return Ok(Ok(session));
         }
@@ -207,10 +208,12 @@ async fn stranger_loads(
     connection: &mut SqliteConnection,
     now: Timestamp,
 ) -> Result<HashMap<String, StrangerLoad>, StoreError> {
+    // The expression keeps SQLite from walking an index in the order of the groups, past all ended sessions.
     let rows = sqlx::query(
-        "SELECT virtual_number, COUNT(first_party_pin) AS pin_sessions, COUNT(*) AS all_sessions,
+        "SELECT virtual_number || '' AS number, COUNT(first_party_pin) AS pin_sessions, COUNT(*) AS all_sessions,
                 CAST(SUM(pin_weight) AS BIGINT) AS weight, MAX(stranger_profile) AS profile
-         FROM sessions WHERE takes_strangers = 1 AND ends_at > $1 AND ended_at IS NULL GROUP BY virtual_number",
+         FROM sessions WHERE takes_strangers = 1 AND ends_at > $1 AND ended_at IS NULL
+         GROUP BY virtual_number || ''",
     )
     .bind(micros(now))
     .fetch_all(connection)
@@ -224,7 +227,7 @@ async fn stranger_loads(
                 pin_weight: PinWeight(row.unsigned("weight")?),
                 profile: row.text_opt("profile")?.map(StrangerProfile::from_stored),
             };
-            Ok((row.text("virtual_number")?, load))
+            Ok((row.text("number")?, load))
         })
         .collect()
 }

@@ -212,25 +212,27 @@ struct Update {
 impl Write for Update {
     type Done = Result<MaskingSession, ChangeRefusal>;
 
-    async fn apply(self, connection: &mut SqliteConnection) -> Result<Self::Done, StoreError> {
+    async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<Self::Done, StoreError> {
         let Self { account, uuid, update, now } = self;
-        let mut session = match active(connection, &account, uuid, now).await? {
+        let (uuid, now) = (*uuid, *now);
+        let mut session = match active(connection, account, uuid, now).await? {
             Ok(session) => session,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        if let Err(refusal) = set_parties(connection, &mut session, &update, now).await? {
+        if let Err(refusal) = set_parties(connection, &mut session, update, now).await? {
             return Ok(Err(refusal));
         }
         session.modified_at = now;
         if let Some(expiry) = update.expiry {
             session.expires_at = after(now, expiry);
         }
-        let set =
-            |place: &mut String, value: Option<String>| value.into_iter().for_each(|value| *place = value);
-        set(&mut session.recording_callback_url, update.recording_callback_url);
-        set(&mut session.callback_url, update.callback_url);
-        set(&mut session.first_party_play_url, update.first_party_play_url);
-        set(&mut session.second_party_play_url, update.second_party_play_url);
+        let set = |place: &mut String, value: &Option<String>| {
+            value.iter().for_each(|value| place.clone_from(value))
+        };
+        set(&mut session.recording_callback_url, &update.recording_callback_url);
+        set(&mut session.callback_url, &update.callback_url);
+        set(&mut session.first_party_play_url, &update.first_party_play_url);
+        set(&mut session.second_party_play_url, &update.second_party_play_url);
         session.call_time_limit = update.call_time_limit.unwrap_or(session.call_time_limit);
         session.ring_timeout = update.ring_timeout.unwrap_or(session.ring_timeout);
         session.record = update.record.unwrap_or(session.record);
@@ -283,7 +285,7 @@ struct Expire {
 impl Write for Expire {
     type Done = Result<MaskingSession, ChangeRefusal>;
 
-    async fn apply(self, connection: &mut SqliteConnection) -> Result<Self::Done, StoreError> {
+    async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<Self::Done, StoreError> {
         let mut session = match active(connection, &self.account, self.uuid, self.now).await? {
             Ok(session) => session,
             Err(refusal) => return Ok(Err(refusal)),

@@ -668,7 +668,7 @@ async fn a_write_that_fails_in_a_batch_leaves_the_others() {
     struct Broken;
     impl Write for Broken {
         type Done = ();
-        async fn apply(self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+        async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
             sqlx::query("INSERT INTO heartbeats (id, beat_at) VALUES (99, 1)")
                 .execute(&mut *connection)
                 .await?;
@@ -688,6 +688,26 @@ async fn a_write_that_fails_in_a_batch_leaves_the_others() {
     assert_eq!(beats.len(), 1, "what the broken one wrote is undone");
 }
 
+/// SQLite ends a transaction by itself when the disk is full.
+#[tokio::test]
+async fn the_store_goes_on_after_a_transaction_was_lost() {
+    struct Lost;
+    impl Write for Lost {
+        type Done = ();
+        async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+            sqlx::query("ROLLBACK").execute(&mut *connection).await?;
+            Err(StoreError::Corrupt("disk full"))
+        }
+    }
+    let (store, _scratch) = store(1).await;
+    for second in 0..3 {
+        let (lost, beat) = tokio::join!(store.write(Lost), store.heartbeat(at(second)));
+        assert!(matches!(lost, Err(StoreError::Corrupt("disk full"))));
+        beat.unwrap();
+    }
+    create(&store, wanted(1, 2), at(0)).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_store_error_names_no_party_and_no_pin() {
     let (store, _scratch) = store(1).await;
@@ -700,9 +720,9 @@ async fn a_store_error_names_no_party_and_no_pin() {
     struct Twice(String);
     impl Write for Twice {
         type Done = ();
-        async fn apply(self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+        async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
             sqlx::query("UPDATE sessions SET first_party = 'x', first_party_pin = 'y', created_at = NULL WHERE uuid = $1")
-                .bind(self.0)
+                .bind(self.0.clone())
                 .execute(connection)
                 .await?;
             Ok(())
