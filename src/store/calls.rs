@@ -364,35 +364,76 @@ async fn upsert_interaction(
     Ok(())
 }
 
-async fn upsert_leg(connection: &mut SqliteConnection, leg: &LegOpened) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO legs (uuid, interaction, session, account, side, attempt, virtual_number, party, role,
-             trunk, started_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
-         ON CONFLICT (uuid) DO UPDATE SET
-             session = COALESCE(excluded.session, legs.session),
-             account = COALESCE(excluded.account, legs.account),
-             virtual_number = COALESCE(excluded.virtual_number, legs.virtual_number),
+macro_rules! upsert_leg {
+    ($columns:literal, $values:literal, $updates:literal) => {
+        concat!(
+            "INSERT INTO legs (uuid, interaction, session, account, side, attempt, virtual_number, party, role, \
+             trunk, started_at",
+            $columns,
+            ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11",
+            $values,
+            ") ON CONFLICT (uuid) DO UPDATE SET session = COALESCE(excluded.session, legs.session), \
+             account = COALESCE(excluded.account, legs.account), \
+             virtual_number = COALESCE(excluded.virtual_number, legs.virtual_number), \
              party = COALESCE(excluded.party, legs.party), role = COALESCE(excluded.role, legs.role)",
-    )
-    .bind(leg.leg.to_string())
-    .bind(leg.interaction.to_string())
-    .bind(leg.session.map(|uuid| uuid.to_string()))
-    .bind(&leg.account)
-    .bind(match leg.side {
-        Side::A => "A",
-        Side::B => "B",
-    })
-    .bind(i64::from(leg.attempt))
-    .bind(leg.virtual_number.as_ref().map(Did::digits))
-    .bind(leg.party.as_ref().map(E164::digits))
-    .bind(leg.role.map(|role| match role {
-        PartyRole::First => "first",
-        PartyRole::Second => "second",
-    }))
-    .bind(&leg.trunk)
-    .bind(micros(leg.started_at))
-    .execute(connection)
-    .await?;
+            $updates
+        )
+    };
+}
+
+type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
+
+fn bind_leg<'q>(query: Query<'q>, leg: &'q LegOpened) -> Query<'q> {
+    query
+        .bind(leg.leg.to_string())
+        .bind(leg.interaction.to_string())
+        .bind(leg.session.map(|uuid| uuid.to_string()))
+        .bind(leg.account.as_deref())
+        .bind(match leg.side {
+            Side::A => "A",
+            Side::B => "B",
+        })
+        .bind(i64::from(leg.attempt))
+        .bind(leg.virtual_number.as_ref().map(Did::digits))
+        .bind(leg.party.as_ref().map(E164::digits))
+        .bind(leg.role.map(|role| match role {
+            PartyRole::First => "first",
+            PartyRole::Second => "second",
+        }))
+        .bind(leg.trunk.as_str())
+        .bind(micros(leg.started_at))
+}
+
+async fn open_leg(connection: &mut SqliteConnection, leg: &LegOpened) -> Result<(), StoreError> {
+    bind_leg(sqlx::query(upsert_leg!("", "", "")), leg).execute(connection).await?;
+    Ok(())
+}
+
+async fn close_leg(connection: &mut SqliteConnection, leg: &LegCdr) -> Result<(), StoreError> {
+    const CLOSE: &str = upsert_leg!(
+        ", ringing_at, answered_at, ended_at, hangup_cause_name, hangup_cause_code, hangup_source, sip_status, \
+         packets_received, packets_sent, packets_lost, jitter",
+        ", $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22",
+        ", ringing_at = excluded.ringing_at, answered_at = excluded.answered_at, ended_at = excluded.ended_at, \
+         hangup_cause_name = excluded.hangup_cause_name, hangup_cause_code = excluded.hangup_cause_code, \
+         hangup_source = excluded.hangup_source, sip_status = excluded.sip_status, \
+         packets_received = excluded.packets_received, packets_sent = excluded.packets_sent, \
+         packets_lost = excluded.packets_lost, jitter = excluded.jitter"
+    );
+    bind_leg(sqlx::query(CLOSE), &leg.opened)
+        .bind(leg.ringing_at.map(micros))
+        .bind(leg.answered_at.map(micros))
+        .bind(micros(leg.ended_at))
+        .bind(leg.hangup_cause_name)
+        .bind(i64::from(leg.hangup_cause_code))
+        .bind(leg.hangup_source)
+        .bind(leg.sip_status.map(i64::from))
+        .bind(count(leg.packets_received))
+        .bind(count(leg.packets_sent))
+        .bind(count(leg.packets_lost))
+        .bind(i64::from(leg.jitter))
+        .execute(connection)
+        .await?;
     Ok(())
 }
 
@@ -401,12 +442,12 @@ struct OpenLeg(LegOpened);
 impl Write for OpenLeg {
     type Done = ();
 
-    async fn apply(self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
         let leg = &self.0;
         let number = leg.virtual_number.as_ref();
         let call = (leg.interaction, leg.session, leg.account.as_deref(), number, leg.started_at);
         upsert_interaction(connection, call, None, None).await?;
-        upsert_leg(connection, leg).await
+        open_leg(connection, leg).await
     }
 }
 
@@ -415,7 +456,7 @@ struct AnswerLeg(Uuid, Timestamp);
 impl Write for AnswerLeg {
     type Done = ();
 
-    async fn apply(self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
         sqlx::query("UPDATE legs SET answered_at = $2 WHERE uuid = $1 AND answered_at IS NULL")
             .bind(self.0.to_string())
             .bind(micros(self.1))
@@ -430,33 +471,14 @@ struct CloseCall(Box<Cdr>);
 impl Write for CloseCall {
     type Done = ();
 
-    async fn apply(self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
         let cdr = &self.0;
         let number = cdr.virtual_number.as_ref();
         let account = cdr.legs.iter().find_map(|leg| leg.opened.account.as_deref());
         let call = (cdr.interaction, cdr.session, account, number, cdr.started_at);
         upsert_interaction(connection, call, Some(cdr.ended_at), cdr.recording.as_ref()).await?;
         for leg in &cdr.legs {
-            upsert_leg(connection, &leg.opened).await?;
-            sqlx::query(
-                "UPDATE legs SET ringing_at = $2, answered_at = $3, ended_at = $4, hangup_cause_name = $5,
-                     hangup_cause_code = $6, hangup_source = $7, sip_status = $8, packets_received = $9,
-                     packets_sent = $10, packets_lost = $11, jitter = $12 WHERE uuid = $1",
-            )
-            .bind(leg.opened.leg.to_string())
-            .bind(leg.ringing_at.map(micros))
-            .bind(leg.answered_at.map(micros))
-            .bind(micros(leg.ended_at))
-            .bind(leg.hangup_cause_name)
-            .bind(i64::from(leg.hangup_cause_code))
-            .bind(leg.hangup_source)
-            .bind(leg.sip_status.map(i64::from))
-            .bind(count(leg.packets_received))
-            .bind(count(leg.packets_sent))
-            .bind(count(leg.packets_lost))
-            .bind(i64::from(leg.jitter))
-            .execute(&mut *connection)
-            .await?;
+            close_leg(connection, leg).await?;
         }
         Ok(())
     }
@@ -471,7 +493,7 @@ struct Heartbeat(Timestamp);
 impl Write for Heartbeat {
     type Done = ();
 
-    async fn apply(self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
         sqlx::query(
             "INSERT INTO heartbeats (id, beat_at) VALUES (1, $1)
              ON CONFLICT (id) DO UPDATE SET beat_at = excluded.beat_at",
@@ -488,7 +510,7 @@ struct CloseOrphans(Timestamp);
 impl Write for CloseOrphans {
     type Done = u64;
 
-    async fn apply(self, connection: &mut SqliteConnection) -> Result<u64, StoreError> {
+    async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<u64, StoreError> {
         let beat = sqlx::query("SELECT beat_at FROM heartbeats WHERE id = 1")
             .fetch_optional(&mut *connection)
             .await?;

@@ -14,9 +14,12 @@
 //! lie in the rows because the API gives them back; they are in no error and in no log line.
 
 mod accounts;
+mod allocation;
 mod calls;
 mod numbers;
 mod row;
+mod session_row;
+mod session_types;
 mod sessions;
 mod writer;
 
@@ -37,13 +40,13 @@ use tokio::sync::{mpsc, oneshot};
 pub use accounts::NewAccount;
 pub use calls::{Cdr, InteractionRow, LegCdr, LegOpened, LegRow, RecordingRow};
 pub use numbers::{NoSession, Route, VirtualNumber, VirtualNumberConfig};
-pub use sessions::{
+pub use session_types::{
     ChangeRefusal, NewPin, NewSession, SessionFilter, SessionPage, SessionState, SessionUpdate, TimeRange,
 };
 
 use accounts::Account;
 use numbers::PoolNumber;
-use writer::{Queued, Write};
+use writer::{Queued, Write, Writer};
 
 /// How many writes may wait for the writer task; further callers wait for room.
 const QUEUE: usize = 4096;
@@ -134,10 +137,10 @@ impl Store {
             .test_before_acquire(false)
             .idle_timeout(None)
             .max_lifetime(None)
-            .connect_with(options.pragma("query_only", "1"))
+            .connect_with(options.clone().pragma("query_only", "1"))
             .await?;
         let (queue, orders) = mpsc::channel(QUEUE);
-        tokio::spawn(writer::run(connection, orders));
+        tokio::spawn(writer::run(Writer::new(options, connection), orders));
         let store = Self { inner: Arc::new(Inner { readers, queue, directory: RwLock::default() }) };
         store.reload_directory().await?;
         Ok(store)
@@ -187,7 +190,7 @@ impl Store {
     /// Queues `write` and waits until the transaction that holds it is committed.
     async fn write<W: Write>(&self, write: W) -> Result<W::Done, StoreError> {
         let (reply, done) = oneshot::channel();
-        let order = writer::Order::Write(Box::new(Queued { write, reply }));
+        let order = writer::Order::Write(Box::new(Queued::new(write, reply)));
         self.inner.queue.send(order).await.map_err(|_| StoreError::Closed)?;
         done.await.map_err(|_| StoreError::Closed)?
     }

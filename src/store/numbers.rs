@@ -154,7 +154,7 @@ struct SyncNumbers(Vec<VirtualNumberConfig>);
 impl Write for SyncNumbers {
     type Done = ();
 
-    async fn apply(self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
         sqlx::query("UPDATE numbers SET active = 0").execute(&mut *connection).await?;
         for (position, number) in self.0.iter().enumerate() {
             sqlx::query(

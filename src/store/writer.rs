@@ -1,12 +1,14 @@
 //! The one task that writes: group commit over a bounded queue.
 //!
-//! Each write runs in a savepoint of the batch's transaction, so one that fails takes no other with it. The
-//! callers hear of their results after the commit, never before.
+//! A batch is one transaction. When a write in it fails, the whole batch is rolled back and each of its writes
+//! is done again in a transaction of its own, so one that fails takes no other with it; that is rare, and
+//! costs less than a savepoint for every write. The callers hear of their results after the commit, never
+//! before.
 
 use std::pin::Pin;
 
 use sqlx::Connection;
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
 use super::StoreError;
@@ -14,22 +16,30 @@ use super::StoreError;
 /// The most writes in one transaction: an upper bound on how long the first one waits for the last.
 const BATCH: usize = 256;
 
-/// Something to be done in the writer's transaction.
+/// Something to be done in the writer's transaction. It may be done twice, the first time in vain.
 pub(super) trait Write: Send + 'static {
     /// What its caller gets.
     type Done: Send + 'static;
 
-    /// Does it. An error undoes what this write did, and only that.
+    /// Does it.
     fn apply(
-        self,
+        &mut self,
         connection: &mut SqliteConnection,
     ) -> impl Future<Output = Result<Self::Done, StoreError>> + Send;
 }
 
 /// A write and who waits for it.
 pub(super) struct Queued<W: Write> {
-    pub(super) write: W,
-    pub(super) reply: oneshot::Sender<Result<W::Done, StoreError>>,
+    write: W,
+    reply: oneshot::Sender<Result<W::Done, StoreError>>,
+    /// What came of it, until it is committed.
+    result: Option<Result<W::Done, StoreError>>,
+}
+
+impl<W: Write> Queued<W> {
+    pub(super) fn new(write: W, reply: oneshot::Sender<Result<W::Done, StoreError>>) -> Self {
+        Self { write, reply, result: None }
+    }
 }
 
 /// What the writer task is told.
@@ -43,40 +53,36 @@ type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A [`Queued`] write of any kind.
 pub(super) trait Apply: Send {
-    fn apply<'a>(self: Box<Self>, connection: &'a mut SqliteConnection) -> BoxFuture<'a, Applied>;
+    /// Does it, and says whether it worked.
+    fn apply<'a>(&'a mut self, connection: &'a mut SqliteConnection) -> BoxFuture<'a, bool>;
 
-    /// Tells the caller that nothing was done.
-    fn refuse(self: Box<Self>);
-}
-
-/// A write that ran, but is not committed yet.
-pub(super) struct Applied {
-    failed: bool,
-    /// Tells the caller; `true`: it is stored.
-    settle: Box<dyn FnOnce(bool) + Send>,
+    /// Tells the caller what came of it; `false`: it is not stored.
+    fn settle(self: Box<Self>, committed: bool);
 }
 
 impl<W: Write> Apply for Queued<W> {
-    fn apply<'a>(self: Box<Self>, connection: &'a mut SqliteConnection) -> BoxFuture<'a, Applied> {
+    fn apply<'a>(&'a mut self, connection: &'a mut SqliteConnection) -> BoxFuture<'a, bool> {
         Box::pin(async move {
-            let Self { write, reply } = *self;
-            let result = write.apply(connection).await;
-            let failed = result.is_err();
-            let settle = move |committed| {
-                // A caller that has gone away does not want to know.
-                let _ = reply.send(if committed || failed { result } else { Err(StoreError::NotCommitted) });
-            };
-            Applied { failed, settle: Box::new(settle) }
+            let result = self.write.apply(connection).await;
+            let worked = result.is_ok();
+            self.result = Some(result);
+            worked
         })
     }
 
-    fn refuse(self: Box<Self>) {
-        let _ = self.reply.send(Err(StoreError::NotCommitted));
+    fn settle(self: Box<Self>, committed: bool) {
+        let result = match self.result {
+            Some(Ok(done)) if committed => Ok(done),
+            Some(Err(error)) => Err(error),
+            _ => Err(StoreError::NotCommitted),
+        };
+        // A caller that has gone away does not want to know.
+        let _ = self.reply.send(result);
     }
 }
 
 /// Runs until it is told to close, or until every [`super::Store`] is gone.
-pub(super) async fn run(mut connection: SqliteConnection, mut orders: mpsc::Receiver<Order>) {
+pub(super) async fn run(mut writer: Writer, mut orders: mpsc::Receiver<Order>) {
     let mut batch = Vec::with_capacity(BATCH);
     let mut closed = None;
     while closed.is_none() && orders.recv_many(&mut batch, BATCH).await > 0 {
@@ -87,11 +93,13 @@ pub(super) async fn run(mut connection: SqliteConnection, mut orders: mpsc::Rece
                 Order::Close(done) => closed = Some(done),
             }
         }
-        commit(&mut connection, writes).await;
+        writer.commit(writes).await;
     }
     // Whoever is still queued gets `Closed`, because its reply is dropped with the queue.
     drop(orders);
-    if let Err(error) = connection.close().await {
+    if let Some(connection) = writer.connection
+        && let Err(error) = connection.close().await
+    {
         tracing::warn!(%error, "the database did not close cleanly");
     }
     if let Some(done) = closed {
@@ -99,52 +107,66 @@ pub(super) async fn run(mut connection: SqliteConnection, mut orders: mpsc::Rece
     }
 }
 
-async fn commit(connection: &mut SqliteConnection, writes: Vec<Box<dyn Apply>>) {
-    if writes.is_empty() {
-        return;
-    }
-    let mut writes = writes.into_iter();
-    let mut applied = Vec::with_capacity(writes.len());
-    let committed = match connection.begin_with("BEGIN IMMEDIATE").await {
-        Ok(mut transaction) => {
-            let mut whole = true;
-            for write in writes.by_ref() {
-                match in_savepoint(&mut transaction, write).await {
-                    Some(result) => applied.push(result),
-                    None => {
-                        whole = false;
-                        break;
-                    }
-                }
-            }
-            let end = if whole { transaction.commit().await } else { transaction.rollback().await };
-            end.inspect_err(|error| tracing::error!(%error, "a transaction was not committed")).is_ok()
-                && whole
-        }
-        Err(error) => {
-            tracing::error!(%error, "a transaction could not be begun");
-            false
-        }
-    };
-    for result in applied {
-        (result.settle)(committed);
-    }
-    writes.for_each(Apply::refuse);
+/// The connection that writes.
+pub(super) struct Writer {
+    options: SqliteConnectOptions,
+    /// `None` after a transaction could not be brought to an end.
+    connection: Option<SqliteConnection>,
 }
 
-/// `None`: the transaction is lost (SQLite rolls all of it back when the disk is full, for one), so nothing
-/// more may run in it. The caller of this write has been told.
-async fn in_savepoint(connection: &mut SqliteConnection, write: Box<dyn Apply>) -> Option<Applied> {
-    let Ok(mut savepoint) = connection.begin().await else {
-        write.refuse();
-        return None;
-    };
-    let applied = write.apply(&mut savepoint).await;
-    let end = if applied.failed { savepoint.rollback().await } else { savepoint.commit().await };
-    if let Err(error) = end {
-        tracing::error!(%error, "a savepoint was lost");
-        (applied.settle)(false);
-        return None;
+impl Writer {
+    pub(super) fn new(options: SqliteConnectOptions, connection: SqliteConnection) -> Self {
+        Self { options, connection: Some(connection) }
     }
-    Some(applied)
+
+    async fn commit(&mut self, mut writes: Vec<Box<dyn Apply>>) {
+        if writes.is_empty() {
+            return;
+        }
+        let mut committed = self.transact(&mut writes).await;
+        if !committed && writes.len() > 1 {
+            for mut write in writes {
+                committed = self.transact(std::slice::from_mut(&mut write)).await;
+                write.settle(committed);
+            }
+            return;
+        }
+        writes.into_iter().for_each(|write| write.settle(committed));
+    }
+
+    /// Does the writes in one transaction. `false`: nothing of them is stored.
+    ///
+    /// When the disk is full, SQLite itself ends a transaction, and the library then takes the connection to be
+    /// inside one for ever. So a connection whose transaction did not end as told is replaced.
+    async fn transact(&mut self, writes: &mut [Box<dyn Apply>]) -> bool {
+        let outcome = match self.connection.take() {
+            Some(connection) => Ok(connection),
+            None => SqliteConnection::connect_with(&self.options).await,
+        };
+        let outcome = match outcome {
+            Ok(mut connection) => {
+                let done = transact(&mut connection, writes).await;
+                done.inspect(|_| self.connection = Some(connection))
+            }
+            Err(error) => Err(error),
+        };
+        outcome.inspect_err(|error| tracing::error!(%error, "a transaction failed")).unwrap_or(false)
+    }
+}
+
+/// `Ok(false)`: a write failed and all is rolled back. `Err`: the transaction itself failed.
+async fn transact(
+    connection: &mut SqliteConnection,
+    writes: &mut [Box<dyn Apply>],
+) -> Result<bool, sqlx::Error> {
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    for write in writes {
+        if !write.apply(&mut transaction).await {
+            // The error goes to the caller of this write.
+            transaction.rollback().await?;
+            return Ok(false);
+        }
+    }
+    transaction.commit().await?;
+    Ok(true)
 }
