@@ -527,19 +527,19 @@ impl Agent {
         };
         self.out.faults.extend(message.faults());
         if message.status().is_some() {
-            self.on_response(message, now);
+            self.on_response(&message, now);
         } else {
             self.on_request(message, from, now);
         }
     }
 
-    fn on_response(&mut self, response: Message, now: Instant) {
+    fn on_response(&mut self, response: &Message, now: Instant) {
         let call = self
             .calls
             .iter_mut()
-            .find(|call| call.call_id == response.call_id() && call.sent_branch(&response));
+            .find(|call| call.call_id == response.call_id() && call.sent_branch(response));
         match call {
-            Some(call) => call.on_response(&mut self.out, &response, now),
+            Some(call) => call.on_response(&mut self.out, response, now),
             None => self.out.faults.push(format!("belongs to no request: {}", response.start_line())),
         }
     }

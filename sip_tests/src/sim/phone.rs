@@ -134,7 +134,7 @@ impl CalleeScript {
     /// answer that crosses the CANCEL.
     #[must_use]
     pub fn random(seed: u64) -> Self {
-        let mut random = StdRng::seed_from_u64(seed ^ 0x63_616c_6c65_65);
+        let mut random = StdRng::seed_from_u64(seed ^ 0x6361_6c6c_6565);
         let mut script = Self::plain();
         script.steps.clear();
         let mut at = Duration::from_millis(random.random_range(0..400));
@@ -332,10 +332,8 @@ impl SimPhone {
                 Event::Response(message) if message.cseq().1 == "INVITE" && is_success(&message) => {
                     self.on_confirmed(call, now)
                 }
-                Event::Request(message) if message.is("ACK") => {
-                    if self.agent.is_confirmed(call) {
-                        self.on_confirmed(call, now);
-                    }
+                Event::Request(message) if message.is("ACK") && self.agent.is_confirmed(call) => {
+                    self.on_confirmed(call, now)
                 }
                 Event::Request(message) if message.is("CANCEL") => self.on_cancelled(call, now),
                 _ => {}
