@@ -1,5 +1,76 @@
-//! Maskline: number masking on a company's own SIP trunks.
+//! Maskline: number masking on a company's own SIP trunks. This page is the architecture.
+//!
+//! A call is one value that nobody shares. What happens to it is an *event*; what it wants done is an *action*;
+//! time is an argument. A thin async shell moves bytes and does what the actions say, so that the whole service
+//! can be replayed in a test without a socket, a sleep or a database.
+//!
+//! # The tree
+//!
+//! ```text
+//! src/
+//!   main.rs       the command line                    service.rs  start order, greeting, drain
+//!   config/       TOML as written → checked limits    command.rs  check, drain      demo/  `maskline demo`
+//!   clock.rs      the only now()                      ids.rs      tags, branches, uuids
+//!   number.rs     E164 (a party's, never printed) and Did (a virtual number)
+//!   masking/      pure: session, route (decide), allocate
+//!   sip/          wire → message → key; encode; dialog; body (which part is SDP); transaction/ pure
+//!                 transport/  UDP and TCP sockets, framing, the access check
+//!   call/         machine/ pure: Call and all policy    leg/ pure: one dialog and its transactions
+//!                 identity  every outgoing message      pin  the PIN stage      cdr  what a call leaves
+//!                 task  the only async code of a call   dispatch, registry  find and make calls
+//!   trunk/        carriers: profile, access list, rate  prompts/  what ships inside the binary
+//!   store/        accounts, numbers, sessions, calls (no SQL elsewhere)
+//!   recording/    manifest, repair after a crash        api/  REST, health, metrics
+//! media/          RTP, RTCP, SDP, telephone-event, prompts, recorder; the engine that owns the sockets
+//! sip_tests/      phones, a simulated network, SIPp scenarios, benchmarks, and the tests that use them
+//! ```
+//!
+//! # One call, in the order a reader meets it
+//!
+//! | | name | does |
+//! |---|---|---|
+//! | 0 | [`sip::transport`] → [`call::dispatch::Dispatcher`] `admit` | the access list, by source address, before any parsing |
+//! | 1 | [`sip::message::Message::parse`] | bytes → typed message; what cannot be parsed is counted, dropped or answered 400 |
+//! | 2 | `Dispatcher::route` | key known → that call's inbox; INVITE without To tag → 3; else 481, or 200 to OPTIONS |
+//! | 3 | `Shell::admit` in [`call::registry`] → `CallTask::run` | limits (503 with Retry-After), one task per call, its keys |
+//! | 4 | [`call::Call::offered`] → `Leg::offered` | 100; who calls what ([`call::caller_id`]) |
+//! | 5 | `Call::on_offered` | state `Routing`: [`call::Action::FindSession`] |
+//! | 6 | [`store::Store::find_route`] ⇒ `Call::on_session` → [`masking::route::decide`] | refuse, dial, ask for a PIN, play |
+//! | 7 | `Call::on_media_opened`, `Call::ask_pin` → [`call::pin::PinCollector`] | ports; the caller's offer; digits |
+//! | 8 | `Call::dial` → `Leg::dial` → [`call::identity::invite`] | the B-leg: From and Contact are the virtual number's |
+//! | 9 | `Call::on_progress`, `Call::on_answered` | 18x, early media and 200 of B become A's own |
+//! | 10 | `Call::bridge` | [`media::MediaCommand`] `Bridge` and `Record`; then packets, in [`media::engine`] |
+//! | 11 | `Call::end` | BYE, CANCEL, timer, silence or API: both legs, the media; `Draining` till transactions end |
+//! | 12 | `Call::send_cdr` ⇒ [`store::Store::close_call`] | the CDR, in one transaction |
+//!
+//! `→` is a plain call, `⇒` crosses a task. The states are drawn in [`call`].
+//!
+//! # Invariants
+//!
+//! * No number crosses: an outgoing message is built in [`call::identity`] and `Leg`, from typed values of its own
+//!   leg; there is no function that takes a header, body or SDP line of the other leg.
+//! * A [`number::E164`] does not print itself, nor does a [`masking::session::Pin`] or a [`media::Digit`].
+//! * Pure code takes `now` and never asks a clock, a random source of its own, a lock or a socket.
+//! * Every wait ends: each state of a call, each transaction, each look-up has a deadline.
+//! * Everything is bounded: calls, calls per second, inboxes, message sizes, forks, tries, recordings' queues.
+//! * Dependencies point one way: `api → call → sip, masking, media`; `sip` and `media` never name a call.
 
+pub mod api;
+pub mod call;
 pub mod clock;
+mod command;
+pub mod config;
+pub mod demo;
 pub mod ids;
+pub mod masking;
 pub mod number;
+pub mod prompts;
+pub mod recording;
+pub mod service;
+pub mod sip;
+pub mod store;
+pub mod trunk;
+
+pub use command::{FAULTY_CONFIGURATION, PidFile, PidFileError, check, drain};
+pub use demo::demo;
+pub use service::serve;

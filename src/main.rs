@@ -1,3 +1,47 @@
 //! The command line of Maskline.
 
-fn main() {}
+use clap::{Parser, Subcommand};
+use maskline::config::{self, Config};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Number masking on your own SIP trunks: two parties share a virtual number, and neither sees the other's.
+#[derive(Parser)]
+#[command(version, about)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// TOML file; without one the built-in defaults hold. MASKLINE__SIP__LISTEN-style variables override both.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the service (the default).
+    Serve,
+    /// Makes a whole masked call on loopback, shows what each side saw, and checks it.
+    Demo,
+    /// Checks the configuration; exit status 2 when it has faults.
+    Check,
+    /// Tells the running service to take no new call, and waits until its live calls have ended.
+    Drain,
+}
+
+fn main() -> ExitCode {
+    let CommandLine { command, config: path } = CommandLine::parse();
+    let command = command.unwrap_or(Command::Serve);
+    match command {
+        Command::Demo => return maskline::demo(),
+        Command::Check => return maskline::check(path.as_deref()),
+        Command::Serve | Command::Drain => {}
+    }
+    let checked = match Config::load(path.as_deref(), config::environment()) {
+        Ok(checked) => checked,
+        Err(faults) => {
+            eprintln!("{faults}");
+            return ExitCode::from(maskline::FAULTY_CONFIGURATION);
+        }
+    };
+    if matches!(command, Command::Drain) { maskline::drain(&checked) } else { maskline::serve(&checked) }
+}

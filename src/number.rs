@@ -84,7 +84,16 @@ mod tests {
 
     #[test]
     fn what_is_no_number_is_refused() {
-        for input in ["", "+", "anonymous", "123456", "1234567890123456", "+49 30 12a4567", "++12025550100", "１２３４５６７８"] {
+        for input in [
+            "",
+            "+",
+            "anonymous",
+            "123456",
+            "1234567890123456",
+            "+49 30 12a4567",
+            "++12025550100",
+            "１２３４５６７８",
+        ] {
             assert_eq!(E164::parse(input), None, "{input}");
         }
     }

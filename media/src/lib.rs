@@ -3,7 +3,20 @@
 //! Pure wire formats stand beside the [`engine`], which owns the sockets. Nothing here knows a SIP
 //! transaction, a masking session or a database; a call is two [`Side`]s and a handle.
 
+pub mod dtmf;
 pub mod engine;
+pub mod g711;
+pub mod jitter;
+pub mod player;
+pub mod ports;
+pub mod recorder;
+pub mod relay;
+pub mod rtcp;
+pub mod rtp;
+pub mod sdp;
+pub mod source;
+pub mod time;
+pub mod tone;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -313,4 +326,12 @@ pub struct LegStatistics {
     pub lost: u64,
     /// Interarrival jitter in RTP timestamp units (RFC 3550 §6.4.1).
     pub jitter: u32,
+    /// Packets that the kernel dropped because we came too late to read them.
+    pub overrun: u64,
+    /// Packets of ours that the peer misses, as its last report said (RFC 3550 §6.4.1, cumulative).
+    pub remote_lost: i32,
+    /// Jitter that the peer sees, in RTP timestamp units, as its last report said.
+    pub remote_jitter: u32,
+    /// Round trip to the peer and back, when its reports told one.
+    pub round_trip: Option<Duration>,
 }

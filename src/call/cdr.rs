@@ -1,0 +1,348 @@
+//! What a call leaves behind: why each leg ended, and when what happened to it.
+
+use crate::masking::session::PartyRole;
+use crate::number::{Did, E164};
+use crate::store::{Cdr, LegCdr, LegOpened, RecordingRow};
+use jiff::Timestamp;
+use media::{CallStatistics, Side};
+use std::time::Instant;
+use uuid::Uuid;
+
+/// Why a leg ended. Names and codes are those of Plivo's hang-up causes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HangupCause {
+    /// A party hung up an answered call.
+    Normal,
+    /// The caller gave up before the answer.
+    Canceled,
+    /// 486.
+    Busy,
+    /// 600.
+    BusyEverywhere,
+    /// The callee or its network did not answer: 408, 480.
+    NoAnswer,
+    /// 603.
+    Declined,
+    /// Another refusal: 4xx.
+    Rejected,
+    /// 404, 484.
+    InvalidDestination,
+    /// 410.
+    OutOfService,
+    /// 604.
+    DoesNotExist,
+    /// 401, 403, 407.
+    Forbidden,
+    /// 483, or Max-Forwards used up.
+    LoopDetected,
+    /// 503.
+    CarrierCongestion,
+    /// 3xx, 5xx of the carrier.
+    CarrierError,
+    /// No session, no PIN, or no route for this caller.
+    Routing,
+    /// The PIN stage ended without a right PIN.
+    PinFailed,
+    /// `ring_timeout`.
+    RingTimeout,
+    /// `call_time_limit`.
+    TimeLimit,
+    /// Neither leg sent media.
+    MediaTimeout,
+    /// The peer stopped answering.
+    NetworkError,
+    /// Ended by the API or an operator.
+    Scheduled,
+    /// We erred.
+    InternalError,
+    /// We were full.
+    Congestion,
+}
+
+impl HangupCause {
+    /// Plivo's `hangup_cause_name` and `hangup_cause_code`.
+    #[must_use]
+    pub fn name_and_code(self) -> (&'static str, u16) {
+        match self {
+            Self::Normal => ("Normal Hangup", 4000),
+            Self::Canceled => ("Canceled", 1000),
+            Self::Busy => ("Busy Line", 3010),
+            Self::BusyEverywhere => ("Busy everywhere", 3100),
+            Self::NoAnswer => ("No Answer", 3000),
+            Self::Declined => ("Declined", 3110),
+            Self::Rejected => ("Rejected", 3020),
+            Self::InvalidDestination => ("Invalid Destination Address", 2000),
+            Self::OutOfService => ("Destination Out Of Service", 2010),
+            Self::DoesNotExist => ("User does not exist anywhere", 3120),
+            Self::Forbidden => ("Forbidden", 3040),
+            Self::LoopDetected => ("Loop Detected", 2060),
+            Self::CarrierCongestion => ("Network congestion from carrier", 3090),
+            Self::CarrierError => ("Internal server error from carrier", 3080),
+            Self::Routing => ("Routing Error", 5020),
+            Self::PinFailed => ("Unknown Caller ID", 3030),
+            Self::RingTimeout => ("Ring Timeout Reached", 6010),
+            Self::TimeLimit | Self::Scheduled => ("Scheduled Hangup", 6000),
+            Self::MediaTimeout => ("Media Timeout", 6020),
+            Self::NetworkError => ("Network Error", 5000),
+            Self::InternalError | Self::Congestion => ("Internal Error", 5010),
+        }
+    }
+
+    /// The Q.850 cause number for a Reason header (RFC 3326, RFC 3398 §8).
+    #[must_use]
+    pub fn q850(self) -> u16 {
+        match self {
+            Self::Busy | Self::BusyEverywhere => 17,
+            Self::NoAnswer | Self::RingTimeout => 19,
+            Self::Declined | Self::Rejected | Self::Forbidden | Self::PinFailed => 21,
+            Self::InvalidDestination | Self::DoesNotExist | Self::Routing => 1,
+            Self::OutOfService => 27,
+            Self::LoopDetected => 25,
+            Self::CarrierCongestion | Self::Congestion => 42,
+            Self::CarrierError | Self::InternalError => 41,
+            Self::NetworkError | Self::MediaTimeout => 38,
+            Self::Normal | Self::Canceled | Self::TimeLimit | Self::Scheduled => 16,
+        }
+    }
+
+    /// What a peer's final failure means.
+    #[must_use]
+    pub fn of_status(status: u16) -> Self {
+        match status {
+            486 => Self::Busy,
+            600 => Self::BusyEverywhere,
+            603 | 607 => Self::Declined,
+            408 | 480 => Self::NoAnswer,
+            487 => Self::Canceled,
+            404 | 484 => Self::InvalidDestination,
+            410 => Self::OutOfService,
+            604 => Self::DoesNotExist,
+            401 | 403 | 407 => Self::Forbidden,
+            482 | 483 => Self::LoopDetected,
+            503 => Self::CarrierCongestion,
+            300..=399 | 500..=599 => Self::CarrierError,
+            _ => Self::Rejected,
+        }
+    }
+}
+
+/// Who ended it, as Plivo's `hangup_source` says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HangupSource {
+    /// The A-leg's party.
+    Caller,
+    /// The B-leg's party.
+    Callee,
+    /// Maskline: a limit, a refusal, the API.
+    System,
+}
+
+impl HangupSource {
+    /// As written in a CDR.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Caller => "Caller",
+            Self::Callee => "Callee",
+            Self::System => "Maskline",
+        }
+    }
+}
+
+/// Two clocks read at one moment: the call runs on the first, the CDR is written in the second.
+#[derive(Debug, Clone, Copy)]
+pub struct ClockPair {
+    /// Monotonic.
+    pub instant: Instant,
+    /// Wall.
+    pub wall: Timestamp,
+}
+
+impl ClockPair {
+    /// Wall time of a monotonic instant.
+    #[must_use]
+    pub fn wall_at(&self, now: Instant) -> Timestamp {
+        let elapsed = now.saturating_duration_since(self.instant);
+        let elapsed = jiff::SignedDuration::try_from(elapsed).unwrap_or(jiff::SignedDuration::MAX);
+        self.wall.checked_add(elapsed).unwrap_or(Timestamp::MAX)
+    }
+}
+
+/// Collects the CDR of a call while it lives.
+#[derive(Debug)]
+pub struct CdrBuilder {
+    clock: ClockPair,
+    interaction: Uuid,
+    virtual_number: Option<Did>,
+    session: Option<Uuid>,
+    account: Option<String>,
+    recording: Option<RecordingRow>,
+    legs: Vec<Record>,
+}
+
+#[derive(Debug)]
+struct Record {
+    cdr: LegCdr,
+    ended: bool,
+}
+
+/// What a leg begins with, beside what its call knows.
+#[derive(Debug)]
+pub struct NewLeg {
+    /// The leg.
+    pub uuid: Uuid,
+    /// Which side.
+    pub side: Side,
+    /// 1 for the first gateway.
+    pub attempt: u8,
+    /// Its far end.
+    pub party: Option<E164>,
+    /// Which party of the session that is.
+    pub role: Option<PartyRole>,
+    /// The trunk.
+    pub trunk: String,
+}
+
+impl CdrBuilder {
+    /// A call without legs yet.
+    #[must_use]
+    pub fn new(clock: ClockPair, interaction: Uuid, virtual_number: Option<Did>) -> Self {
+        Self {
+            clock,
+            interaction,
+            virtual_number,
+            session: None,
+            account: None,
+            recording: None,
+            legs: Vec::new(),
+        }
+    }
+
+    /// Whose call it is, as far as that is known.
+    pub fn belongs_to(&mut self, account: Option<String>, session: Option<Uuid>) {
+        self.account = account.or(self.account.take());
+        self.session = session.or(self.session);
+        for leg in &mut self.legs {
+            leg.cdr.opened.account.clone_from(&self.account);
+            leg.cdr.opened.session = self.session;
+        }
+    }
+
+    /// A leg begins. Returns its row.
+    pub fn open(&mut self, leg: NewLeg, now: Instant) -> LegOpened {
+        let opened = LegOpened {
+            interaction: self.interaction,
+            leg: leg.uuid,
+            session: self.session,
+            account: self.account.clone(),
+            side: leg.side,
+            attempt: leg.attempt,
+            virtual_number: self.virtual_number.clone(),
+            party: leg.party,
+            role: leg.role,
+            trunk: leg.trunk,
+            started_at: self.clock.wall_at(now),
+        };
+        let cdr = LegCdr {
+            opened: opened.clone(),
+            ringing_at: None,
+            answered_at: None,
+            ended_at: opened.started_at,
+            hangup_cause_name: "",
+            hangup_cause_code: 0,
+            hangup_source: "",
+            sip_status: None,
+            packets_received: 0,
+            packets_sent: 0,
+            packets_lost: 0,
+            jitter: 0,
+        };
+        self.legs.push(Record { cdr, ended: false });
+        opened
+    }
+
+    /// A leg rings.
+    pub fn ringing(&mut self, leg: Uuid, now: Instant) {
+        let at = self.clock.wall_at(now);
+        if let Some(leg) = self.leg(leg) {
+            leg.cdr.ringing_at.get_or_insert(at);
+        }
+    }
+
+    /// A leg is answered. Returns when, in wall time.
+    pub fn answered(&mut self, leg: Uuid, now: Instant) -> Timestamp {
+        let at = self.clock.wall_at(now);
+        if let Some(leg) = self.leg(leg) {
+            leg.cdr.answered_at.get_or_insert(at);
+        }
+        at
+    }
+
+    /// Which party the caller turned out to be.
+    pub fn role(&mut self, leg: Uuid, role: Option<PartyRole>) {
+        if let Some(leg) = self.leg(leg) {
+            leg.cdr.opened.role = role;
+        }
+    }
+
+    /// A leg ended; the first reason stays.
+    pub fn ended(
+        &mut self,
+        leg: Uuid,
+        cause: HangupCause,
+        source: HangupSource,
+        sip_status: Option<u16>,
+        now: Instant,
+    ) {
+        let at = self.clock.wall_at(now);
+        if let Some(leg) = self.leg(leg).filter(|leg| !leg.ended) {
+            let (name, code) = cause.name_and_code();
+            leg.ended = true;
+            leg.cdr.ended_at = at;
+            leg.cdr.hangup_cause_name = name;
+            leg.cdr.hangup_cause_code = code;
+            leg.cdr.hangup_source = source.name();
+            leg.cdr.sip_status = sip_status;
+        }
+    }
+
+    /// What was recorded.
+    pub fn recorded(&mut self, recording: RecordingRow) {
+        self.recording = Some(recording);
+    }
+
+    /// The media's figures: the last attempt is the one that had media.
+    pub fn media(&mut self, statistics: CallStatistics) {
+        for (side, figures) in [(Side::A, statistics.a), (Side::B, statistics.b)] {
+            let leg = self.legs.iter_mut().rev().find(|leg| leg.cdr.opened.side == side);
+            if let Some(leg) = leg {
+                leg.cdr.packets_received = figures.received;
+                leg.cdr.packets_sent = figures.sent;
+                leg.cdr.packets_lost = figures.lost;
+                leg.cdr.jitter = figures.jitter;
+            }
+        }
+    }
+
+    /// The finished record. A leg that nobody ended was ended by an error of ours.
+    #[must_use]
+    pub fn finish(&mut self, now: Instant) -> Cdr {
+        let open: Vec<_> = self.legs.iter().filter(|leg| !leg.ended).map(|leg| leg.cdr.opened.leg).collect();
+        for leg in open {
+            self.ended(leg, HangupCause::InternalError, HangupSource::System, None, now);
+        }
+        Cdr {
+            interaction: self.interaction,
+            session: self.session,
+            virtual_number: self.virtual_number.clone(),
+            started_at: self.clock.wall,
+            ended_at: self.clock.wall_at(now),
+            recording: self.recording.clone(),
+            legs: self.legs.iter().map(|leg| leg.cdr.clone()).collect(),
+        }
+    }
+
+    fn leg(&mut self, leg: Uuid) -> Option<&mut Record> {
+        self.legs.iter_mut().find(|candidate| candidate.cdr.opened.leg == leg)
+    }
+}

@@ -1,0 +1,323 @@
+//! Set-up of a leg where we are UAC: our INVITE, its forks, its CANCEL and every late answer.
+
+use super::{Leg, Output, Route, SetUp, State};
+use crate::call::Hop;
+use crate::call::identity::{self, Callee, InviteIds, LegAddress};
+use crate::call::signal::Signal;
+use crate::number::Did;
+use crate::sip::body;
+use crate::sip::dialog::Dialog;
+use crate::sip::encode::RequestOut;
+use crate::sip::key::DialogKey;
+use crate::sip::message::Response;
+use crate::sip::transaction::timer::T1;
+use crate::sip::transaction::{InviteClient, invite_client};
+use crate::sip::transport::Protocol;
+use crate::sip::wire::ByteStr;
+use crate::trunk::Trunk;
+use bytes::Bytes;
+use media::Stream;
+use media::sdp::LocalMedia;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Forks of one INVITE that are told apart; more are treated like the last one.
+const MAX_FORKS: usize = 8;
+
+/// Everything that a B-leg's INVITE is made of.
+#[derive(Debug, Clone)]
+pub struct Dial {
+    /// The virtual number that the callee sees.
+    pub from: Did,
+    /// Who is called.
+    pub callee: Callee,
+    /// The trunk: how it wants numbers.
+    pub trunk: Arc<Trunk>,
+    /// The gateway.
+    pub hop: Hop,
+    /// What the leg shows of us.
+    pub address: LegAddress,
+    /// The A-leg's less one, so that a loop through us ends (RFC 7332).
+    pub max_forwards: u8,
+    /// Our media.
+    pub local: LocalMedia,
+}
+
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    invite: RequestOut,
+    hop: Hop,
+    machine: InviteClient,
+    forks: Vec<Fork>,
+    cancel: Cancel,
+    /// After CANCEL: when a final answer is no longer waited for (RFC 3261 §9.1).
+    give_up: Option<Instant>,
+    over: bool,
+    /// The ACK of each 2xx, by its To tag, to be repeated when the 2xx is (RFC 3261 §13.2.2.4).
+    acks: Vec<(String, Bytes, Hop)>,
+}
+
+#[derive(Debug)]
+struct Fork {
+    tag: String,
+    stream: Option<Stream>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cancel {
+    No,
+    /// No provisional response has come yet; CANCEL must wait for one (RFC 3261 §9.1).
+    Wanted,
+    Sent,
+}
+
+impl Outgoing {
+    pub(super) fn branch(&self) -> &str {
+        &self.invite.via.branch
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.over || self.machine.is_terminated()
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        if self.over {
+            return None;
+        }
+        self.machine.deadline().into_iter().chain(self.give_up).min()
+    }
+}
+
+impl Leg {
+    /// A new leg: sends the INVITE.
+    pub(crate) fn dial(dial: Dial, out: &mut Output<'_>) -> Self {
+        let mut negotiation = super::negotiation(dial.local);
+        let sdp = negotiation.offer();
+        let ids = InviteIds {
+            call_id: out.ids.call_id(),
+            tag: out.ids.tag(),
+            cseq: out.ids.cseq(),
+            branch: out.ids.branch(),
+        };
+        let key = DialogKey {
+            call_id: ByteStr::from(ids.call_id.as_str()),
+            local_tag: ByteStr::from(ids.tag.as_str()),
+        };
+        let mut invite = identity::invite(
+            &dial.from,
+            &dial.callee,
+            &dial.trunk,
+            &dial.address,
+            ids,
+            dial.max_forwards,
+            sdp,
+        );
+        let hop = Self::choose_transport(key.clone(), &mut invite, dial.hop);
+        let route =
+            Route { protocol: dial.address.protocol, peer: hop.address(), connection: None, local: None };
+        let (machine, actions) = InviteClient::start(invite.encode(), hop.protocol != Protocol::Udp, out.now);
+        let outgoing = Outgoing {
+            invite,
+            hop,
+            machine,
+            forks: Vec::new(),
+            cancel: Cancel::No,
+            give_up: None,
+            over: false,
+            acks: Vec::new(),
+        };
+        let mut leg = Self {
+            call_id: key.call_id,
+            local_tag: key.local_tag,
+            address: dial.address,
+            route,
+            set_up: SetUp::Outgoing(Box::new(outgoing)),
+            dialog: None,
+            negotiation: Some(negotiation),
+            invites: Vec::new(),
+            servers: Vec::new(),
+            clients: Vec::new(),
+            ok: None,
+            bye_after_ack: false,
+            state: State::SettingUp,
+        };
+        leg.perform_invite(actions, out);
+        leg
+    }
+
+    /// Sends what the INVITE's machine says. Returns whether the response is to be looked at, and whether
+    /// the machine gave up waiting for one.
+    fn perform_invite(&mut self, actions: Vec<invite_client::Action>, out: &mut Output<'_>) -> (bool, bool) {
+        let SetUp::Outgoing(outgoing) = &self.set_up else { return (false, false) };
+        let (mut deliver, mut timed_out) = (false, false);
+        for action in actions {
+            match action {
+                invite_client::Action::Send(wire) => out.send(wire, &outgoing.hop),
+                invite_client::Action::Deliver(_) => deliver = true,
+                invite_client::Action::TimedOut => timed_out = true,
+                invite_client::Action::Terminated => {}
+            }
+        }
+        (deliver, timed_out)
+    }
+
+    fn feed_invite(&mut self, event: invite_client::Event, out: &mut Output<'_>) -> (bool, bool) {
+        let SetUp::Outgoing(outgoing) = &mut self.set_up else { return (false, false) };
+        let actions = outgoing.machine.handle(event, out.now);
+        self.perform_invite(actions, out)
+    }
+
+    /// A response to our INVITE.
+    pub(super) fn on_invite_response(&mut self, response: &Response, branch: &str, out: &mut Output<'_>) {
+        let SetUp::Outgoing(outgoing) = &self.set_up else { return };
+        if outgoing.branch() != branch || outgoing.invite.cseq != response.head.cseq.number {
+            return;
+        }
+        let status = response.status;
+        let tag = response.head.to.tag().map(ToString::to_string);
+        let ack =
+            (status >= 300).then(|| identity::ack_of_failure(&outgoing.invite, tag.as_deref()).encode());
+        let (deliver, _) = self.feed_invite(invite_client::Event::Response { status, ack }, out);
+        if !deliver {
+            return;
+        }
+        match status {
+            ..=199 => self.on_provisional(response, tag, out),
+            200..=299 => self.on_success(response, &tag.unwrap_or_default(), out),
+            _ if self.state == State::SettingUp => {
+                self.state = State::Ended;
+                out.signal(Signal::Refused(status));
+            }
+            _ => {}
+        }
+    }
+
+    fn on_provisional(&mut self, response: &Response, tag: Option<String>, out: &mut Output<'_>) {
+        if self.state == State::Ended {
+            return self.cancel_if_wanted(out);
+        }
+        // A 1xx that overtook the 2xx, or came from another fork after it, changes nothing.
+        if response.status == 100 || self.state != State::SettingUp {
+            return;
+        }
+        let sdp = body::sdp(&response.head, &response.body).ok().flatten();
+        let stream = match (&mut self.negotiation, sdp) {
+            (Some(negotiation), Some(sdp)) => negotiation.on_answer(&sdp).ok(),
+            _ => None,
+        };
+        let SetUp::Outgoing(outgoing) = &mut self.set_up else { return };
+        let tag = tag.unwrap_or_default();
+        let room = outgoing.forks.len() < MAX_FORKS;
+        match outgoing.forks.iter_mut().find(|fork| fork.tag == tag) {
+            Some(fork) if stream.is_some() => fork.stream.clone_from(&stream),
+            None if room => outgoing.forks.push(Fork { tag, stream: stream.clone() }),
+            _ => {}
+        }
+        out.signal(Signal::Progress { status: response.status, stream });
+    }
+
+    /// A 2xx: acknowledged in any case. The first one answers the leg; one that comes after CANCEL, or from
+    /// another fork, is acknowledged and ended with BYE (RFC 3261 §13.2.2.4, §9.1).
+    fn on_success(&mut self, response: &Response, tag: &str, out: &mut Output<'_>) {
+        let SetUp::Outgoing(outgoing) = &self.set_up else { return };
+        if let Some((_, ack, hop)) = outgoing.acks.iter().find(|(seen, ..)| seen == tag) {
+            let (ack, hop) = (ack.clone(), hop.clone());
+            out.send(ack, &hop);
+            return;
+        }
+        let cseq = outgoing.invite.cseq;
+        let early = outgoing.forks.iter().find(|fork| fork.tag == tag).and_then(|fork| fork.stream.clone());
+        let mut dialog = Dialog::as_uac(&outgoing.invite, response);
+        let Some(hop) = self.hop_of(dialog.next_hop().as_ref()).or_else(|| self.hop_of(None)) else { return };
+        let via = self.address.via(hop.protocol, out.ids.branch());
+        let ack = dialog.ack(cseq, via).encode();
+        out.send(ack.clone(), &hop);
+        if let SetUp::Outgoing(outgoing) = &mut self.set_up {
+            if outgoing.acks.len() < MAX_FORKS {
+                outgoing.acks.push((tag.to_owned(), ack, hop));
+            }
+        }
+        if self.state != State::SettingUp {
+            return self.send_bye_on(&mut dialog, None, out);
+        }
+        let answered = match (&mut self.negotiation, body::sdp(&response.head, &response.body)) {
+            (Some(negotiation), Ok(Some(sdp))) => negotiation.on_answer(&sdp).ok(),
+            (_, Ok(None)) => early,
+            _ => None,
+        };
+        match answered {
+            Some(stream) => {
+                self.state = State::Answered;
+                self.dialog = Some(dialog);
+                out.signal(Signal::Answered(stream));
+            }
+            None => {
+                self.state = State::Ended;
+                self.send_bye_on(&mut dialog, None, out);
+                out.signal(Signal::Refused(488));
+            }
+        }
+    }
+
+    /// Ends an INVITE that has no final answer yet.
+    pub(super) fn cancel(&mut self, out: &mut Output<'_>) {
+        if let SetUp::Outgoing(outgoing) = &mut self.set_up {
+            outgoing.cancel = Cancel::Wanted;
+        }
+        self.cancel_if_wanted(out);
+    }
+
+    fn cancel_if_wanted(&mut self, out: &mut Output<'_>) {
+        let SetUp::Outgoing(outgoing) = &mut self.set_up else { return };
+        if outgoing.cancel != Cancel::Wanted || !outgoing.machine.is_proceeding() {
+            return;
+        }
+        outgoing.cancel = Cancel::Sent;
+        outgoing.give_up = Some(out.now + 64 * T1);
+        let (cancel, hop) = (identity::cancel(&outgoing.invite), outgoing.hop.clone());
+        self.start_client_as_is(cancel, hop, out);
+    }
+
+    pub(super) fn on_set_up_timeout(&mut self, out: &mut Output<'_>) {
+        let SetUp::Outgoing(outgoing) = &mut self.set_up else { return };
+        if outgoing.give_up.is_some_and(|at| at <= out.now) {
+            outgoing.over = true;
+            outgoing.give_up = None;
+            return;
+        }
+        if outgoing.machine.deadline().is_none_or(|at| at > out.now) {
+            return;
+        }
+        let (_, timed_out) = self.feed_invite(invite_client::Event::Timeout, out);
+        // RFC 3261 §8.1.3.1: a time-out is treated like a 408.
+        if timed_out && self.state == State::SettingUp {
+            self.state = State::Ended;
+            out.signal(Signal::Refused(408));
+        }
+    }
+
+    /// Our INVITE could not be sent: over UDP when it only was too large for it, else the leg has failed
+    /// like with a 503 (RFC 3261 §8.1.3.1).
+    pub(super) fn on_invite_not_sent(&mut self, out: &mut Output<'_>) {
+        let SetUp::Outgoing(outgoing) = &mut self.set_up else { return };
+        if outgoing.machine.is_calling() {
+            if let Some(mut hop) = outgoing.hop.fall_back_to_udp() {
+                outgoing.invite.via.transport = Protocol::Udp.via_name();
+                outgoing.invite.via.branch = out.ids.branch();
+                if let Some(token) = &mut hop.token {
+                    token.branch = ByteStr::from(outgoing.branch());
+                }
+                outgoing.hop = hop;
+                let (machine, actions) = InviteClient::start(outgoing.invite.encode(), false, out.now);
+                outgoing.machine = machine;
+                self.perform_invite(actions, out);
+                return;
+            }
+        }
+        self.feed_invite(invite_client::Event::TransportFailed, out);
+        if self.state == State::SettingUp {
+            self.state = State::Ended;
+            out.signal(Signal::Refused(503));
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Set-up of a leg where we are UAS: the INVITE that came in, until its final answer.
+
+use super::{InviteEntry, Leg, Output, Route, SetUp, State, response_hop};
+use crate::call::cdr::HangupCause;
+use crate::call::identity::{self, LegAddress};
+use crate::call::signal::Signal;
+use crate::ids::IdSource;
+use crate::sip::body;
+use crate::sip::dialog::Dialog;
+use crate::sip::encode::{HeaderOut, ResponseHead};
+use crate::sip::key::TransactionKey;
+use crate::sip::message::Request;
+use crate::sip::transaction::{InviteServer, invite_server};
+use crate::sip::transport::{Flow, Protocol};
+use crate::sip::wire::ByteStr;
+use bytes::Bytes;
+use media::Stream;
+use media::sdp::LocalMedia;
+
+/// What of the INVITE is needed until it is answered.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub(super) head: ResponseHead,
+    pub(super) key: TransactionKey,
+    pub(super) cseq: u32,
+    /// The caller's offer; `None`: we make the offer, in the 2xx.
+    offer: Option<Bytes>,
+    pub(super) tag: String,
+}
+
+impl Leg {
+    /// A leg for an INVITE without To tag; sends 100.
+    ///
+    /// # Errors
+    /// The status to refuse with, and what goes with it: a body that is no SDP, an extension that we do
+    /// not have, no Contact. 100 and the failure are then one answer, without a leg.
+    pub(crate) fn offered(
+        invite: &Request,
+        flow: &Flow,
+        address: LegAddress,
+        ids: &mut IdSource,
+    ) -> Result<Self, Refusal> {
+        let required = invite.head.tokens("Require");
+        let unsupported: Vec<String> = required
+            .iter()
+            .map(|tag| tag.to_string())
+            .filter(|tag| !identity::SUPPORTED.contains(&tag.as_str()))
+            .collect();
+        if !unsupported.is_empty() {
+            return Err(Refusal { status: 420, headers: vec![HeaderOut::Unsupported(unsupported)] });
+        }
+        let offer = body::sdp(&invite.head, &invite.body).map_err(Refusal::from)?;
+        let tag = ids.tag();
+        let Some(dialog) = Dialog::as_uas(invite, &tag, ids.cseq()) else { return Err(Refusal::from(400)) };
+        Ok(Self {
+            call_id: invite.head.call_id.clone(),
+            local_tag: ByteStr::from(tag.as_str()),
+            address,
+            route: Route {
+                protocol: flow.protocol,
+                peer: Some(flow.peer),
+                connection: flow.connection,
+                local: Some(flow.local),
+            },
+            set_up: SetUp::Incoming(Box::new(Incoming {
+                head: invite.response_head(flow.peer),
+                key: TransactionKey::of_invite(invite),
+                cseq: invite.head.cseq.number,
+                offer,
+                tag,
+            })),
+            dialog: Some(dialog),
+            negotiation: None,
+            invites: Vec::new(),
+            servers: Vec::new(),
+            clients: Vec::new(),
+            ok: None,
+            bye_after_ack: false,
+            state: State::SettingUp,
+        })
+    }
+
+    /// Sends 100 and starts the server transaction.
+    pub(crate) fn try_(&mut self, invite: &Request, flow: &Flow, out: &mut Output<'_>) {
+        let SetUp::Incoming(incoming) = &self.set_up else { return };
+        let trying = identity::response(&incoming.head, 100, None).encode();
+        let hop = response_hop(invite, flow);
+        out.send(trying.clone(), &hop);
+        let machine = InviteServer::new(trying, flow.protocol != Protocol::Udp);
+        self.invites.push(InviteEntry { key: incoming.key.clone(), machine, hop });
+    }
+
+    /// The leg's media has ports: reads the caller's offer. `None`: he made none.
+    ///
+    /// # Errors
+    /// The status to refuse with: 488 without usable audio, 400 for what is no SDP.
+    pub(crate) fn accept_media(&mut self, local: LocalMedia) -> Result<Option<Stream>, u16> {
+        let SetUp::Incoming(incoming) = &self.set_up else { return Ok(None) };
+        let mut negotiation = super::negotiation(local);
+        let stream = match &incoming.offer {
+            Some(offer) => Some(negotiation.on_offer(offer).map_err(|error| error.sip_status())?.1),
+            None => {
+                // It goes with the 2xx, and his answer comes with the ACK.
+                let _ = negotiation.offer();
+                None
+            }
+        };
+        self.negotiation = Some(negotiation);
+        Ok(stream)
+    }
+
+    /// 180, or 183 with our answer. Without an offer of his there is nothing to answer, hence 180.
+    pub(super) fn ring(&mut self, early_media: bool, out: &mut Output<'_>) {
+        let SetUp::Incoming(incoming) = &self.set_up else { return };
+        if self.state != State::SettingUp {
+            return;
+        }
+        let sdp = self
+            .negotiation
+            .as_ref()
+            .filter(|_| early_media && incoming.offer.is_some())
+            .and_then(|negotiation| negotiation.local());
+        let status = if sdp.is_some() { 183 } else { 180 };
+        let response = identity::dialog_response(&incoming.head, status, &incoming.tag, &self.address, sdp);
+        let (key, wire) = (incoming.key.clone(), response.encode());
+        self.respond_to_invite(&key, status, wire, out);
+    }
+
+    /// 200 with our answer or offer; repeated until the ACK comes.
+    pub(super) fn answer(&mut self, out: &mut Output<'_>) {
+        let SetUp::Incoming(incoming) = &self.set_up else { return };
+        if self.state != State::SettingUp {
+            return;
+        }
+        let sdp = self.negotiation.as_ref().and_then(|negotiation| negotiation.local());
+        let response = identity::dialog_response(&incoming.head, 200, &incoming.tag, &self.address, sdp);
+        let (key, cseq, late) = (incoming.key.clone(), incoming.cseq, incoming.offer.is_none());
+        let wire = response.encode();
+        self.state = State::Answered;
+        let Some(hop) = self.respond_to_invite(&key, 200, wire.clone(), out) else { return };
+        self.await_ack(cseq, wire, hop, late, out.now);
+    }
+
+    /// A final failure of our own.
+    pub(super) fn refuse(&mut self, status: u16, retry_after: Option<u32>, out: &mut Output<'_>) {
+        let SetUp::Incoming(incoming) = &self.set_up else { return };
+        if self.state != State::SettingUp {
+            return;
+        }
+        let mut response = identity::response(&incoming.head, status, Some(&incoming.tag));
+        response.headers.extend(retry_after.map(HeaderOut::RetryAfter));
+        let (key, wire) = (incoming.key.clone(), response.encode());
+        self.state = State::Ended;
+        self.respond_to_invite(&key, status, wire, out);
+    }
+
+    /// CANCEL (RFC 3261 §9.2): 200 to it, 487 to the INVITE unless that has its final answer already.
+    pub(super) fn on_cancel(&mut self, request: &Request, flow: &Flow, out: &mut Output<'_>) {
+        let key = TransactionKey::of_invite(request);
+        let known = matches!(&self.set_up, SetUp::Incoming(incoming) if incoming.key == key);
+        let status = if known { 200 } else { 481 };
+        let tag = self.local_tag.to_string();
+        let response = identity::response(&request.response_head(flow.peer), status, Some(&tag));
+        self.respond(request, flow, &response, out);
+        if known && self.state == State::SettingUp {
+            self.refuse(487, None, out);
+            out.signal(Signal::HungUp(HangupCause::Canceled));
+        }
+    }
+
+    /// Through the INVITE's server transaction. Returns where the response went.
+    pub(super) fn respond_to_invite(
+        &mut self,
+        key: &TransactionKey,
+        status: u16,
+        wire: Bytes,
+        out: &mut Output<'_>,
+    ) -> Option<super::Hop> {
+        let entry = self.invites.iter_mut().find(|entry| entry.key == *key)?;
+        let actions = entry.machine.handle(invite_server::Event::Respond(status, wire), out.now);
+        entry.perform(actions, out);
+        let hop = entry.hop.clone();
+        self.invites.retain(|entry| !entry.machine.is_terminated());
+        Some(hop)
+    }
+}
+
+/// Why an INVITE gets no leg.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The final answer.
+    pub status: u16,
+    /// What goes with it.
+    pub headers: Vec<HeaderOut>,
+}
+
+impl From<u16> for Refusal {
+    fn from(status: u16) -> Self {
+        Self { status, headers: Vec::new() }
+    }
+}

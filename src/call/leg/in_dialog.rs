@@ -1,0 +1,256 @@
+//! What may come inside an established dialog of either leg: BYE, re-INVITE, UPDATE, INFO, OPTIONS, ACK.
+//!
+//! A re-INVITE or UPDATE is answered on its leg and never passed on. What it asks for is taken when our
+//! codecs allow it, else it gets 488 and the call goes on as it was (RFC 6141).
+
+use super::{InviteEntry, Leg, Output, SetUp, State, response_hop};
+use crate::call::cdr::HangupCause;
+use crate::call::identity;
+use crate::call::signal::Signal;
+use crate::sip::body;
+use crate::sip::encode::HeaderOut;
+use crate::sip::key::TransactionKey;
+use crate::sip::message::{Method, Request};
+use crate::sip::transaction::{InviteServer, invite_server, non_invite_server};
+use crate::sip::transport::{Flow, Protocol};
+use media::Digit;
+
+/// INVITE server transactions of a leg at one time: the first, and re-INVITEs in their last 32 s.
+const MAX_INVITES: usize = 8;
+
+impl Leg {
+    pub(super) fn on_request(&mut self, request: &Request, flow: &Flow, out: &mut Output<'_>) {
+        if request.method == Method::ACK {
+            return self.on_ack(request, out);
+        }
+        if self.is_retransmission(request, out) {
+            return;
+        }
+        if request.method == Method::CANCEL {
+            return self.on_cancel(request, flow, out);
+        }
+        let from_peer = request.head.to.tag().is_some_and(|tag| *tag == self.local_tag)
+            && self.dialog.as_ref().is_some_and(|dialog| dialog.is_from_peer(request));
+        if !from_peer {
+            return self.reply(request, flow, 481, out);
+        }
+        let in_order = self.dialog.as_mut().is_some_and(|dialog| dialog.take_cseq(request));
+        if !in_order {
+            return self.reply(request, flow, 500, out);
+        }
+        if request.method == Method::BYE {
+            return self.on_bye(request, flow, out);
+        }
+        if self.state == State::Ended {
+            return self.reply(request, flow, 481, out);
+        }
+        match &request.method {
+            method if *method == Method::INVITE => self.on_reinvite(request, flow, out),
+            method if *method == Method::UPDATE => self.on_update(request, flow, out),
+            method if *method == Method::INFO => self.on_info(request, flow, out),
+            method if *method == Method::OPTIONS => self.reply(request, flow, 200, out),
+            Method::Known(_) => self.reply(request, flow, 405, out),
+            Method::Other(_) => self.reply(request, flow, 501, out),
+        }
+    }
+
+    /// The same request again: its transaction repeats the answer.
+    fn is_retransmission(&mut self, request: &Request, out: &mut Output<'_>) -> bool {
+        let key = TransactionKey::of_request(request);
+        if request.method == Method::INVITE {
+            let Some(entry) = self.invites.iter_mut().find(|entry| entry.key == key) else { return false };
+            let actions = entry.machine.handle(invite_server::Event::InviteRetransmitted, out.now);
+            entry.perform(actions, out);
+            return true;
+        }
+        let Some(entry) = self.servers.iter_mut().find(|entry| entry.key == key) else { return false };
+        let actions = entry.machine.handle(non_invite_server::Event::Retransmitted, out.now);
+        entry.perform(actions, out);
+        true
+    }
+
+    fn reply(&mut self, request: &Request, flow: &Flow, status: u16, out: &mut Output<'_>) {
+        let tag = self.local_tag.to_string();
+        let response = identity::response(&request.response_head(flow.peer), status, Some(&tag));
+        if request.method == Method::INVITE {
+            self.reply_to_invite(request, flow, status, &response.encode(), out);
+        } else {
+            self.respond(request, flow, &response, out);
+        }
+    }
+
+    /// A final answer to a re-INVITE, in a server transaction of its own.
+    fn reply_to_invite(
+        &mut self,
+        request: &Request,
+        flow: &Flow,
+        status: u16,
+        wire: &bytes::Bytes,
+        out: &mut Output<'_>,
+    ) {
+        let hop = response_hop(request, flow);
+        if self.invites.len() >= MAX_INVITES {
+            out.send(wire.clone(), &hop);
+            return;
+        }
+        let mut machine = InviteServer::new(wire.clone(), flow.protocol != Protocol::Udp);
+        let actions = machine.handle(invite_server::Event::Respond(status, wire.clone()), out.now);
+        let mut entry = InviteEntry { key: TransactionKey::of_invite(request), machine, hop };
+        entry.perform(actions, out);
+        self.invites.push(entry);
+    }
+
+    fn on_ack(&mut self, request: &Request, out: &mut Output<'_>) {
+        let key = TransactionKey::of_invite(request);
+        if let Some(entry) = self.invites.iter_mut().find(|entry| entry.key == key) {
+            let actions = entry.machine.handle(invite_server::Event::Ack, out.now);
+            entry.perform(actions, out);
+            self.invites.retain(|entry| !entry.machine.is_terminated());
+        }
+        // The ACK of a 2xx is a transaction of its own and is known by dialog and CSeq (RFC 3261 §13.2.2.4).
+        let from_peer = self.dialog.as_ref().is_some_and(|dialog| dialog.is_from_peer(request));
+        if !from_peer {
+            return;
+        }
+        let Some(ok) = self.ok.take_if(|ok| ok.cseq == request.head.cseq.number) else { return };
+        if self.bye_after_ack {
+            self.bye_after_ack = false;
+            return self.send_bye(None, out);
+        }
+        if !ok.awaits_answer || self.state != State::Answered {
+            return;
+        }
+        let answer = body::sdp(&request.head, &request.body).ok().flatten();
+        let stream = match (&mut self.negotiation, answer) {
+            (Some(negotiation), Some(answer)) => negotiation.on_answer(&answer).ok(),
+            _ => None,
+        };
+        let first = matches!(&self.set_up, SetUp::Incoming(incoming) if incoming.cseq == ok.cseq);
+        match stream {
+            Some(stream) if first => out.signal(Signal::Answered(stream)),
+            Some(stream) => out.signal(Signal::Reoffered(stream)),
+            // Without an answer to the first offer there is no media; a later one leaves things as they were.
+            None if first => {
+                self.state = State::Ended;
+                self.send_bye(Some(HangupCause::Rejected), out);
+                out.signal(Signal::HungUp(HangupCause::Rejected));
+            }
+            None => {}
+        }
+    }
+
+    fn on_bye(&mut self, request: &Request, flow: &Flow, out: &mut Output<'_>) {
+        let before_answer = self.state == State::SettingUp;
+        self.reply(request, flow, 200, out);
+        if before_answer {
+            // BYE on an early dialog ends the INVITE like CANCEL does (RFC 3261 §15.1.2).
+            self.refuse(487, None, out);
+            out.signal(Signal::HungUp(HangupCause::Canceled));
+        } else if self.state == State::Answered {
+            self.state = State::Ended;
+            self.ok = None;
+            out.signal(Signal::HungUp(HangupCause::Normal));
+        }
+    }
+
+    fn on_reinvite(&mut self, request: &Request, flow: &Flow, out: &mut Output<'_>) {
+        // RFC 3261 §14.2: an INVITE before the last one is settled.
+        if self.state != State::Answered || self.ok.is_some() {
+            return self.reply(request, flow, 491, out);
+        }
+        let Ok(offer) = body::sdp(&request.head, &request.body) else {
+            return self.reply(request, flow, 415, out);
+        };
+        let Some(negotiation) = &mut self.negotiation else { return self.reply(request, flow, 488, out) };
+        let (sdp, stream) = match &offer {
+            Some(offer) => match negotiation.on_offer(offer) {
+                Ok((sdp, stream)) => (sdp, Some(stream)),
+                Err(error) => return self.reply(request, flow, error.sip_status(), out),
+            },
+            None => (negotiation.offer(), None),
+        };
+        if let Some(dialog) = &mut self.dialog {
+            dialog.refresh_target(request.head.contact.as_ref());
+        }
+        let head = request.response_head(flow.peer);
+        let response = identity::dialog_response(&head, 200, &self.local_tag, &self.address, Some(&sdp));
+        let wire = response.encode();
+        self.reply_to_invite(request, flow, 200, &wire, out);
+        self.await_ack(request.head.cseq.number, wire, response_hop(request, flow), offer.is_none(), out.now);
+        if let Some(stream) = stream {
+            out.signal(Signal::Reoffered(stream));
+        }
+    }
+
+    /// UPDATE (RFC 3311): a refresh without body, or an offer.
+    fn on_update(&mut self, request: &Request, flow: &Flow, out: &mut Output<'_>) {
+        let Ok(offer) = body::sdp(&request.head, &request.body) else {
+            return self.reply(request, flow, 415, out);
+        };
+        let mut sdp = None;
+        if let Some(offer) = offer {
+            // RFC 3311 §5.2: an offer of ours is still open.
+            let open = self.ok.as_ref().is_some_and(|ok| ok.awaits_answer)
+                || (self.state == State::SettingUp && self.stream().is_none());
+            if open {
+                return self.reply(request, flow, 491, out);
+            }
+            let Some(negotiation) = &mut self.negotiation else {
+                return self.reply(request, flow, 488, out);
+            };
+            match negotiation.on_offer(&offer) {
+                Ok((answer, stream)) => {
+                    sdp = Some(answer);
+                    out.signal(Signal::Reoffered(stream));
+                }
+                Err(error) => return self.reply(request, flow, error.sip_status(), out),
+            }
+        }
+        if let Some(dialog) = &mut self.dialog {
+            dialog.refresh_target(request.head.contact.as_ref());
+        }
+        let head = request.response_head(flow.peer);
+        let response = identity::dialog_response(&head, 200, &self.local_tag, &self.address, sdp.as_deref());
+        self.respond(request, flow, &response, out);
+    }
+
+    /// A key by `application/dtmf-relay` is taken; a package that nobody agreed on gets 469 (RFC 6086 §4.2.2).
+    fn on_info(&mut self, request: &Request, flow: &Flow, out: &mut Output<'_>) {
+        let content_type = request.head.content_type();
+        let package = request.head.header("Info-Package").is_some();
+        match content_type.as_deref() {
+            Some("application/dtmf-relay" | "application/dtmf") if !package => {
+                self.reply(request, flow, 200, out);
+                out.signals.extend(dtmf_relay(&request.body).map(Signal::Digit));
+            }
+            None if !package && request.body.is_empty() => self.reply(request, flow, 200, out),
+            _ => {
+                let tag = self.local_tag.to_string();
+                let head = request.response_head(flow.peer);
+                let mut response = identity::response(&head, 469, Some(&tag));
+                response.headers.push(HeaderOut::RecvInfo);
+                self.respond(request, flow, &response, out);
+            }
+        }
+    }
+}
+
+/// `Signal=5` of a dtmf-relay body, or the bare key of `application/dtmf`.
+fn dtmf_relay(body: &[u8]) -> Option<Digit> {
+    let text = std::str::from_utf8(body.get(..body.len().min(256))?).ok()?;
+    let value = text
+        .lines()
+        .find_map(|line| {
+            let (name, value) = line.split_once('=')?;
+            name.trim().eq_ignore_ascii_case("signal").then_some(value)
+        })
+        .unwrap_or(text)
+        .trim();
+    let mut keys = value.chars();
+    match (value, keys.next(), keys.next()) {
+        ("10", ..) => Digit::from_char('*'),
+        ("11", ..) => Digit::from_char('#'),
+        (_, Some(key), None) => Digit::from_char(key),
+        _ => None,
+    }
+}

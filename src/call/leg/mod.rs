@@ -1,0 +1,500 @@
+//! One leg: a dialog, its transactions and its offer/answer state (RFC 3261, 3264, 6026, 6141).
+//!
+//! Pure: messages, orders and time in, [`Action`]s and [`Signal`]s out. A leg knows SIP and not the other leg.
+//! [`caller`] is the set-up of a leg where we are UAS, [`callee`] of one where we are UAC, [`in_dialog`] what
+//! may come in an established dialog of either.
+
+mod callee;
+mod caller;
+mod in_dialog;
+
+use super::cdr::HangupCause;
+use super::identity::{self, LegAddress};
+use super::signal::{Order, Signal};
+use super::{Action, Hop, Place};
+use crate::ids::IdSource;
+use crate::sip::dialog::Dialog;
+use crate::sip::encode::{RequestOut, ResponseOut};
+use crate::sip::key::{DialogKey, TransactionKey};
+use crate::sip::message::{Message, Method, Request, Response};
+use crate::sip::transaction::timer::{T1, T2};
+use crate::sip::transaction::{InviteServer, NonInviteClient, NonInviteServer};
+use crate::sip::transaction::{invite_server, non_invite_client, non_invite_server};
+use crate::sip::transport::{Flow, Protocol, SendToken};
+use crate::sip::uri::Uri;
+use crate::sip::wire::ByteStr;
+use bytes::Bytes;
+use callee::Outgoing;
+use caller::Incoming;
+use media::Stream;
+use media::sdp::{LocalMedia, Negotiation};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+pub use callee::Dial;
+pub use caller::Refusal;
+
+/// A request over this size tries TCP first (RFC 3261 §18.1.1: within 200 bytes of an MTU of 1500).
+const LARGEST_UDP_REQUEST: usize = 1300;
+/// Server transactions that a leg keeps; a peer that begins more is answered by nobody until some end.
+const MAX_SERVERS: usize = 16;
+
+/// One leg of a call.
+#[derive(Debug)]
+pub struct Leg {
+    call_id: ByteStr,
+    local_tag: ByteStr,
+    address: LegAddress,
+    /// Where a request goes whose target names no usable address, and the connection that it should use.
+    route: Route,
+    set_up: SetUp,
+    /// A-leg: from the INVITE on. B-leg: once answered.
+    dialog: Option<Dialog>,
+    negotiation: Option<Negotiation>,
+    invites: Vec<InviteEntry>,
+    servers: Vec<ServerEntry>,
+    clients: Vec<Client>,
+    /// Our 2xx to an INVITE, until its ACK comes.
+    ok: Option<PendingOk>,
+    /// Hang-up ordered while the ACK was missing: BYE must wait for it (RFC 3261 §15).
+    bye_after_ack: bool,
+    state: State,
+}
+
+#[derive(Debug)]
+enum SetUp {
+    Incoming(Box<Incoming>),
+    Outgoing(Box<Outgoing>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    SettingUp,
+    Answered,
+    /// Refused, cancelled or hung up; transactions may linger.
+    Ended,
+}
+
+/// How the peer was reached so far.
+#[derive(Debug, Clone)]
+pub(crate) struct Route {
+    pub(crate) protocol: Protocol,
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) connection: Option<u64>,
+    pub(crate) local: Option<SocketAddr>,
+}
+
+#[derive(Debug)]
+struct InviteEntry {
+    key: TransactionKey,
+    machine: InviteServer,
+    hop: Hop,
+}
+
+#[derive(Debug)]
+struct ServerEntry {
+    key: TransactionKey,
+    machine: NonInviteServer,
+    hop: Hop,
+}
+
+#[derive(Debug)]
+struct Client {
+    request: RequestOut,
+    hop: Hop,
+    machine: NonInviteClient,
+}
+
+#[derive(Debug)]
+struct PendingOk {
+    cseq: u32,
+    wire: Bytes,
+    hop: Hop,
+    next: Instant,
+    interval: Duration,
+    give_up: Instant,
+    /// The 2xx carried our offer, so the ACK brings the answer.
+    awaits_answer: bool,
+}
+
+/// What a leg's input led to.
+pub(crate) struct Output<'a> {
+    pub(crate) actions: &'a mut Vec<Action>,
+    pub(crate) signals: Vec<Signal>,
+    pub(crate) ids: &'a mut IdSource,
+    pub(crate) now: Instant,
+}
+
+impl Output<'_> {
+    fn send(&mut self, wire: Bytes, hop: &Hop) {
+        self.actions.push(Action::Send { wire, to: hop.clone() });
+    }
+    fn signal(&mut self, signal: Signal) {
+        self.signals.push(signal);
+    }
+}
+
+impl Leg {
+    /// Is this message the leg's? Call-IDs of the two legs always differ, because one of them is ours.
+    #[must_use]
+    pub fn owns(&self, message: &Message) -> bool {
+        message.head().call_id == self.call_id
+    }
+
+    /// What finds this leg's call for requests inside the dialog and responses to its own requests.
+    #[must_use]
+    pub fn dialog_key(&self) -> DialogKey {
+        DialogKey { call_id: self.call_id.clone(), local_tag: self.local_tag.clone() }
+    }
+
+    /// What the leg shows of us.
+    #[must_use]
+    pub fn address(&self) -> &LegAddress {
+        &self.address
+    }
+
+    /// What was agreed on last.
+    #[must_use]
+    pub fn stream(&self) -> Option<&Stream> {
+        self.negotiation.as_ref().and_then(Negotiation::stream)
+    }
+
+    /// True from the 2xx until the leg ends.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        self.state == State::Answered
+    }
+
+    /// True when the leg was refused, cancelled or hung up, by whomever.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.state == State::Ended
+    }
+
+    /// True when nothing of the leg is left to wait for.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        let set_up_done = match &self.set_up {
+            SetUp::Incoming(_) => true,
+            SetUp::Outgoing(outgoing) => outgoing.is_done(),
+        };
+        self.state == State::Ended
+            && set_up_done
+            && self.ok.is_none()
+            && self.invites.is_empty()
+            && self.servers.is_empty()
+            && self.clients.is_empty()
+    }
+
+    /// A message of this leg has come.
+    pub(crate) fn handle(&mut self, message: &Message, flow: &Flow, out: &mut Output<'_>) {
+        match message {
+            Message::Request(request) => self.on_request(request, flow, out),
+            Message::Response(response) => self.on_response(response, out),
+        }
+    }
+
+    /// Does what the call says.
+    pub(crate) fn obey(&mut self, order: Order, out: &mut Output<'_>) {
+        match order {
+            Order::Ring { early_media } => self.ring(early_media, out),
+            Order::Answer => self.answer(out),
+            Order::Refuse { status, retry_after } => self.refuse(status, retry_after, out),
+            Order::HangUp(cause) => self.hang_up(cause, out),
+        }
+    }
+
+    /// Ends the leg in whatever state it is.
+    fn hang_up(&mut self, cause: HangupCause, out: &mut Output<'_>) {
+        match (self.state, &self.set_up) {
+            (State::Ended, _) => {}
+            (State::Answered, _) => {
+                self.state = State::Ended;
+                if self.ok.is_some() && matches!(self.set_up, SetUp::Incoming(_)) {
+                    self.bye_after_ack = true;
+                } else {
+                    self.send_bye(Some(cause), out);
+                }
+            }
+            (State::SettingUp, SetUp::Incoming(_)) => self.refuse(480, None, out),
+            (State::SettingUp, SetUp::Outgoing(_)) => {
+                self.state = State::Ended;
+                self.cancel(out);
+            }
+        }
+    }
+
+    fn send_bye(&mut self, cause: Option<HangupCause>, out: &mut Output<'_>) {
+        let Some(dialog) = self.dialog.clone() else { return };
+        let mut dialog = dialog;
+        self.send_bye_on(&mut dialog, cause, out);
+        self.dialog = Some(dialog);
+    }
+
+    fn send_bye_on(&mut self, dialog: &mut Dialog, cause: Option<HangupCause>, out: &mut Output<'_>) {
+        let Some(hop) = self.hop_of(dialog.next_hop().as_ref()) else { return };
+        let via = self.address.via(hop.protocol, out.ids.branch());
+        let mut bye = dialog.request(Method::BYE, via, None);
+        bye.headers.extend(cause.map(identity::reason));
+        self.start_client(bye, hop, out);
+    }
+
+    /// Where a request to `target` goes. A target without an address of its own goes where the peer was last seen.
+    fn hop_of(&self, target: Option<&Uri>) -> Option<Hop> {
+        let Some(target) = target else {
+            return Some(Hop {
+                protocol: self.route.protocol,
+                place: Place::Address(self.route.peer?),
+                connection: self.route.connection,
+                local: self.route.local,
+                pinned: true,
+                token: None,
+            });
+        };
+        let protocol = match target.transport().map(str::to_ascii_lowercase).as_deref() {
+            Some("tcp") => Protocol::Tcp,
+            Some("tls") => Protocol::Tls,
+            Some(_) => Protocol::Udp,
+            // A peer on a stream that names no transport is reached over that stream.
+            None => self.route.protocol,
+        };
+        let port = target.port().unwrap_or(if protocol == Protocol::Tls { 5061 } else { 5060 });
+        let maddr = target.maddr();
+        let host = maddr.as_deref().unwrap_or(target.host());
+        Some(Hop {
+            protocol,
+            place: match host.parse::<IpAddr>() {
+                Ok(ip) => Place::Address(SocketAddr::new(ip, port)),
+                Err(_) => Place::Name(host.to_owned(), port),
+            },
+            connection: self.route.connection.filter(|_| protocol != Protocol::Udp),
+            local: self.route.local.filter(|_| protocol == Protocol::Udp),
+            pinned: target.transport().is_some(),
+            token: None,
+        })
+    }
+
+    /// Starts a non-INVITE client transaction.
+    fn start_client(&mut self, mut request: RequestOut, hop: Hop, out: &mut Output<'_>) {
+        let hop = Self::choose_transport(self.dialog_key(), &mut request, hop);
+        self.start_client_as_is(request, hop, out);
+    }
+
+    /// CANCEL goes just where its INVITE went, by the same transport (RFC 3261 §9.1).
+    fn start_client_as_is(&mut self, request: RequestOut, hop: Hop, out: &mut Output<'_>) {
+        let reliable = hop.protocol != Protocol::Udp;
+        let (machine, actions) = NonInviteClient::start(request.encode(), reliable, out.now);
+        let mut client = Client { request, hop, machine };
+        client.perform(actions, out);
+        self.clients.push(client);
+    }
+
+    /// Gives the hop its failure token, and moves a request that is too large for a datagram to TCP
+    /// (RFC 3261 §18.1.1). [`Self::on_send_failed`] moves it back.
+    fn choose_transport(dialog: DialogKey, request: &mut RequestOut, mut hop: Hop) -> Hop {
+        if hop.protocol == Protocol::Udp && !hop.pinned && request.encode().len() > LARGEST_UDP_REQUEST {
+            hop.protocol = Protocol::Tcp;
+            request.via.transport = Protocol::Tcp.via_name();
+        }
+        hop.token = Some(SendToken { dialog, branch: ByteStr::from(request.via.branch.as_str()) });
+        hop
+    }
+
+    /// A request of ours could not be sent.
+    pub(crate) fn on_send_failed(&mut self, branch: &str, out: &mut Output<'_>) {
+        if let SetUp::Outgoing(outgoing) = &self.set_up {
+            if outgoing.branch() == branch {
+                return self.on_invite_not_sent(out);
+            }
+        }
+        let Some(index) = self.clients.iter().position(|client| client.request.via.branch == branch) else {
+            return;
+        };
+        let mut client = self.clients.swap_remove(index);
+        if let Some(hop) = client.hop.fall_back_to_udp() {
+            client.request.via.transport = Protocol::Udp.via_name();
+            client.request.via.branch = out.ids.branch();
+            client.hop = hop;
+            let (machine, actions) = NonInviteClient::start(client.request.encode(), false, out.now);
+            client.machine = machine;
+            client.perform(actions, out);
+            self.clients.push(client);
+            return;
+        }
+        let actions = client.machine.handle(non_invite_client::Event::TransportFailed, out.now);
+        client.perform(actions, out);
+    }
+
+    fn on_response(&mut self, response: &Response, out: &mut Output<'_>) {
+        let head = &response.head;
+        let Some(branch) = head.via.branch.as_ref() else { return };
+        if head.cseq.method == Method::INVITE {
+            return self.on_invite_response(response, branch, out);
+        }
+        let Some(index) = self.clients.iter().position(|client| {
+            client.request.via.branch == **branch && client.request.method == head.cseq.method
+        }) else {
+            return;
+        };
+        let Some(client) = self.clients.get_mut(index) else { return };
+        let actions = client.machine.handle(non_invite_client::Event::Response(response.status), out.now);
+        client.perform(actions, out);
+        self.clients.retain(|client| !client.machine.is_terminated());
+    }
+
+    /// A response to a request that this leg received, through a new or existing server transaction.
+    fn respond(&mut self, request: &Request, flow: &Flow, response: &ResponseOut, out: &mut Output<'_>) {
+        let hop = response_hop(request, flow);
+        let wire = response.encode();
+        if self.servers.len() >= MAX_SERVERS {
+            // Stateless: a repeated request is answered again by the leg itself.
+            out.send(wire, &hop);
+            return;
+        }
+        let mut machine = NonInviteServer::new(flow.protocol != Protocol::Udp);
+        let actions = machine.handle(non_invite_server::Event::Respond(response.status, wire), out.now);
+        let mut entry = ServerEntry { key: TransactionKey::of_request(request), machine, hop };
+        entry.perform(actions, out);
+        if !entry.machine.is_terminated() {
+            self.servers.push(entry);
+        }
+    }
+
+    /// When [`Self::on_timeout`] is due.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let set_up = match &self.set_up {
+            SetUp::Incoming(_) => None,
+            SetUp::Outgoing(outgoing) => outgoing.deadline(),
+        };
+        self.invites
+            .iter()
+            .filter_map(|entry| entry.machine.deadline())
+            .chain(self.servers.iter().filter_map(|entry| entry.machine.deadline()))
+            .chain(self.clients.iter().filter_map(|client| client.machine.deadline()))
+            .chain(self.ok.as_ref().map(|ok| ok.next.min(ok.give_up)))
+            .chain(set_up)
+            .min()
+    }
+
+    /// Fires every timer that is due.
+    pub(crate) fn on_timeout(&mut self, out: &mut Output<'_>) {
+        let due = |deadline: Option<Instant>, now| deadline.is_some_and(|at| at <= now);
+        for entry in &mut self.invites {
+            if due(entry.machine.deadline(), out.now) {
+                // Timer H may end it unacknowledged; a leg that was refused has ended anyway.
+                let actions = entry.machine.handle(invite_server::Event::Timeout, out.now);
+                entry.perform(actions, out);
+            }
+        }
+        self.invites.retain(|entry| !entry.machine.is_terminated());
+        for entry in &mut self.servers {
+            if due(entry.machine.deadline(), out.now) {
+                let actions = entry.machine.handle(non_invite_server::Event::Timeout, out.now);
+                entry.perform(actions, out);
+            }
+        }
+        self.servers.retain(|entry| !entry.machine.is_terminated());
+        for client in &mut self.clients {
+            if due(client.machine.deadline(), out.now) {
+                let actions = client.machine.handle(non_invite_client::Event::Timeout, out.now);
+                client.perform(actions, out);
+            }
+        }
+        self.clients.retain(|client| !client.machine.is_terminated());
+        if matches!(self.set_up, SetUp::Outgoing(_)) {
+            self.on_set_up_timeout(out);
+        }
+        self.repeat_ok(out);
+    }
+
+    /// Repeats our 2xx until the ACK comes, on any transport, and gives up after 64·T1 with BYE
+    /// (RFC 3261 §13.3.1.4).
+    fn repeat_ok(&mut self, out: &mut Output<'_>) {
+        let Some(ok) = &mut self.ok else { return };
+        if ok.give_up <= out.now {
+            self.ok = None;
+            let was_live = self.state == State::Answered;
+            self.state = State::Ended;
+            self.bye_after_ack = false;
+            self.send_bye(Some(HangupCause::NetworkError), out);
+            if was_live {
+                out.signal(Signal::HungUp(HangupCause::NetworkError));
+            }
+        } else if ok.next <= out.now {
+            ok.interval = (ok.interval * 2).min(T2);
+            ok.next = out.now + ok.interval;
+            let (wire, hop) = (ok.wire.clone(), ok.hop.clone());
+            out.send(wire, &hop);
+        }
+    }
+
+    fn await_ack(&mut self, cseq: u32, wire: Bytes, hop: Hop, awaits_answer: bool, now: Instant) {
+        self.ok = Some(PendingOk {
+            cseq,
+            wire,
+            hop,
+            next: now + T1,
+            interval: T1,
+            give_up: now + 64 * T1,
+            awaits_answer,
+        });
+    }
+}
+
+impl ServerEntry {
+    fn perform(&mut self, actions: Vec<non_invite_server::Action>, out: &mut Output<'_>) {
+        for action in actions {
+            if let non_invite_server::Action::Send(wire) = action {
+                out.send(wire, &self.hop);
+            }
+        }
+    }
+}
+
+impl InviteEntry {
+    /// The leg itself looks for the ACK of its 2xx, so that only what is to be sent matters here.
+    fn perform(&mut self, actions: Vec<invite_server::Action>, out: &mut Output<'_>) {
+        for action in actions {
+            if let invite_server::Action::Send(wire) = action {
+                out.send(wire, &self.hop);
+            }
+        }
+    }
+}
+
+impl Client {
+    /// The only requests sent through here are BYE and CANCEL, whose outcome changes nothing.
+    fn perform(&mut self, actions: Vec<non_invite_client::Action>, out: &mut Output<'_>) {
+        for action in actions {
+            if let non_invite_client::Action::Send(wire) = action {
+                out.send(wire, &self.hop);
+            }
+        }
+    }
+}
+
+/// Where a response goes: to the source address; to the source port only with `rport` (RFC 3581 §4),
+/// otherwise to the Via's port. `maddr` is ignored: answers go only where the question came from.
+#[must_use]
+pub fn response_hop(request: &Request, flow: &Flow) -> Hop {
+    let via = &request.head.via;
+    let port = if flow.protocol != Protocol::Udp || via.rport.is_some() {
+        flow.peer.port()
+    } else {
+        via.port.unwrap_or(5060)
+    };
+    Hop {
+        protocol: flow.protocol,
+        place: Place::Address(SocketAddr::new(flow.peer.ip(), port)),
+        connection: flow.connection,
+        local: Some(flow.local),
+        pinned: true,
+        token: None,
+    }
+}
+
+/// A leg's media as its SDP shows it.
+pub(crate) fn negotiation(local: LocalMedia) -> Negotiation {
+    Negotiation::new(local)
+}

@@ -1,0 +1,131 @@
+//! Every way out: refusals, hang-ups, limits; then the media's figures, the recording's manifest and the CDR.
+
+use super::{CLOSING, Call, CdrState, LINGERING, MediaState, State};
+use crate::call::Action;
+use crate::call::cdr::{HangupCause, HangupSource};
+use crate::call::signal::Order;
+use crate::recording::manifest::Names;
+use crate::store::RecordingRow;
+use media::{CallStatistics, MediaCommand, RecordingReport};
+use std::time::Instant;
+
+/// Seconds after which a caller may try again when we are full.
+const RETRY_AFTER: u32 = 10;
+
+impl Call {
+    /// A final answer to a caller who has none yet; the call is over.
+    pub(super) fn refuse_caller(
+        &mut self,
+        status: u16,
+        cause: HangupCause,
+        actions: &mut Vec<Action>,
+        now: Instant,
+    ) {
+        self.order_a(Order::Refuse { status, retry_after: None }, actions, now);
+        let source = if self.b.is_some() { HangupSource::Callee } else { HangupSource::System };
+        self.cdr.ended(self.a_uuid, cause, source, Some(status), now);
+        self.end(cause, HangupSource::System, actions, now);
+    }
+
+    /// We are full: 503 with Retry-After.
+    pub(super) fn refuse_with_retry(&mut self, actions: &mut Vec<Action>, now: Instant) {
+        self.order_a(Order::Refuse { status: 503, retry_after: Some(RETRY_AFTER) }, actions, now);
+        self.cdr.ended(self.a_uuid, HangupCause::Congestion, HangupSource::System, Some(503), now);
+        self.end(HangupCause::Congestion, HangupSource::System, actions, now);
+    }
+
+    /// Ends both legs in whatever state they are, closes the media, and lets the transactions finish.
+    pub(super) fn end(
+        &mut self,
+        cause: HangupCause,
+        source: HangupSource,
+        actions: &mut Vec<Action>,
+        now: Instant,
+    ) {
+        if !self.is_live() {
+            return;
+        }
+        self.cdr.ended(self.a_uuid, cause, source, None, now);
+        self.cdr.ended(self.b_uuid, cause, source, None, now);
+        self.order_a(Order::HangUp(cause), actions, now);
+        self.order_b(Order::HangUp(cause), actions, now);
+        self.state = State::Draining { cdr: CdrState::Open { until: now + CLOSING }, until: now + LINGERING };
+        match self.media {
+            MediaState::Open { .. } => self.close_media(actions),
+            MediaState::None | MediaState::Closed => self.send_cdr(actions, now),
+            MediaState::Closing { .. } => {}
+        }
+    }
+
+    pub(super) fn close_media(&mut self, actions: &mut Vec<Action>) {
+        self.media = MediaState::Closing { filing: false };
+        actions.push(Action::Media(MediaCommand::Close));
+    }
+
+    /// Both files are complete: `call.json` is written.
+    pub(super) fn on_recorded(&mut self, report: RecordingReport, actions: &mut Vec<Action>) {
+        let directory = report
+            .directory
+            .strip_prefix(&self.recordings)
+            .unwrap_or(&report.directory)
+            .to_string_lossy()
+            .into_owned();
+        let (samples, complete) = (report.samples, report.complete);
+        self.cdr.recorded(RecordingRow { directory, samples, complete });
+        self.media = MediaState::Closing { filing: true };
+        let names = Names {
+            interaction: self.interaction,
+            a: Some(self.a_uuid),
+            b: Some(self.b_uuid),
+            started_at: self.recording_since.map(|at| self.clock.wall_at(at)),
+        };
+        actions.push(Action::FileRecording(names, Box::new(report)));
+    }
+
+    pub(super) fn on_recording_filed(&mut self, actions: &mut Vec<Action>, now: Instant) {
+        match self.media {
+            MediaState::Closing { .. } => self.media = MediaState::Closing { filing: false },
+            MediaState::Closed => self.send_cdr(actions, now),
+            MediaState::None | MediaState::Open { .. } => {}
+        }
+    }
+
+    /// The last word of the media: its figures go into the CDR, which is then complete.
+    pub(super) fn on_media_closed(
+        &mut self,
+        statistics: CallStatistics,
+        actions: &mut Vec<Action>,
+        now: Instant,
+    ) {
+        self.cdr.media(statistics);
+        let filing = self.media == MediaState::Closing { filing: true };
+        self.media = MediaState::Closed;
+        // The manifest is still being written; its end sends the CDR.
+        if !filing {
+            self.send_cdr(actions, now);
+        }
+    }
+
+    /// Hands the CDR over, once.
+    pub(super) fn send_cdr(&mut self, actions: &mut Vec<Action>, now: Instant) {
+        let State::Draining { cdr: cdr @ CdrState::Open { .. }, .. } = &mut self.state else { return };
+        *cdr = CdrState::Sent { until: now + CLOSING };
+        actions.push(Action::CloseCall(Box::new(self.cdr.finish(now))));
+    }
+
+    pub(super) fn on_cdr_stored(&mut self) {
+        if let State::Draining { cdr, .. } = &mut self.state {
+            *cdr = CdrState::Closed;
+        }
+    }
+
+    /// Nothing is left to wait for: both legs' transactions have ended and the CDR is stored.
+    pub(super) fn settle(&mut self, _actions: &mut Vec<Action>, _now: Instant) {
+        let quiet = self.a.is_done()
+            && self.b.as_ref().is_none_or(crate::call::leg::Leg::is_done)
+            && self.former.is_empty();
+        if quiet && matches!(self.state, State::Draining { cdr: CdrState::Closed, .. }) {
+            self.state = State::Done;
+        }
+    }
+}

@@ -1,0 +1,416 @@
+//! The call machine: events and time in, actions out. Here is the frame: what a call holds, how an event reaches
+//! the leg or stage that it is for, and when the call wants to be woken. [`set_up`] is the way from the INVITE to
+//! the dialled B-leg, [`pin_stage`] the stranger's detour, [`bridge`] the answer and the call itself, [`end`]
+//! every way out.
+
+mod bridge;
+mod end;
+mod pin_stage;
+mod set_up;
+
+use super::cdr::{CdrBuilder, ClockPair, HangupCause};
+use super::identity::LegAddress;
+use super::leg::{Leg, Refusal};
+use super::signal::{Order, Signal};
+use super::{Action, Event, Outlet, caller_id};
+use crate::call::leg;
+use crate::ids::IdSource;
+use crate::masking::route::{Decision, DialPlan, Query};
+use crate::masking::session::MaskingSession;
+use crate::prompts::PromptLibrary;
+use crate::sip::message::{Message, Request};
+use crate::sip::transport::Flow;
+use crate::trunk::Trunk;
+use media::{MediaCommand, MediaEvent, Side, Stream};
+use pin_stage::PinStage;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+/// A look-up in the store ends within this time, or the call is refused.
+const LOOK_UP: Duration = Duration::from_secs(5);
+/// Media and store report the end of a call within this time, or it ends without them.
+const CLOSING: Duration = Duration::from_secs(20);
+/// Everything that lingers after a call ends within this time: a CANCEL and the transaction after it take 64·T1 each.
+const LINGERING: Duration = Duration::from_secs(75);
+/// `ring_timeout` and `call_time_limit` of calls without a session.
+const DEFAULT_RING_TIMEOUT: Duration = Duration::from_secs(45);
+const DEFAULT_TIME_LIMIT: Duration = Duration::from_secs(14_400);
+/// B-legs of earlier gateways that are kept until their transactions end.
+const MAX_FORMER_LEGS: usize = 8;
+
+/// What a call is given when it is made.
+#[derive(Debug)]
+pub struct CallParameters {
+    /// The trunk that the INVITE came in by.
+    pub trunk: Arc<Trunk>,
+    /// What the A-leg shows of us.
+    pub address: LegAddress,
+    /// Where tags, branches and uuids come from.
+    pub ids: IdSource,
+    /// What callers are told.
+    pub prompts: PromptLibrary,
+    /// Both clocks at the moment of the INVITE.
+    pub clock: ClockPair,
+    /// `recordings.directory`.
+    pub recordings: PathBuf,
+}
+
+/// One call, from INVITE to CDR.
+#[derive(Debug)]
+pub struct Call {
+    interaction: Uuid,
+    ids: IdSource,
+    prompts: PromptLibrary,
+    trunk: Arc<Trunk>,
+    clock: ClockPair,
+    recordings: PathBuf,
+    query: Option<Query>,
+    /// Hops left for the B-leg's INVITE (RFC 7332).
+    max_forwards: u8,
+    a: Leg,
+    a_uuid: Uuid,
+    a_answered: Option<Instant>,
+    b: Option<Leg>,
+    b_uuid: Uuid,
+    b_answered: Option<Instant>,
+    /// B-legs of gateways that failed: late answers still get their ACK and BYE.
+    former: Vec<Leg>,
+    session: Option<Arc<MaskingSession>>,
+    outlets: Vec<Outlet>,
+    ports: Option<(u16, u16)>,
+    media: MediaState,
+    /// Sample 0 of both files.
+    recording_since: Option<Instant>,
+    cdr: CdrBuilder,
+    state: State,
+}
+
+/// What is known of the call's media.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum MediaState {
+    /// Never opened.
+    None,
+    /// Sockets are bound; `bridged` once each leg hears the other.
+    Open { bridged: bool },
+    /// `Close` was sent.
+    Closing { filing: bool },
+    /// Nothing more will come.
+    Closed,
+}
+
+/// Each state owns the timers that it has; see the drawing in [`crate::call`].
+#[derive(Debug)]
+enum State {
+    Routing { until: Instant },
+    Opening { next: Box<Decision>, until: Instant },
+    CollectingPin(Box<PinStage>),
+    Announcing { then: Then, until: Instant },
+    Dialing { plan: Target, attempt: u8, ringing: bool, until: Instant },
+    Greeting { until: Instant },
+    Bridged,
+    Draining { cdr: CdrState, until: Instant },
+    Done,
+}
+
+/// What follows a message to the caller.
+#[derive(Debug, Clone)]
+enum Then {
+    Dial(Box<Target>),
+    /// BYE, with the cause for the CDR.
+    HangUp(HangupCause),
+}
+
+/// Whom the B-leg goes to.
+#[derive(Debug, Clone)]
+enum Target {
+    /// A session's party.
+    Party(DialPlan),
+    /// `no_session = "sip:…"`.
+    Fixed(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CdrState {
+    /// Waits for the media's figures.
+    Open { until: Instant },
+    /// Being stored.
+    Sent { until: Instant },
+    /// Stored, or given up.
+    Closed,
+}
+
+impl Call {
+    /// A new INVITE without To tag: 100 is sent and the number looked up.
+    ///
+    /// # Errors
+    /// The final answer when there is nothing to make a leg of.
+    pub fn offered(
+        invite: &Request,
+        flow: &Flow,
+        parameters: CallParameters,
+        now: Instant,
+    ) -> Result<(Self, Vec<Action>), Refusal> {
+        let CallParameters { trunk, address, mut ids, prompts, clock, recordings } = parameters;
+        // RFC 3261 §16.3: a request that has no hop left goes no further; RFC 7332 for B2BUAs.
+        let max_forwards = invite.head.max_forwards.unwrap_or(70).min(70);
+        let Some(max_forwards) = max_forwards.checked_sub(1) else { return Err(Refusal::from(483)) };
+        let a = Leg::offered(invite, flow, address, &mut ids)?;
+        let query = caller_id::dialled(invite, &trunk)
+            .map(|dialled| Query { dialled, caller: caller_id::caller(invite, &trunk) });
+        let (interaction, a_uuid, b_uuid) = (ids.uuid(), ids.uuid(), ids.uuid());
+        let virtual_number = query.as_ref().map(|query| query.dialled.clone());
+        let cdr = CdrBuilder::new(clock, interaction, virtual_number);
+        let mut call = Self {
+            interaction,
+            ids,
+            prompts,
+            trunk,
+            clock,
+            recordings,
+            query,
+            max_forwards,
+            a,
+            a_uuid,
+            a_answered: None,
+            b: None,
+            b_uuid,
+            b_answered: None,
+            former: Vec::new(),
+            session: None,
+            outlets: Vec::new(),
+            ports: None,
+            media: MediaState::None,
+            recording_since: None,
+            cdr,
+            state: State::Routing { until: now + LOOK_UP },
+        };
+        let mut actions = vec![Action::Index(call.a.dialog_key())];
+        call.leg_a(&mut actions, now, |leg, out| leg.try_(invite, flow, out));
+        call.on_offered(&mut actions, now);
+        Ok((call, actions))
+    }
+
+    /// The uuid of both legs together; it names the recording's folder.
+    #[must_use]
+    pub fn interaction(&self) -> Uuid {
+        self.interaction
+    }
+
+    /// The masking session that the call belongs to, once it is known.
+    #[must_use]
+    pub fn session(&self) -> Option<Uuid> {
+        self.session.as_ref().map(|session| session.uuid)
+    }
+
+    /// True while the call counts as one: until both legs end.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        !matches!(self.state, State::Draining { .. } | State::Done)
+    }
+
+    /// True when the call's record is stored.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        matches!(self.state, State::Draining { cdr: CdrState::Closed, .. } | State::Done)
+    }
+
+    /// True when nothing is left to wait for.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        matches!(self.state, State::Done)
+    }
+
+    /// Takes one event and returns what must be done, in order.
+    #[must_use]
+    pub fn handle(&mut self, event: Event, now: Instant) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Message(message, flow) => self.on_message(&message, &flow, &mut actions, now),
+            Event::SendFailed(branch) => self.on_send_failed(&branch, &mut actions, now),
+            Event::Found(found) => self.on_found(found, &mut actions, now),
+            Event::MediaOpened(ports) => self.on_media_opened(ports, &mut actions, now),
+            Event::Media(event) => self.on_media(event, &mut actions, now),
+            Event::HangUp(cause) => self.end(cause, super::cdr::HangupSource::System, &mut actions, now),
+            Event::RecordingFiled => self.on_recording_filed(&mut actions, now),
+            Event::CdrStored => self.on_cdr_stored(),
+            Event::Noted => {}
+            Event::Timeout => self.on_timeout(&mut actions, now),
+        }
+        self.settle(&mut actions, now);
+        debug_assert!(self.deadline().is_none_or(|at| at > now), "a fired timer must move on");
+        actions
+    }
+
+    /// When [`Event::Timeout`] is due; `None` only when the call is finished.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let stage = match &self.state {
+            State::Routing { until }
+            | State::Opening { until, .. }
+            | State::Announcing { until, .. }
+            | State::Dialing { until, .. }
+            | State::Greeting { until, .. } => Some(*until),
+            State::CollectingPin(stage) => stage.deadline(),
+            State::Bridged => None,
+            State::Draining { cdr, until } => Some(match cdr {
+                CdrState::Open { until: at } | CdrState::Sent { until: at } => *until.min(at),
+                CdrState::Closed => *until,
+            }),
+            State::Done => return None,
+        };
+        stage
+            .into_iter()
+            .chain(self.time_limit())
+            .chain(self.a.deadline())
+            .chain(self.b.as_ref().and_then(Leg::deadline))
+            .chain(self.former.iter().filter_map(Leg::deadline))
+            .min()
+    }
+
+    /// `call_time_limit`, from the 200 of each leg: the first leg to reach it ends the call.
+    fn time_limit(&self) -> Option<Instant> {
+        let limit = self.session.as_ref().map_or(DEFAULT_TIME_LIMIT, |session| session.call_time_limit);
+        let first = self.a_answered.into_iter().chain(self.b_answered).min()?;
+        self.is_live().then_some(first + limit)
+    }
+
+    fn on_message(&mut self, message: &Message, flow: &Flow, actions: &mut Vec<Action>, now: Instant) {
+        if self.a.owns(message) {
+            let signals = self.leg_a(actions, now, |leg, out| leg.handle(message, flow, out));
+            signals.into_iter().for_each(|signal| self.on_caller(signal, actions, now));
+        } else if self.b.as_ref().is_some_and(|leg| leg.owns(message)) {
+            let signals = self.leg_b(actions, now, |leg, out| leg.handle(message, flow, out));
+            signals.into_iter().for_each(|signal| self.on_callee(signal, actions, now));
+        } else {
+            self.each_former(actions, now, |leg, out| {
+                if leg.owns(message) {
+                    leg.handle(message, flow, out);
+                }
+            });
+        }
+    }
+
+    fn on_send_failed(&mut self, branch: &str, actions: &mut Vec<Action>, now: Instant) {
+        let signals = self.leg_a(actions, now, |leg, out| leg.on_send_failed(branch, out));
+        signals.into_iter().for_each(|signal| self.on_caller(signal, actions, now));
+        let signals = self.leg_b(actions, now, |leg, out| leg.on_send_failed(branch, out));
+        signals.into_iter().for_each(|signal| self.on_callee(signal, actions, now));
+        self.each_former(actions, now, |leg, out| leg.on_send_failed(branch, out));
+    }
+
+    fn on_timeout(&mut self, actions: &mut Vec<Action>, now: Instant) {
+        let signals = self.leg_a(actions, now, leg::Leg::on_timeout);
+        signals.into_iter().for_each(|signal| self.on_caller(signal, actions, now));
+        let signals = self.leg_b(actions, now, leg::Leg::on_timeout);
+        signals.into_iter().for_each(|signal| self.on_callee(signal, actions, now));
+        self.each_former(actions, now, leg::Leg::on_timeout);
+        if self.time_limit().is_some_and(|at| at <= now) {
+            return self.end(HangupCause::TimeLimit, super::cdr::HangupSource::System, actions, now);
+        }
+        self.on_stage_timeout(actions, now);
+    }
+
+    fn on_stage_timeout(&mut self, actions: &mut Vec<Action>, now: Instant) {
+        match &mut self.state {
+            State::Routing { until } if *until <= now => {
+                self.refuse_caller(500, HangupCause::InternalError, actions, now)
+            }
+            State::Opening { until, .. } if *until <= now => {
+                self.refuse_caller(500, HangupCause::InternalError, actions, now);
+            }
+            State::CollectingPin(_) => self.on_pin_timeout(actions, now),
+            State::Announcing { until, .. } if *until <= now => self.after_message(actions, now),
+            State::Dialing { until, .. } if *until <= now => self.on_ring_timeout(actions, now),
+            State::Greeting { until, .. } if *until <= now => self.bridge(actions, now),
+            State::Draining { cdr: CdrState::Open { until }, .. } if *until <= now => {
+                self.send_cdr(actions, now)
+            }
+            State::Draining { cdr: cdr @ CdrState::Sent { .. }, .. } => {
+                if matches!(cdr, CdrState::Sent { until } if *until <= now) {
+                    *cdr = CdrState::Closed;
+                }
+            }
+            _ => {}
+        }
+        if matches!(&self.state, State::Draining { until, .. } if *until <= now) {
+            self.state = State::Done;
+        }
+    }
+
+    fn on_media(&mut self, event: MediaEvent, actions: &mut Vec<Action>, now: Instant) {
+        match event {
+            MediaEvent::Digit { side: Side::A, digit } => self.on_digit(digit, actions, now),
+            MediaEvent::Digit { side: Side::B, .. } => {}
+            MediaEvent::PlayFinished { side } => self.on_played(side, actions, now),
+            MediaEvent::Silence if self.is_live() => {
+                self.end(HangupCause::MediaTimeout, super::cdr::HangupSource::System, actions, now);
+            }
+            MediaEvent::Silence => {}
+            // The report's `complete` says it too; this one is for whoever watches the call.
+            MediaEvent::RecordingFailed => {}
+            MediaEvent::Recorded(report) => self.on_recorded(report, actions),
+            MediaEvent::Closed(statistics) => self.on_media_closed(statistics, actions, now),
+        }
+    }
+
+    fn on_played(&mut self, side: Side, actions: &mut Vec<Action>, now: Instant) {
+        match (&self.state, side) {
+            (State::CollectingPin(_), Side::A) => self.on_pin_played(actions, now),
+            (State::Announcing { .. }, Side::A) => self.after_message(actions, now),
+            (State::Greeting { .. }, Side::B) => self.bridge(actions, now),
+            _ => {}
+        }
+    }
+
+    fn leg_a(
+        &mut self,
+        actions: &mut Vec<Action>,
+        now: Instant,
+        work: impl FnOnce(&mut Leg, &mut leg::Output<'_>),
+    ) -> Vec<Signal> {
+        let mut out = leg::Output { actions, signals: Vec::new(), ids: &mut self.ids, now };
+        work(&mut self.a, &mut out);
+        out.signals
+    }
+
+    fn leg_b(
+        &mut self,
+        actions: &mut Vec<Action>,
+        now: Instant,
+        work: impl FnOnce(&mut Leg, &mut leg::Output<'_>),
+    ) -> Vec<Signal> {
+        let mut out = leg::Output { actions, signals: Vec::new(), ids: &mut self.ids, now };
+        if let Some(leg) = &mut self.b {
+            work(leg, &mut out);
+        }
+        out.signals
+    }
+
+    /// Former B-legs only finish their transactions; what they signal matters to nobody.
+    fn each_former(
+        &mut self,
+        actions: &mut Vec<Action>,
+        now: Instant,
+        work: impl Fn(&mut Leg, &mut leg::Output<'_>),
+    ) {
+        for leg in &mut self.former {
+            let mut out = leg::Output { actions, signals: Vec::new(), ids: &mut self.ids, now };
+            work(leg, &mut out);
+        }
+        self.former.retain(|leg| !leg.is_done());
+    }
+
+    fn order_a(&mut self, order: Order, actions: &mut Vec<Action>, now: Instant) {
+        self.leg_a(actions, now, |leg, out| leg.obey(order, out));
+    }
+
+    fn order_b(&mut self, order: Order, actions: &mut Vec<Action>, now: Instant) {
+        self.leg_b(actions, now, |leg, out| leg.obey(order, out));
+    }
+
+    fn configure(side: Side, stream: Stream, actions: &mut Vec<Action>) {
+        actions.push(Action::Media(MediaCommand::Configure { side, stream }));
+    }
+}

@@ -1,0 +1,128 @@
+//! The PIN stage of a call: the A-leg is answered, nothing is bridged or recorded, and the caller types.
+
+use super::{Call, LOOK_UP, State, Target, Then};
+use crate::call::cdr::{HangupCause, HangupSource};
+use crate::call::pin::{PinAction, PinCollector};
+use crate::call::{Action, Found};
+use crate::masking::route::PinPlan;
+use crate::prompts::BuiltIn;
+use media::{Digit, MediaCommand, PlayMode, Prompt, Side};
+use std::time::Instant;
+
+/// The collector, what its doors lead to, and what is played.
+#[derive(Debug)]
+pub(super) struct PinStage {
+    collector: PinCollector,
+    plan: PinPlan,
+    /// A right PIN was typed: its session is looked up once more, because it may have ended meanwhile.
+    confirming: Option<(usize, Instant)>,
+}
+
+impl PinStage {
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.confirming.map(|(_, until)| until).or_else(|| self.collector.deadline())
+    }
+}
+
+impl Call {
+    /// Answers the caller and asks for the PIN.
+    pub(super) fn ask_pin(&mut self, plan: PinPlan, actions: &mut Vec<Action>, now: Instant) {
+        self.answer_caller(actions, now);
+        actions.push(Action::Media(MediaCommand::CollectDigits { side: Side::A, on: true }));
+        let doors = plan.doors.iter().map(|(pin, door)| (pin.clone(), door.is_some())).collect();
+        let (collector, first) = PinCollector::new(doors, plan.retry, plan.retry_wait, now);
+        self.state = State::CollectingPin(Box::new(PinStage { collector, plan, confirming: None }));
+        self.perform_pin(first, actions, now);
+    }
+
+    /// A key from the caller, by telephone-event or INFO.
+    pub(super) fn on_digit(&mut self, digit: Digit, actions: &mut Vec<Action>, now: Instant) {
+        self.feed_pin(actions, now, |collector| collector.push(digit, now));
+    }
+
+    pub(super) fn on_pin_played(&mut self, actions: &mut Vec<Action>, now: Instant) {
+        self.feed_pin(actions, now, |collector| collector.on_played(now));
+    }
+
+    pub(super) fn on_pin_timeout(&mut self, actions: &mut Vec<Action>, now: Instant) {
+        let State::CollectingPin(stage) = &self.state else { return };
+        match stage.confirming {
+            Some((_, until)) if until <= now => self.on_pin_confirmed(None, actions, now),
+            Some(_) => {}
+            None => self.feed_pin(actions, now, |collector| collector.on_timeout(now)),
+        }
+    }
+
+    fn feed_pin(
+        &mut self,
+        actions: &mut Vec<Action>,
+        now: Instant,
+        work: impl FnOnce(&mut PinCollector) -> Vec<PinAction>,
+    ) {
+        let State::CollectingPin(stage) = &mut self.state else { return };
+        let wanted = work(&mut stage.collector);
+        self.perform_pin(wanted, actions, now);
+    }
+
+    fn perform_pin(&mut self, wanted: Vec<PinAction>, actions: &mut Vec<Action>, now: Instant) {
+        for action in wanted {
+            let State::CollectingPin(stage) = &mut self.state else { return };
+            match action {
+                PinAction::Ask => {
+                    let prompt = self.prompts.for_url(&stage.plan.prompt_url, BuiltIn::EnterPin);
+                    play_to_caller(prompt, actions);
+                }
+                PinAction::SayWrong => {
+                    let prompt = self.prompts.for_url(&stage.plan.incorrect_url, BuiltIn::WrongPin);
+                    play_to_caller(prompt, actions);
+                }
+                PinAction::SayGoodbye => play_to_caller(self.prompts.built_in(BuiltIn::Goodbye), actions),
+                PinAction::Hush => actions.push(Action::Media(MediaCommand::StopPlay { side: Side::A })),
+                PinAction::Open(door) => {
+                    stage.confirming = Some((door, now + LOOK_UP));
+                    actions.push(Action::Media(MediaCommand::StopPlay { side: Side::A }));
+                    actions.extend(self.query.clone().map(Action::FindSession));
+                }
+                PinAction::Ended => {
+                    return self.end(HangupCause::PinFailed, HangupSource::System, actions, now);
+                }
+            }
+        }
+    }
+
+    /// The session behind the right PIN was looked up again: is it still there? A store that cannot say counts
+    /// as no, because nobody may be rung on a guess.
+    pub(super) fn on_pin_confirmed(
+        &mut self,
+        found: Option<Box<Found>>,
+        actions: &mut Vec<Action>,
+        now: Instant,
+    ) {
+        let State::CollectingPin(stage) = &mut self.state else { return };
+        let Some((door, _)) = stage.confirming.take() else { return };
+        let plan = stage.plan.doors.get(door).and_then(|(_, plan)| plan.clone());
+        let alive = plan.filter(|plan| {
+            found.is_some_and(|found| {
+                found.route.is_some_and(|route| {
+                    let same = |session: &&crate::masking::session::MaskingSession| {
+                        session.uuid == plan.session.uuid && session.is_active(found.at)
+                    };
+                    route.sessions.iter().find(same).is_some()
+                })
+            })
+        });
+        let Some(plan) = alive else {
+            return self.feed_pin(actions, now, |collector| collector.reject(now));
+        };
+        actions.push(Action::Media(MediaCommand::CollectDigits { side: Side::A, on: false }));
+        self.belongs_to(&plan.session);
+        match self.message(plan.caller_play_url()) {
+            Some(message) => self.announce(message, Then::Dial(Box::new(Target::Party(plan))), actions, now),
+            None => self.dial(Target::Party(plan), 1, actions, now),
+        }
+    }
+}
+
+fn play_to_caller(prompt: Prompt, actions: &mut Vec<Action>) {
+    actions.push(Action::Media(MediaCommand::Play { side: Side::A, prompt, mode: PlayMode::Once }));
+}

@@ -1,0 +1,350 @@
+//! From the INVITE to the dialled B-leg: look-up, decision, media, messages, gateways.
+
+use super::DEFAULT_RING_TIMEOUT;
+use super::{Call, LOOK_UP, MAX_FORMER_LEGS, MediaState, State, Target, Then};
+use crate::call::cdr::{HangupCause, HangupSource, NewLeg};
+use crate::call::identity::{self, Callee};
+use crate::call::leg::{Dial, Leg, Output};
+use crate::call::signal::{Order, Signal};
+use crate::call::{Action, Found, Hop, NoPort, Outlet, Place, StoreFailed};
+use crate::masking::route::{Decision, decide};
+use crate::masking::session::MaskingSession;
+use crate::prompts::BuiltIn;
+use crate::sip::transport::Protocol;
+use crate::sip::uri::Uri;
+use crate::trunk::Trunk;
+use media::sdp::{LocalMedia, MediaAllow};
+use media::{Codec, MediaCommand, PlayMode, Prompt, Side};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Attempts to dial, over all gateways.
+const MAX_ATTEMPTS: u8 = 8;
+
+impl Call {
+    /// The A-leg exists: what was dialled is looked up.
+    pub(super) fn on_offered(&mut self, actions: &mut Vec<Action>, now: Instant) {
+        let leg = NewLeg {
+            uuid: self.a_uuid,
+            side: Side::A,
+            attempt: 1,
+            party: self.query.as_ref().and_then(|query| query.caller.clone()),
+            role: None,
+            trunk: self.trunk.name.clone(),
+        };
+        actions.push(Action::LegOpened(Box::new(self.cdr.open(leg, now))));
+        match self.query.clone() {
+            Some(query) => actions.push(Action::FindSession(query)),
+            // No number of ours looks like that.
+            None => self.refuse_caller(404, HangupCause::InvalidDestination, actions, now),
+        }
+    }
+
+    /// The look-up's answer: the first one decides, one in the PIN stage confirms.
+    pub(super) fn on_found(
+        &mut self,
+        found: Result<Box<Found>, StoreFailed>,
+        actions: &mut Vec<Action>,
+        now: Instant,
+    ) {
+        match (&self.state, found) {
+            (State::CollectingPin(_), found) => self.on_pin_confirmed(found.ok(), actions, now),
+            (State::Routing { .. }, Ok(found)) => self.on_session(*found, actions, now),
+            (State::Routing { .. }, Err(StoreFailed)) => {
+                self.refuse_caller(500, HangupCause::InternalError, actions, now);
+            }
+            _ => {}
+        }
+    }
+
+    /// Decides what becomes of the call. Whatever needs media gets its ports first.
+    fn on_session(&mut self, found: Found, actions: &mut Vec<Action>, now: Instant) {
+        let Some(query) = &self.query else { return };
+        let decision = decide(query, found.route.as_ref(), found.at);
+        self.cdr.belongs_to(found.route.as_ref().map(|route| route.number.account.clone()), None);
+        self.outlets = found.outlets;
+        match &decision {
+            Decision::Refuse(status) => {
+                return self.refuse_caller(*status, HangupCause::Routing, actions, now);
+            }
+            Decision::Dial(plan) => self.belongs_to(&plan.session),
+            Decision::Play { session: Some(session), .. } => self.belongs_to(&session.clone()),
+            Decision::AskPin(_) | Decision::Play { session: None, .. } | Decision::Forward(_) => {}
+        }
+        let Some(b) = self.outlets.first().map(|outlet| outlet.address.bind) else {
+            return self.refuse_caller(500, HangupCause::Routing, actions, now);
+        };
+        self.state = State::Opening { next: Box::new(decision), until: now + LOOK_UP };
+        actions.push(Action::OpenMedia { a: self.a.address().bind, b });
+    }
+
+    pub(super) fn belongs_to(&mut self, session: &Arc<MaskingSession>) {
+        self.cdr.belongs_to(Some(session.account.clone()), Some(session.uuid));
+        let caller = self.query.as_ref().and_then(|query| query.caller.as_ref());
+        self.cdr.role(self.a_uuid, caller.and_then(|caller| session.role_of(caller)));
+        self.session = Some(Arc::clone(session));
+    }
+
+    /// Ports are bound: the caller's offer is read, then the decision is carried out.
+    pub(super) fn on_media_opened(
+        &mut self,
+        ports: Result<(u16, u16), NoPort>,
+        actions: &mut Vec<Action>,
+        now: Instant,
+    ) {
+        let Ok(ports) = ports else {
+            if self.is_live() {
+                self.refuse_with_retry(actions, now);
+            }
+            return;
+        };
+        self.media = MediaState::Open { bridged: false };
+        self.ports = Some(ports);
+        let State::Opening { next, .. } = &self.state else {
+            // The caller gave up while the ports were being bound.
+            self.close_media(actions);
+            return;
+        };
+        let next = (**next).clone();
+        let trunk = Arc::clone(&self.trunk);
+        let local = self.local_media(&trunk, trunk.codecs.clone(), self.a.address().media, ports.0);
+        match self.a.accept_media(local) {
+            Ok(Some(stream)) => Self::configure(Side::A, stream, actions),
+            Ok(None) => {}
+            Err(status) => return self.refuse_caller(status, HangupCause::Rejected, actions, now),
+        }
+        match next {
+            Decision::Dial(plan) => match self.message(plan.caller_play_url()) {
+                Some(message) => {
+                    self.announce(message, Then::Dial(Box::new(Target::Party(plan))), actions, now)
+                }
+                None => self.dial(Target::Party(plan), 1, actions, now),
+            },
+            Decision::AskPin(plan) => self.ask_pin(plan, actions, now),
+            Decision::Play { url, .. } => {
+                let message = self.prompts.for_url(&url, BuiltIn::UnknownCaller);
+                self.announce(message, Then::HangUp(HangupCause::Routing), actions, now);
+            }
+            Decision::Forward(uri) => self.dial(Target::Fixed(uri), 1, actions, now),
+            // Refused before any port was bound.
+            Decision::Refuse(status) => self.refuse_caller(status, HangupCause::Routing, actions, now),
+        }
+    }
+
+    /// The audio of a session's message; `None` when it names none, or when it is not at hand.
+    pub(super) fn message(&self, url: &str) -> Option<Prompt> {
+        if url.is_empty() { None } else { self.prompts.find(url) }
+    }
+
+    fn local_media(&mut self, trunk: &Trunk, codecs: Vec<Codec>, address: IpAddr, port: u16) -> LocalMedia {
+        let networks = trunk.media_allow.iter().map(|net| (net.addr(), net.prefix_len())).collect();
+        LocalMedia {
+            address,
+            port,
+            session_id: self.ids.sdp_session_id(),
+            codecs,
+            source: trunk.rtp_source,
+            allow: MediaAllow { networks, private: trunk_is_private(trunk) },
+        }
+    }
+
+    /// 200 to the caller before the B-leg is known, for a PIN or a message.
+    pub(super) fn answer_caller(&mut self, actions: &mut Vec<Action>, now: Instant) {
+        if self.a_answered.is_some() {
+            return;
+        }
+        self.order_a(Order::Answer, actions, now);
+        self.a_answered = Some(now);
+        let at = self.cdr.answered(self.a_uuid, now);
+        actions.push(Action::LegAnswered(self.a_uuid, at));
+    }
+
+    /// Answers the caller, plays one message, then goes on.
+    pub(super) fn announce(&mut self, message: Prompt, then: Then, actions: &mut Vec<Action>, now: Instant) {
+        self.answer_caller(actions, now);
+        // The end of the message is reported; a little later it counts as over in any case.
+        let until = now + message.duration() + LOOK_UP;
+        actions.push(Action::Media(MediaCommand::Play {
+            side: Side::A,
+            prompt: message,
+            mode: PlayMode::Once,
+        }));
+        self.state = State::Announcing { then, until };
+    }
+
+    /// The message to the caller is over.
+    pub(super) fn after_message(&mut self, actions: &mut Vec<Action>, now: Instant) {
+        let State::Announcing { then, .. } = &self.state else { return };
+        match then.clone() {
+            Then::Dial(target) => self.dial(*target, 1, actions, now),
+            Then::HangUp(cause) => self.end(cause, HangupSource::System, actions, now),
+        }
+    }
+
+    /// Sends the B-leg's INVITE through the next gateway; without one the call has failed.
+    pub(super) fn dial(&mut self, target: Target, attempt: u8, actions: &mut Vec<Action>, now: Instant) {
+        let index = usize::from(attempt.saturating_sub(1));
+        let ready = self.outlets.get(index).cloned().zip(self.query.clone()).zip(self.ports);
+        let Some(((outlet, query), ports)) = ready else {
+            return self.callee_failed(500, HangupCause::Routing, actions, now);
+        };
+        let (callee, hop, party) = match &target {
+            Target::Party(plan) => {
+                let callee = Callee::Party { number: plan.callee.clone(), gateway: outlet.host.clone() };
+                (callee, outlet.hop.clone(), Some(plan.callee.clone()))
+            }
+            Target::Fixed(uri) => match fixed_hop(uri) {
+                Some(hop) => (Callee::Fixed(uri.clone()), hop, None),
+                None => return self.callee_failed(500, HangupCause::Routing, actions, now),
+            },
+        };
+        // What the caller speaks comes first, so that most calls need no conversion.
+        let mut codecs = outlet.trunk.codecs.clone();
+        let spoken = self.a.stream().map(|stream| stream.codec);
+        codecs.sort_by_key(|codec| Some(*codec) != spoken);
+        let local = self.local_media(&outlet.trunk, codecs, outlet.address.media, ports.1);
+        let role = match &target {
+            Target::Party(plan) => Some(plan.callee_role),
+            Target::Fixed(_) => None,
+        };
+        self.open_callee_leg(&outlet, attempt, party, role, actions, now);
+        let dial = Dial {
+            from: query.dialled,
+            callee,
+            trunk: Arc::clone(&outlet.trunk),
+            hop,
+            address: outlet.address,
+            max_forwards: self.max_forwards,
+            local,
+        };
+        let mut sends = Vec::new();
+        let mut out = Output { actions: &mut sends, signals: Vec::new(), ids: &mut self.ids, now };
+        let leg = Leg::dial(dial, &mut out);
+        // The dialog is known before its INVITE can be answered.
+        actions.push(Action::Index(leg.dialog_key()));
+        actions.append(&mut sends);
+        if self.a_answered.is_some() && attempt == 1 {
+            let prompt = crate::call::tones::ringback();
+            actions.push(Action::Media(MediaCommand::Play {
+                side: Side::A,
+                prompt,
+                mode: PlayMode::UntilBridgedAudio,
+            }));
+        }
+        if let Some(former) = self.b.replace(leg) {
+            self.former.push(former);
+        }
+        let ring_timeout = self.session.as_ref().map_or(DEFAULT_RING_TIMEOUT, |session| session.ring_timeout);
+        let until = match &self.state {
+            State::Dialing { until, .. } => *until,
+            _ => now + ring_timeout,
+        };
+        self.state = State::Dialing { plan: target, attempt, ringing: false, until };
+    }
+
+    fn open_callee_leg(
+        &mut self,
+        outlet: &Outlet,
+        attempt: u8,
+        party: Option<crate::number::E164>,
+        role: Option<crate::masking::session::PartyRole>,
+        actions: &mut Vec<Action>,
+        now: Instant,
+    ) {
+        if attempt > 1 {
+            self.b_uuid = self.ids.uuid();
+        }
+        let trunk = outlet.trunk.name.clone();
+        let leg = NewLeg { uuid: self.b_uuid, side: Side::B, attempt, party, role, trunk };
+        actions.push(Action::LegOpened(Box::new(self.cdr.open(leg, now))));
+    }
+
+    /// The B-leg failed before its answer. A gateway that is broken or full is left for the next one, as long as
+    /// nobody rang; a callee who did not want the call is not rung twice.
+    pub(super) fn on_refused(&mut self, status: u16, actions: &mut Vec<Action>, now: Instant) {
+        let cause = HangupCause::of_status(status);
+        self.cdr.ended(self.b_uuid, cause, HangupSource::Callee, Some(status), now);
+        let State::Dialing { plan, attempt, ringing, .. } = &self.state else { return };
+        let next = attempt.saturating_add(1);
+        let another = usize::from(*attempt) < self.outlets.len() && next <= MAX_ATTEMPTS;
+        let gateway_failed = matches!(status, 408 | 503 | 504) && !ringing;
+        let party = matches!(plan, Target::Party(_));
+        if gateway_failed && another && party && self.former.len() < MAX_FORMER_LEGS {
+            let plan = plan.clone();
+            return self.dial(plan, next, actions, now);
+        }
+        self.callee_failed(status, cause, actions, now);
+    }
+
+    /// `ring_timeout`: nobody answered.
+    pub(super) fn on_ring_timeout(&mut self, actions: &mut Vec<Action>, now: Instant) {
+        let cause = HangupCause::RingTimeout;
+        self.cdr.ended(self.b_uuid, cause, HangupSource::System, None, now);
+        self.order_b(Order::HangUp(cause), actions, now);
+        self.callee_failed(480, cause, actions, now);
+    }
+
+    /// The callee cannot be had: a final answer to a caller who waits for one, a message to one who is answered.
+    pub(super) fn callee_failed(
+        &mut self,
+        status: u16,
+        cause: HangupCause,
+        actions: &mut Vec<Action>,
+        now: Instant,
+    ) {
+        if self.a_answered.is_none() {
+            return self.refuse_caller(identity::status_for_caller(status), cause, actions, now);
+        }
+        actions.push(Action::Media(MediaCommand::StopPlay { side: Side::A }));
+        let message = match cause {
+            HangupCause::Busy | HangupCause::BusyEverywhere => crate::call::tones::busy(),
+            _ => self.prompts.built_in(BuiltIn::NotReached),
+        };
+        self.announce(message, Then::HangUp(cause), actions, now);
+    }
+
+    /// A signal of the A-leg.
+    pub(super) fn on_caller(&mut self, signal: Signal, actions: &mut Vec<Action>, now: Instant) {
+        match signal {
+            Signal::HungUp(cause) if self.is_live() => self.end(cause, HangupSource::Caller, actions, now),
+            Signal::Answered(stream) | Signal::Reoffered(stream) if self.is_live() => {
+                Self::configure(Side::A, stream, actions);
+            }
+            Signal::Digit(digit) => self.on_digit(digit, actions, now),
+            Signal::HungUp(_)
+            | Signal::Answered(_)
+            | Signal::Reoffered(_)
+            | Signal::Progress { .. }
+            | Signal::Refused(_) => {}
+        }
+    }
+}
+
+/// May this trunk's RTP come from private networks? When its own signalling does.
+fn trunk_is_private(trunk: &Trunk) -> bool {
+    let private = |ip: IpAddr| match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_private() || ip.is_loopback() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    };
+    trunk.allow.iter().any(|net| net.prefix_len() > 0 && private(net.addr()))
+}
+
+/// Where `no_session = "sip:…"` goes.
+fn fixed_hop(uri: &str) -> Option<Hop> {
+    let uri = Uri::parse(uri)?;
+    let port = uri.port().unwrap_or(5060);
+    let host = uri.host();
+    let tcp = uri.transport().is_some_and(|name| name.eq_ignore_ascii_case("tcp"));
+    Some(Hop {
+        protocol: if tcp { Protocol::Tcp } else { Protocol::Udp },
+        place: match host.parse::<IpAddr>() {
+            Ok(ip) => Place::Address(SocketAddr::new(ip, port)),
+            Err(_) => Place::Name(host.to_owned(), port),
+        },
+        connection: None,
+        local: None,
+        pinned: uri.transport().is_some(),
+        token: None,
+    })
+}

@@ -1,0 +1,192 @@
+//! A call: two legs and all policy between them, as one value that nobody shares.
+//!
+//! ```text
+//!            ┌─────────┐ session found ┌─────────┐ ports bound, offer read
+//!  INVITE ──►│ Routing ├──────────────►│ Opening ├──┬────────────────────────────┐
+//!            └────┬────┘               └────┬────┘  │ stranger with PIN sessions │ message first
+//!         refused │                 refused │   ┌───▼───────────┐          ┌─────▼──────┐
+//!                 │                         │   │ CollectingPin │          │ Announcing │
+//!                 │                         │   └───┬───────┬───┘          └──┬──────┬──┘
+//!                 │                         │  right│  wrong│                 │      │
+//!                 │                         │   ┌───▼───────┼─────────────────▼─┐    │
+//!                 │                         └──►│ Dialing   │                   │    │
+//!                 │                             └───┬───────┼───────┬───────────┘    │
+//!                 │                          answer │       │       │ failure        │
+//!                 │          ┌──────────┐ message ┌─▼───────┼──┐    │                │
+//!                 │          │ Greeting │◄────────┤ Bridged │  │    │                │
+//!                 │          └────┬─────┘────────►└─┬───────┘  │    │                │
+//!                 ▼               ▼                 ▼          ▼    ▼                ▼
+//!              Draining: both legs end, media closes, the CDR is written ──► Done
+//! ```
+//!
+//! What may be trusted where: in `Routing` nothing but the INVITE; from `Opening` on the media has ports and the
+//! caller's offer was read; from `CollectingPin` and `Announcing` on the A-leg is answered; in `Dialing` a B-leg
+//! exists; in `Bridged` both legs are answered; from `Draining` on neither leg gets an order any more.
+//!
+//! [`machine`] and everything below it is pure. [`task`] is the only async code of a call; [`dispatch`] and
+//! [`registry`] find and make calls.
+
+pub mod caller_id;
+pub mod cdr;
+pub mod dispatch;
+pub mod identity;
+pub mod leg;
+pub mod machine;
+pub mod pin;
+pub mod registry;
+pub mod signal;
+pub mod task;
+pub mod tones;
+
+use crate::call::cdr::HangupCause;
+use crate::call::identity::LegAddress;
+use crate::masking::route::Query;
+use crate::recording::manifest::Names;
+use crate::sip::key::DialogKey;
+use crate::sip::message::Message;
+use crate::sip::transport::{Flow, Protocol, SendToken};
+use crate::sip::wire::ByteStr;
+use crate::store::{Cdr, LegOpened, Route};
+use crate::trunk::Trunk;
+use bytes::Bytes;
+use media::{MediaCommand, MediaEvent, RecordingReport};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+pub use machine::Call;
+
+/// Where a message goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hop {
+    /// The transport.
+    pub protocol: Protocol,
+    /// The peer.
+    pub place: Place,
+    /// A connection that should be used if it still lives.
+    pub connection: Option<u64>,
+    /// The socket of ours to send from, when it matters.
+    pub local: Option<SocketAddr>,
+    /// The transport was named, by a gateway or a URI: size does not change it.
+    pub pinned: bool,
+    /// Whose request it is; responses have none.
+    pub token: Option<SendToken>,
+}
+
+/// A peer, by address or by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// No look-up is needed.
+    Address(SocketAddr),
+    /// A DNS name and a port.
+    Name(String, u16),
+}
+
+impl Hop {
+    /// The address, when it is known.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self.place {
+            Place::Address(address) => Some(address),
+            Place::Name(..) => None,
+        }
+    }
+
+    /// The same place by UDP, for a request that only was too large for it; `None` when it was not on TCP by
+    /// our own choice.
+    fn fall_back_to_udp(&self) -> Option<Self> {
+        let by_size = self.protocol == Protocol::Tcp && !self.pinned;
+        by_size.then(|| Self { protocol: Protocol::Udp, connection: None, ..self.clone() })
+    }
+}
+
+/// A gateway of the trunk that a B-leg leaves by, with what the leg shows of us there.
+#[derive(Debug, Clone)]
+pub struct Outlet {
+    /// The trunk.
+    pub trunk: Arc<Trunk>,
+    /// Where the INVITE goes.
+    pub hop: Hop,
+    /// `host[:port]` for the Request-URI.
+    pub host: String,
+    /// Our side.
+    pub address: LegAddress,
+}
+
+/// What the store and the configuration say about a dialled number.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// `None`: not one of our numbers.
+    pub route: Option<Route>,
+    /// Where the B-leg can go, in order of failover.
+    pub outlets: Vec<Outlet>,
+    /// Wall time of the look-up: sessions are active or not at this moment.
+    pub at: jiff::Timestamp,
+}
+
+/// What happens to a call.
+#[derive(Debug)]
+pub enum Event {
+    /// A message of one of its legs.
+    Message(Box<Message>, Flow),
+    /// A request of ours, known by its branch, could not be sent.
+    SendFailed(ByteStr),
+    /// The look-up's result; `Err`: the store failed.
+    Found(Result<Box<Found>, StoreFailed>),
+    /// The media's local RTP ports, A's and B's; `Err`: none is free.
+    MediaOpened(Result<(u16, u16), NoPort>),
+    /// The media has something to say.
+    Media(MediaEvent),
+    /// Somebody wants the call to end.
+    HangUp(HangupCause),
+    /// The manifest of the recording is written, or could not be.
+    RecordingFiled,
+    /// A row of the call is written, or could not be (which was logged).
+    Noted,
+    /// The CDR is stored, or could not be (which was logged).
+    CdrStored,
+    /// [`Call::deadline`] has been reached.
+    Timeout,
+}
+
+/// The store could not be asked; logged where it happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreFailed;
+
+/// No media could be had; logged where it happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoPort;
+
+/// What a call wants done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Send a message.
+    Send {
+        /// Encoded.
+        wire: Bytes,
+        /// Where to.
+        to: Hop,
+    },
+    /// Look the dialled number up; the answer is [`Event::Found`].
+    FindSession(Query),
+    /// From now on messages of this dialog are the call's.
+    Index(DialogKey),
+    /// Bind media sockets on these local addresses; the answer is [`Event::MediaOpened`].
+    OpenMedia {
+        /// The A-leg's.
+        a: IpAddr,
+        /// The B-leg's.
+        b: IpAddr,
+    },
+    /// Tell the media.
+    Media(MediaCommand),
+    /// A leg began: a row that survives a crash.
+    LegOpened(Box<LegOpened>),
+    /// A leg was answered.
+    LegAnswered(uuid::Uuid, jiff::Timestamp),
+    /// Write `call.json`; the answer is [`Event::RecordingFiled`].
+    FileRecording(Names, Box<RecordingReport>),
+    /// The call is over: its CDR, in one transaction; the answer is [`Event::CdrStored`].
+    CloseCall(Box<Cdr>),
+    /// The call is answered on both legs; for counters.
+    Bridged,
+}

@@ -1,0 +1,541 @@
+//! Which calls there are and may be: admission limits, spawning, listing, draining; and what every call's shell shares.
+
+use super::cdr::{ClockPair, HangupCause};
+use super::dispatch::{CallHandle, Index};
+use super::identity::LegAddress;
+use super::leg::Refusal;
+use super::machine::CallParameters;
+use super::task::CallTask;
+use super::{Call, Event, Found, Hop, Outlet, Place, StoreFailed};
+use crate::clock;
+use crate::ids::IdSource;
+use crate::masking::route::Query;
+use crate::prompts::PromptLibrary;
+use crate::recording::manifest;
+use crate::sip::message::Request;
+use crate::sip::transport::{Destination, Flow, Protocol, Transports, local_address_towards};
+use crate::store::{Cdr, Store, StoreError};
+use crate::trunk::{Gateway, RateLimit, Transport, Trunk, TrunkId, Trunks};
+use bytes::Bytes;
+use dashmap::DashMap;
+use media::RecordingReport;
+use media::engine::Engine;
+use metrics::{Counter, Gauge};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::{Instrument, info_span, warn};
+use uuid::Uuid;
+
+/// Events waiting for one call; more are dropped, and a UDP peer repeats them.
+const INBOX: usize = 64;
+/// Name look-ups of a gateway.
+const RESOLVE: Duration = Duration::from_secs(2);
+/// Seconds after which a caller may try again when we are full.
+const RETRY_AFTER_FULL: u32 = 10;
+/// The same when we are draining: this node takes no call any more.
+const RETRY_AFTER_DRAINING: u32 = 60;
+/// One complaint of a kind is logged in this time; the rest is counted.
+const COMPLAINT_PAUSE: Duration = Duration::from_secs(10);
+
+/// Limits of the whole service.
+#[derive(Debug, Clone, Copy)]
+pub struct CallLimits {
+    /// Live calls at one time.
+    pub max_calls: usize,
+    /// New calls per second.
+    pub max_calls_per_second: u32,
+}
+
+/// Everything that the calls share.
+pub struct Shell {
+    /// Sessions, CDRs.
+    pub store: Store,
+    /// The media plane.
+    pub engine: Engine,
+    /// The carriers.
+    pub trunks: Trunks,
+    /// What callers hear.
+    pub prompts: PromptLibrary,
+    /// `recordings.directory`.
+    pub recordings: PathBuf,
+    /// Counters, with kept handles.
+    pub counters: Counters,
+    shared_trunks: Vec<Arc<Trunk>>,
+    transports: OnceLock<Transports>,
+    sip_public: Option<IpAddr>,
+    media_public: Option<IpAddr>,
+    limits: CallLimits,
+    live: AtomicUsize,
+    rate: Mutex<RateLimit>,
+    trunk_load: Vec<TrunkLoad>,
+    draining: AtomicBool,
+    calls: DashMap<Uuid, (CallHandle, Option<Uuid>)>,
+    /// Calls whose record is not stored yet.
+    unsettled: AtomicUsize,
+    tasks: Mutex<JoinSet<()>>,
+    complaints: Mutex<BTreeMap<&'static str, Instant>>,
+}
+
+struct TrunkLoad {
+    live: AtomicUsize,
+    rate: Option<Mutex<RateLimit>>,
+}
+
+/// Handles of the call counters, see `/metrics`.
+pub struct Counters {
+    /// INVITEs that became calls.
+    pub calls: Counter,
+    /// Calls answered on both legs.
+    pub bridged: Counter,
+    /// Calls refused because we are full or draining.
+    pub full: Counter,
+    /// Calls that an error of ours ended.
+    pub internal_errors: Counter,
+    /// Calls that got no media ports.
+    pub no_media: Counter,
+    /// INVITEs from where nobody may call in.
+    pub refused_source: Counter,
+    /// Responses of no call.
+    pub stray_responses: Counter,
+    /// Messages dropped because their call was busy.
+    pub inbox_full: Counter,
+    /// Calls now.
+    pub live: Gauge,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            calls: metrics::counter!("maskline_calls_total"),
+            bridged: metrics::counter!("maskline_calls_bridged_total"),
+            full: metrics::counter!("maskline_calls_refused_full_total"),
+            internal_errors: metrics::counter!("maskline_internal_errors_total"),
+            no_media: metrics::counter!("maskline_calls_without_port_total"),
+            refused_source: metrics::counter!("maskline_sip_invites_refused_source_total"),
+            stray_responses: metrics::counter!("maskline_sip_stray_responses_total"),
+            inbox_full: metrics::counter!("maskline_sip_inbox_full_total"),
+            live: metrics::gauge!("maskline_calls"),
+        }
+    }
+}
+
+/// What became of a new INVITE.
+pub(super) enum Admission {
+    /// It is a call now.
+    Taken,
+    /// 503.
+    Full { retry_after: u32 },
+    /// Its own fault.
+    Refused(Refusal),
+}
+
+/// One of the calls that may be live; dropping it makes room.
+pub(super) struct Permit {
+    shell: Arc<Shell>,
+    trunk: usize,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let live = self.shell.live.fetch_sub(1, Ordering::AcqRel).saturating_sub(1);
+        self.shell.counters.live.set(live as f64);
+        if let Some(load) = self.shell.trunk_load.get(self.trunk) {
+            load.live.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+/// A call whose record is still to be stored.
+pub(super) struct Unsettled(Arc<Shell>);
+
+impl Unsettled {
+    fn new(shell: &Arc<Shell>) -> Self {
+        shell.unsettled.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(shell))
+    }
+}
+
+impl Drop for Unsettled {
+    fn drop(&mut self) {
+        self.0.unsettled.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// What a shell is made of.
+pub struct ShellParts {
+    /// Sessions, CDRs.
+    pub store: Store,
+    /// The media plane.
+    pub engine: Engine,
+    /// The carriers.
+    pub trunks: Trunks,
+    /// What callers hear.
+    pub prompts: PromptLibrary,
+    /// `recordings.directory`.
+    pub recordings: PathBuf,
+    /// `sip.public_address`.
+    pub sip_public: Option<IpAddr>,
+    /// `media.public_address`.
+    pub media_public: Option<IpAddr>,
+    /// Limits.
+    pub limits: CallLimits,
+}
+
+impl Shell {
+    /// Without transports yet: they need a handler, which needs the shell.
+    #[must_use]
+    pub fn new(parts: ShellParts) -> Self {
+        let shared_trunks = parts.trunks.iter().map(|(_, trunk)| Arc::new(trunk.clone())).collect();
+        let trunk_load = parts
+            .trunks
+            .iter()
+            .map(|(_, trunk)| TrunkLoad {
+                live: AtomicUsize::new(0),
+                rate: trunk.max_calls_per_second.map(|rate| Mutex::new(RateLimit::per_second(rate))),
+            })
+            .collect();
+        Self {
+            store: parts.store,
+            engine: parts.engine,
+            trunks: parts.trunks,
+            prompts: parts.prompts,
+            recordings: parts.recordings,
+            counters: Counters::default(),
+            shared_trunks,
+            transports: OnceLock::new(),
+            sip_public: parts.sip_public,
+            media_public: parts.media_public,
+            limits: parts.limits,
+            live: AtomicUsize::new(0),
+            rate: Mutex::new(RateLimit::per_second(parts.limits.max_calls_per_second)),
+            trunk_load,
+            draining: AtomicBool::new(false),
+            calls: DashMap::new(),
+            unsettled: AtomicUsize::new(0),
+            tasks: Mutex::new(JoinSet::new()),
+            complaints: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    /// The transports, once they are bound.
+    pub fn set_transports(&self, transports: Transports) {
+        // Set twice it would keep the first; it is called once, at the start.
+        let _ = self.transports.set(transports);
+    }
+
+    /// Takes no new call from now on.
+    pub fn start_draining(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// New calls are refused.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Live calls now.
+    #[must_use]
+    pub fn live_calls(&self) -> usize {
+        self.live.load(Ordering::Acquire)
+    }
+
+    /// Tasks of calls, live and lingering.
+    #[must_use]
+    pub fn call_tasks(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// Calls whose record is not stored yet.
+    #[must_use]
+    pub fn unsettled_calls(&self) -> usize {
+        self.unsettled.load(Ordering::Acquire)
+    }
+
+    /// Ends every live call.
+    pub fn hang_up_all(&self, cause: HangupCause) {
+        for call in self.calls.iter() {
+            let _ = call.value().0.inbox.try_send(Event::HangUp(cause));
+        }
+    }
+
+    /// Ends the live calls of one masking session. Returns how many there were.
+    pub fn hang_up_session(&self, session: Uuid) -> usize {
+        self.calls
+            .iter()
+            .filter(|call| call.value().1 == Some(session))
+            .filter(|call| call.value().0.inbox.try_send(Event::HangUp(HangupCause::Scheduled)).is_ok())
+            .count()
+    }
+
+    /// Checks the limits and makes a call of an INVITE.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        invite: &Request,
+        flow: Flow,
+        trunk: TrunkId,
+        index: &Arc<Index>,
+    ) -> Admission {
+        let now = clock::now();
+        if self.is_draining() {
+            self.counters.full.increment(1);
+            return Admission::Full { retry_after: RETRY_AFTER_DRAINING };
+        }
+        let Some(permit) = self.permit(trunk, now) else {
+            self.counters.full.increment(1);
+            return Admission::Full { retry_after: RETRY_AFTER_FULL };
+        };
+        let Some(profile) = self.shared_trunks.get(trunk.index()).cloned() else {
+            return Admission::Refused(Refusal::from(500));
+        };
+        let mut ids = IdSource::from_system();
+        let Some(address) = self.leg_address(flow.protocol, flow.peer.ip(), Some(flow.local), &mut ids)
+        else {
+            return Admission::Refused(Refusal::from(500));
+        };
+        let parameters = CallParameters {
+            trunk: profile,
+            address,
+            ids,
+            prompts: self.prompts.clone(),
+            clock: ClockPair { instant: now, wall: clock::wall_now() },
+            recordings: self.recordings.clone(),
+        };
+        let (call, actions) = match Call::offered(invite, &flow, parameters, now) {
+            Ok(made) => made,
+            Err(refusal) => return Admission::Refused(refusal),
+        };
+        self.counters.calls.increment(1);
+        let (sender, inbox) = mpsc::channel(INBOX);
+        let handle = CallHandle { id: call.interaction(), inbox: sender };
+        let keys = index.add_invite(invite, &handle);
+        self.calls.insert(handle.id, (handle.clone(), None));
+        let span = info_span!("call", id = %handle.id);
+        let entry = RegistryEntry { shell: Arc::clone(self), id: handle.id };
+        let task = CallTask {
+            call,
+            handle,
+            inbox,
+            shell: Arc::clone(self),
+            permit: Some(permit),
+            unsettled: Some(Unsettled::new(self)),
+            keys,
+        };
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(
+            async move {
+                let _entry = entry;
+                task.run(actions).await;
+            }
+            .instrument(span),
+        );
+        Admission::Taken
+    }
+
+    fn permit(self: &Arc<Self>, trunk: TrunkId, now: Instant) -> Option<Permit> {
+        let take = |rate: &Mutex<RateLimit>| rate.lock().unwrap_or_else(PoisonError::into_inner).take(now);
+        let below = |count: &AtomicUsize, limit: usize| {
+            count
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |live| (live < limit).then_some(live + 1))
+                .is_ok()
+        };
+        let load = self.trunk_load.get(trunk.index())?;
+        let profile = self.shared_trunks.get(trunk.index())?;
+        if !take(&self.rate) || !load.rate.as_ref().is_none_or(take) {
+            return None;
+        }
+        if !below(&self.live, self.limits.max_calls) {
+            return None;
+        }
+        let trunk_limit =
+            profile.max_calls.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        if !below(&load.live, trunk_limit) {
+            self.live.fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        self.counters.live.set(self.live_calls() as f64);
+        Some(Permit { shell: Arc::clone(self), trunk: trunk.index() })
+    }
+
+    /// What a leg towards `peer` shows of us; `None` when there is no route to it or no listener of that kind.
+    fn leg_address(
+        &self,
+        protocol: Protocol,
+        peer: IpAddr,
+        listener: Option<SocketAddr>,
+        ids: &mut IdSource,
+    ) -> Option<LegAddress> {
+        let listener = match listener {
+            Some(listener) => listener,
+            None => self.listener(protocol, peer)?,
+        };
+        let local = if listener.ip().is_unspecified() {
+            local_address_towards(SocketAddr::new(peer, 5060)).ok()?
+        } else {
+            listener.ip()
+        }
+        .to_canonical();
+        Some(LegAddress {
+            protocol,
+            sip: SocketAddr::new(self.sip_public.unwrap_or(local), listener.port()),
+            media: self.media_public.unwrap_or(local),
+            bind: local,
+            contact_user: ids.contact_user(),
+        })
+    }
+
+    fn listener(&self, protocol: Protocol, peer: IpAddr) -> Option<SocketAddr> {
+        let listeners = self.transports.get()?.local_addresses();
+        let of = |protocol| {
+            let mut all = listeners.iter().filter(move |(kind, _)| *kind == protocol).map(|(_, at)| *at);
+            let same_family = all.clone().find(|at| at.is_ipv4() == peer.to_canonical().is_ipv4());
+            same_family.or_else(|| all.next())
+        };
+        // A leg by TCP may leave from a port of its own; its Via names a UDP listener's when there is no other.
+        of(protocol).or_else(|| of(Protocol::Udp))
+    }
+
+    /// Sends by address at once, by name after a look-up in a task of its own.
+    pub(super) fn send(self: &Arc<Self>, wire: Bytes, to: Hop) {
+        let destination = |address| Destination {
+            protocol: to.protocol,
+            address,
+            connection: to.connection,
+            local: to.local,
+            token: to.token.clone(),
+        };
+        match &to.place {
+            Place::Address(address) => self.send_to(wire, &destination(*address)),
+            Place::Name(host, port) => {
+                let (shell, host, port) = (Arc::clone(self), host.clone(), *port);
+                let mut to = destination(SocketAddr::new(IpAddr::from([0, 0, 0, 0]), port));
+                let looking = async move {
+                    if let Some(address) = resolve(&host, port).await {
+                        to.address = address;
+                        shell.send_to(wire, &to);
+                    }
+                };
+                self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(looking);
+            }
+        }
+    }
+
+    pub(super) fn send_to(&self, wire: Bytes, to: &Destination) {
+        if let Some(transports) = self.transports.get() {
+            transports.send(wire, to);
+        }
+    }
+
+    /// The store's word on a number, and the gateways that its B-leg may leave by.
+    pub(super) async fn find(&self, query: &Query) -> Result<Found, StoreFailed> {
+        let at = clock::wall_now();
+        let route =
+            self.store.find_route(&query.dialled, query.caller.as_ref(), at).await.map_err(|error| {
+                self.complain("store", &error);
+                StoreFailed
+            })?;
+        let mut outlets = Vec::new();
+        let trunk = route.as_ref().and_then(|route| self.trunks.id(&route.number.trunk));
+        if let Some(trunk) = trunk.and_then(|id| self.shared_trunks.get(id.index())) {
+            for gateway in &trunk.gateways {
+                outlets.extend(self.outlet(trunk, gateway).await);
+            }
+        }
+        Ok(Found { route, outlets, at })
+    }
+
+    async fn outlet(&self, trunk: &Arc<Trunk>, gateway: &Gateway) -> Option<Outlet> {
+        let protocol = match gateway.transport {
+            Some(Transport::Tcp) => Protocol::Tcp,
+            Some(Transport::Udp) | None => Protocol::Udp,
+        };
+        let port = gateway.port.unwrap_or(5060);
+        let address = match gateway.ip() {
+            Some(ip) => SocketAddr::new(ip, port),
+            None => resolve(&gateway.host, port).await?,
+        };
+        let mut ids = IdSource::from_system();
+        let literal =
+            if gateway.host.contains(':') { format!("[{}]", gateway.host) } else { gateway.host.clone() };
+        Some(Outlet {
+            trunk: Arc::clone(trunk),
+            hop: Hop {
+                protocol,
+                place: Place::Address(address),
+                connection: None,
+                local: None,
+                pinned: gateway.transport.is_some(),
+                token: None,
+            },
+            host: gateway.port.map_or(literal.clone(), |port| format!("{literal}:{port}")),
+            address: self.leg_address(protocol, address.ip(), None, &mut ids)?,
+        })
+    }
+
+    /// A row of a call that goes on: the call does not depend on it.
+    pub(super) fn noted(&self, written: Result<(), StoreError>) -> Event {
+        if let Err(error) = written {
+            self.complain("store", &error);
+        }
+        Event::Noted
+    }
+
+    pub(super) async fn close_call(&self, cdr: Cdr) {
+        if let Err(error) = self.store.close_call(cdr).await {
+            self.complain("store", &error);
+        }
+    }
+
+    pub(super) async fn file_recording(&self, names: manifest::Names, report: RecordingReport) {
+        let written = tokio::task::spawn_blocking(move || manifest::write(names, &report)).await;
+        if let Ok(Err(error)) = written {
+            self.complain("recordings", &error);
+        }
+    }
+
+    /// Which session a call belongs to, for [`Self::hang_up_session`].
+    pub(super) fn registry_entry(&self, handle: &CallHandle, session: Option<Uuid>) {
+        if session.is_none() {
+            return;
+        }
+        if let Some(mut entry) = self.calls.get_mut(&handle.id) {
+            entry.value_mut().1 = session;
+        }
+    }
+
+    /// Something of ours fails: said once in a while, so that no fault fills the log.
+    pub(super) fn complain(&self, what: &'static str, error: &dyn std::error::Error) {
+        metrics::counter!("maskline_failures_total", "of" => what).increment(1);
+        let now = clock::now();
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = complaints.get(what).is_none_or(|last| now.duration_since(*last) >= COMPLAINT_PAUSE);
+        if due {
+            complaints.insert(what, now);
+            warn!(what, error = %error, "failure");
+        }
+    }
+}
+
+/// Takes the call off the list when its task ends.
+struct RegistryEntry {
+    shell: Arc<Shell>,
+    id: Uuid,
+}
+
+impl Drop for RegistryEntry {
+    fn drop(&mut self) {
+        self.shell.calls.remove(&self.id);
+    }
+}
+
+async fn resolve(host: &str, port: u16) -> Option<SocketAddr> {
+    let looked_up = tokio::time::timeout(RESOLVE, tokio::net::lookup_host((host, port))).await;
+    looked_up.ok()?.ok()?.next()
+}

@@ -1,0 +1,150 @@
+//! The shell of a call: the only async code that it has. Waits for one event, feeds the machine, does what it says.
+
+use super::cdr::HangupCause;
+use super::dispatch::{CallHandle, KeyGuard};
+use super::registry::{Permit, Shell, Unsettled};
+use super::{Action, Call, Event, NoPort};
+use crate::clock;
+use media::engine::MediaHandle;
+use media::{MediaEvent, Side};
+use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::{error, info};
+
+/// One call's task. When it ends, its keys, sockets and transactions are gone.
+pub(super) struct CallTask {
+    pub(super) call: Call,
+    pub(super) handle: CallHandle,
+    pub(super) inbox: mpsc::Receiver<Event>,
+    pub(super) shell: Arc<Shell>,
+    /// Given back when the call stops counting as one; what lingers afterwards is tiny.
+    pub(super) permit: Option<Permit>,
+    /// Given back when the record is stored: a drain waits for it.
+    pub(super) unsettled: Option<Unsettled>,
+    pub(super) keys: KeyGuard,
+}
+
+/// What a running task has beside the call.
+struct Hands {
+    jobs: JoinSet<Event>,
+    media: Option<MediaHandle>,
+    /// Not bounded: the engine tells one event per key press or step of a call's media, at most some fifty a second.
+    media_events: mpsc::UnboundedSender<MediaEvent>,
+    /// Events that an action brought about at once.
+    immediate: Vec<Event>,
+}
+
+impl CallTask {
+    /// Runs the call to its end. `first` is what the machine wanted when it was made.
+    pub(super) async fn run(mut self, first: Vec<Action>) {
+        let (media_events, mut from_media) = mpsc::unbounded_channel();
+        let mut hands = Hands { jobs: JoinSet::new(), media: None, media_events, immediate: Vec::new() };
+        info!(interaction = %self.call.interaction(), "call started");
+        self.perform(first, &mut hands);
+        while !self.call.is_finished() {
+            let event = match hands.immediate.pop() {
+                Some(event) => event,
+                None => {
+                    let deadline = self.call.deadline();
+                    tokio::select! {
+                        biased;
+                        Some(event) = self.inbox.recv() => event,
+                        Some(event) = from_media.recv() => Event::Media(event),
+                        // A job that panics yields no event; the machine's own deadline covers it.
+                        Some(Ok(event)) = hands.jobs.join_next() => event,
+                        () = clock::sleep_until(deadline) => Event::Timeout,
+                    }
+                }
+            };
+            let Some(actions) = self.step(event) else { break };
+            self.perform(actions, &mut hands);
+        }
+        info!(interaction = %self.call.interaction(), "call ended");
+    }
+
+    /// Feeds the machine. A panic in it ends this call only: it is asked once to hang up both legs; `None` when
+    /// it cannot even do that.
+    fn step(&mut self, event: Event) -> Option<Vec<Action>> {
+        let now = clock::now();
+        let call = &mut self.call;
+        if let Ok(actions) = catch_unwind(AssertUnwindSafe(|| call.handle(event, now))) {
+            return Some(actions);
+        }
+        self.shell.counters.internal_errors.increment(1);
+        error!(interaction = %self.call.interaction(), "internal error: the call is ended");
+        let call = &mut self.call;
+        catch_unwind(AssertUnwindSafe(|| call.handle(Event::HangUp(HangupCause::InternalError), now))).ok()
+    }
+
+    /// Never awaits: a CANCEL must reach the machine while a look-up is still running.
+    fn perform(&mut self, actions: Vec<Action>, hands: &mut Hands) {
+        for action in actions {
+            let (shell, jobs) = (Arc::clone(&self.shell), &mut hands.jobs);
+            match action {
+                Action::Send { wire, to } => shell.send(wire, to),
+                Action::FindSession(query) => {
+                    jobs.spawn(async move { Event::Found(shell.find(&query).await.map(Box::new)) });
+                }
+                Action::Index(key) => self.keys.add_dialog(key, &self.handle),
+                Action::OpenMedia { a, b } => hands.open_media(&shell, a, b),
+                Action::Media(command) => {
+                    if let Some(media) = &hands.media {
+                        media.command(command);
+                    }
+                }
+                Action::LegOpened(leg) => {
+                    jobs.spawn(async move { shell.noted(shell.store.open_leg(*leg).await) });
+                }
+                Action::LegAnswered(leg, at) => {
+                    jobs.spawn(async move { shell.noted(shell.store.answer_leg(leg, at).await) });
+                }
+                Action::FileRecording(names, report) => {
+                    jobs.spawn(async move {
+                        shell.file_recording(names, *report).await;
+                        Event::RecordingFiled
+                    });
+                }
+                Action::CloseCall(cdr) => {
+                    jobs.spawn(async move {
+                        shell.close_call(*cdr).await;
+                        Event::CdrStored
+                    });
+                }
+                Action::Bridged => shell.counters.bridged.increment(1),
+            }
+        }
+        self.shell.registry_entry(&self.handle, self.call.session());
+        if !self.call.is_live() {
+            self.permit = None;
+        }
+        if self.call.is_settled() {
+            self.unsettled = None;
+        }
+    }
+}
+
+impl Hands {
+    fn open_media(&mut self, shell: &Shell, a: IpAddr, b: IpAddr) {
+        let events = self.media_events.clone();
+        let sink = Box::new(move |event| {
+            // The call is over: nobody wants to know any more.
+            let _ = events.send(event);
+        });
+        let opened = match shell.engine.open(a, b, sink) {
+            Ok(media) => {
+                let ports = (media.port(Side::A), media.port(Side::B));
+                self.media = Some(media);
+                Ok(ports)
+            }
+            Err(error) => {
+                shell.counters.no_media.increment(1);
+                shell.complain("media", &error);
+                Err(NoPort)
+            }
+        };
+        self.immediate.push(Event::MediaOpened(opened));
+    }
+}

@@ -1,0 +1,501 @@
+//! From the configuration as written to checked limits. Each rule stands once, beside the key it is about.
+
+use super::error::{ConfigErrors, Faults};
+use super::written::{
+    AccountConfig, Config, HttpConfig, MediaConfig, NumberConfig, RecordingsConfig, SipConfig, StoreConfig,
+    TrunkConfig,
+};
+use super::{
+    Account, Checked, HttpLimits, Listen, MediaSettings, NoSession, Number, RecordingSettings, SipLimits,
+    StoreSettings, keys, warnings,
+};
+use crate::number::Did;
+use crate::trunk::{CallerFrom, Country, Gateway, NumberFormat, Transport, Trunk, Trunks};
+use ipnet::IpNet;
+use media::engine::MediaLimits;
+use media::{Codec, SourcePolicy};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use toml::Value;
+
+/// Checks everything, and returns either the limits or every fault. A faulty value is replaced by a harmless one
+/// on the way, so that the rest can still be checked; the result is thrown away then.
+pub(super) fn check(config: &Config, mut faults: Faults) -> Result<Checked, ConfigErrors> {
+    let found = &mut faults;
+    let sip = sip(&config.sip, found);
+    let media = media(&config.media, sip.public_address, found);
+    let http = http(&config.http, found);
+    let store = store(&config.store, found);
+    let recordings = recordings(&config.recordings, found);
+
+    // What was not given is the default, and so is what could not be read: its fault is reported already.
+    let (local_trunk, local_numbers);
+    let trunks = match &config.trunks {
+        Some(trunks) => trunks.as_slice(),
+        None => {
+            local_trunk = [TrunkConfig::local()];
+            &local_trunk
+        }
+    };
+    let numbers = match (&config.numbers, &config.trunks) {
+        (Some(numbers), _) => numbers.as_slice(),
+        (None, Some(_)) => &[],
+        (None, None) => {
+            local_numbers = NumberConfig::local().collect::<Vec<_>>();
+            &local_numbers
+        }
+    };
+    if trunks.is_empty() {
+        found.missing("trunks", "at least one [[trunks]]");
+    }
+    let trunks = trunks_of(trunks, found);
+    let accounts = accounts_of(&config.accounts, found);
+    let numbers = numbers_of(numbers, &trunks, &accounts, found);
+
+    let trunks = Trunks::new(trunks);
+    let mut checked =
+        Checked { sip, media, http, store, recordings, trunks, accounts, numbers, warnings: vec![] };
+    if faults.is_empty() {
+        checked.warnings = warnings::warnings(&checked);
+    }
+    faults.into_errors().map_or(Ok(checked), Err)
+}
+
+fn sip(written: &SipConfig, faults: &mut Faults) -> SipLimits {
+    let mut listen: Vec<Listen> = vec![];
+    for (index, uri) in written.listen.iter().enumerate() {
+        let (path, value) = (format!("sip.listen[{index}]"), text(uri));
+        let Some((scheme, address)) = uri.split_once("://") else {
+            faults.wrong(&path, &value, "it is no listener", keys::LISTEN);
+            continue;
+        };
+        if scheme.eq_ignore_ascii_case("tls") {
+            faults.not_available(&path, &value, "TLS");
+            continue;
+        }
+        match (Transport::parse(scheme), address.parse()) {
+            (Some(transport), Ok(address)) => {
+                let entry = Listen { transport, address };
+                if address.port() != 0 && listen.contains(&entry) {
+                    faults.wrong(&path, &value, "it is given twice", keys::LISTEN);
+                }
+                listen.push(entry);
+            }
+            (None, _) => faults.wrong(&path, &value, "there is no such transport", keys::LISTEN),
+            (_, Err(_)) => faults.wrong(&path, &value, "it has no IP address with port", keys::LISTEN),
+        }
+    }
+    if written.listen.is_empty() {
+        faults.missing("sip.listen", keys::LISTEN);
+    }
+    SipLimits {
+        listen,
+        public_address: public_address("sip.public_address", written.public_address.as_deref(), faults),
+        max_calls: within("sip.max_calls", written.max_calls, 1..=100_000, faults),
+        max_calls_per_second: within(
+            "sip.max_calls_per_second",
+            written.max_calls_per_second,
+            1..=100_000,
+            faults,
+        ),
+        drain: seconds("sip.drain_seconds", written.drain_seconds, 0..=604_800, faults),
+        tcp_idle: seconds("sip.tcp_idle_seconds", written.tcp_idle_seconds, 10..=86_400, faults),
+        tcp_connections: within("sip.tcp_connections", written.tcp_connections, 1..=100_000, faults),
+    }
+}
+
+fn media(written: &MediaConfig, sip_address: Option<IpAddr>, faults: &mut Faults) -> MediaSettings {
+    let (first, last) = written.ports;
+    let value = Value::Array(vec![Value::Integer(first.into()), Value::Integer(last.into())]);
+    let problem = if first % 2 != 0 || last % 2 != 0 {
+        // RFC 3550 §11: RTP takes the even port, RTCP the odd one above.
+        Some("both must be even, because RTCP takes the odd port above each")
+    } else if first >= last {
+        Some("the first must lie below the last")
+    } else if first < 1024 {
+        Some("ports below 1024 belong to the system")
+    } else {
+        None
+    };
+    if let Some(problem) = problem {
+        faults.wrong("media.ports", &value, problem, keys::PORTS);
+    }
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let workers = written.workers.unwrap_or(cores);
+    let public_address = public_address("media.public_address", written.public_address.as_deref(), faults);
+    let silence = seconds("media.silence_seconds", written.silence_seconds, 0..=86_400, faults);
+    MediaSettings {
+        public_address: public_address.or(sip_address),
+        limits: MediaLimits {
+            ports: first..=last,
+            silence: (!silence.is_zero()).then_some(silence),
+            port_rest: Duration::from_millis(within(
+                "media.port_rest_ms",
+                written.port_rest_ms,
+                0..=3_600_000,
+                faults,
+            )),
+            workers: within("media.workers", workers, 1..=256, faults),
+        },
+    }
+}
+
+fn http(written: &HttpConfig, faults: &mut Faults) -> HttpLimits {
+    let listen = written.listen.parse().unwrap_or_else(|_| {
+        faults.wrong(
+            "http.listen",
+            &text(&written.listen),
+            "it is no IP address with port",
+            keys::HTTP_LISTEN,
+        );
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    });
+    let rate = written.requests_per_5_seconds;
+    HttpLimits {
+        listen,
+        requests_per_5_seconds: within("http.requests_per_5_seconds", rate, 1..=1_000_000, faults),
+        fetch_allow: networks("http.fetch_allow", &written.fetch_allow, faults),
+    }
+}
+
+fn store(written: &StoreConfig, faults: &mut Faults) -> StoreSettings {
+    let (key, value) = ("store.url", text(&written.url));
+    let path = match written.url.split_once("://") {
+        Some(("postgres" | "postgresql", _)) => {
+            // Not as written: the URL may hold a password.
+            faults.not_available(key, &text("postgres://…"), "PostgreSQL");
+            None
+        }
+        Some(("sqlite", path)) if path.contains(['?', '#', '%']) => {
+            faults.wrong(key, &value, "\"?\", \"#\" and \"%\" cannot be part of the path", keys::STORE_URL);
+            None
+        }
+        Some(("sqlite", path)) if Path::new(path).file_name().is_some() && !path.ends_with('/') => Some(path),
+        _ => {
+            faults.wrong(key, &value, "it names no database file", keys::STORE_URL);
+            None
+        }
+    };
+    StoreSettings { url: written.url.clone(), path: PathBuf::from(path.unwrap_or_default()) }
+}
+
+fn recordings(written: &RecordingsConfig, faults: &mut Faults) -> RecordingSettings {
+    if written.directory.is_empty() {
+        faults.wrong("recordings.directory", &text(""), "it is empty", keys::DIRECTORY);
+    }
+    let days = within("recordings.retention_days", written.retention_days, 0..=36_500, faults);
+    RecordingSettings {
+        directory: PathBuf::from(&written.directory),
+        retention: (days > 0).then(|| Duration::from_secs(u64::from(days) * 86_400)),
+    }
+}
+
+fn trunks_of(written: &[TrunkConfig], faults: &mut Faults) -> Vec<Trunk> {
+    let mut names = BTreeSet::new();
+    let trunks = written.iter().enumerate().map(|(index, trunk)| {
+        let path = format!("trunks[{index}]");
+        let name_path = format!("{path}.name");
+        let letters = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        if trunk.name.is_empty() {
+            faults.missing(&name_path, keys::NAME);
+        } else if trunk.name.len() > 64 || !trunk.name.bytes().all(letters) {
+            faults.wrong(&name_path, &text(&trunk.name), "it is no name", keys::NAME);
+        } else if !names.insert(trunk.name.as_str()) {
+            faults.wrong(&name_path, &text(&trunk.name), "another trunk has this name", keys::NAME);
+        }
+        trunk_of(&path, trunk, faults)
+    });
+    trunks.collect()
+}
+
+fn trunk_of(path: &str, written: &TrunkConfig, faults: &mut Faults) -> Trunk {
+    let at = |key: &str| format!("{path}.{key}");
+    let [gateways_key, allow_key] = [at("gateways"), at("allow")];
+    let given = |key: &str, faults: &Faults| faults.is_struck(key);
+    if written.gateways.is_empty()
+        && written.allow.is_empty()
+        && !given(&gateways_key, faults)
+        && !given(&allow_key, faults)
+    {
+        faults.missing(&format!("{gateways_key} or {allow_key}"), "at least one entry in one of them");
+    }
+    let limit = |key: &str, value: Option<u32>, faults: &mut Faults| {
+        value.map(|value| within(&at(key), value, 1..=100_000, faults))
+    };
+    let caller_from =
+        |word: &str| CallerFrom::ALL.into_iter().find(|place| place.as_str().eq_ignore_ascii_case(word));
+    let codec = |word: &str| match word.to_ascii_uppercase().as_str() {
+        "PCMU" => Some(Codec::Pcmu),
+        "PCMA" => Some(Codec::Pcma),
+        _ => None,
+    };
+    let rtp_source = match written.rtp_source.as_str() {
+        "exact" => Some(SourcePolicy::Exact),
+        "address" => Some(SourcePolicy::Address),
+        _ => None,
+    };
+    if rtp_source.is_none() {
+        faults.wrong(
+            &at("rtp_source"),
+            &text(&written.rtp_source),
+            "there is no such rule",
+            keys::RTP_SOURCE,
+        );
+    }
+    let default_country = written.default_country.as_deref().and_then(|code| {
+        let country = Country::parse(code);
+        if country.is_none() {
+            faults.wrong(&at("default_country"), &text(code), "there is no such country", keys::COUNTRY);
+        }
+        country
+    });
+    Trunk {
+        name: written.name.clone(),
+        gateways: gateways(&gateways_key, &written.gateways, faults),
+        allow: networks(&allow_key, &written.allow, faults),
+        media_allow: networks(&at("media_allow"), &written.media_allow, faults),
+        caller_from: words(&at("caller_from"), &written.caller_from, caller_from, keys::CALLER_FROM, faults),
+        rtp_source: rtp_source.unwrap_or(SourcePolicy::Exact),
+        codecs: words(&at("codecs"), &written.codecs, codec, keys::CODECS, faults),
+        early_media: written.early_media,
+        number_format: number_format(&at("number_format"), &written.number_format, faults),
+        default_country,
+        max_calls: limit("max_calls", written.max_calls, faults),
+        max_calls_per_second: limit("max_calls_per_second", written.max_calls_per_second, faults),
+    }
+}
+
+fn gateways(path: &str, written: &[String], faults: &mut Faults) -> Vec<Gateway> {
+    let mut gateways: Vec<Gateway> = vec![];
+    for (index, uri) in written.iter().enumerate() {
+        let (path, value, lower) = (format!("{path}[{index}]"), text(uri), uri.to_ascii_lowercase());
+        match Gateway::parse(uri) {
+            Some(gateway) if gateways.contains(&gateway) => {
+                faults.wrong(&path, &value, "it is given twice", keys::GATEWAYS);
+            }
+            Some(gateway) => gateways.push(gateway),
+            None if lower.starts_with("sips:") || lower.contains("transport=tls") => {
+                faults.not_available(&path, &value, "TLS");
+            }
+            None => faults.wrong(&path, &value, "it is no gateway", keys::GATEWAYS),
+        }
+    }
+    gateways
+}
+
+fn number_format(path: &str, written: &str, faults: &mut Faults) -> NumberFormat {
+    match written {
+        "+e164" => return NumberFormat::PlusE164,
+        "e164" => return NumberFormat::E164,
+        "national" => faults.not_available(path, &text(written), "writing national numbers"),
+        _ => faults.wrong(path, &text(written), "there is no such format", keys::NUMBER_FORMAT),
+    }
+    NumberFormat::PlusE164
+}
+
+fn accounts_of(written: &[AccountConfig], faults: &mut Faults) -> Vec<Account> {
+    let mut ids = BTreeSet::new();
+    for (index, account) in written.iter().enumerate() {
+        let id_path = format!("accounts[{index}].auth_id");
+        if account.auth_id.is_empty() {
+            faults.missing(&id_path, keys::AUTH_ID);
+        } else if !is_auth_id(&account.auth_id) {
+            faults.wrong(&id_path, &text(&account.auth_id), "it is no auth id", keys::AUTH_ID);
+        } else if !ids.insert(account.auth_id.as_str()) {
+            faults.wrong(&id_path, &text(&account.auth_id), "another account has it", keys::AUTH_ID);
+        }
+        let (token_path, token) = (format!("accounts[{index}].auth_token"), account.auth_token.reveal());
+        if token.is_empty() {
+            faults.missing(&token_path, keys::AUTH_TOKEN);
+        } else if !(16..=128).contains(&token.len()) || !token.bytes().all(|b| b.is_ascii_graphic()) {
+            faults.wrong(
+                &token_path,
+                &text(""),
+                "it is too short, too long or not printable",
+                keys::AUTH_TOKEN,
+            );
+        }
+    }
+    let accounts = written
+        .iter()
+        .map(|account| Account { auth_id: account.auth_id.clone(), auth_token: account.auth_token.clone() });
+    accounts.collect()
+}
+
+fn is_auth_id(id: &str) -> bool {
+    id.len() == 20 && id.starts_with("MA") && id.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
+}
+
+fn numbers_of(
+    written: &[NumberConfig],
+    trunks: &[Trunk],
+    accounts: &[Account],
+    faults: &mut Faults,
+) -> Vec<Number> {
+    let (mut seen, mut numbers) = (BTreeSet::new(), vec![]);
+    for (index, number) in written.iter().enumerate() {
+        let at = |key: &str| format!("numbers[{index}].{key}");
+        let trunk = trunk_name(&at("trunk"), number.trunk.as_deref(), trunks, faults);
+        let no_session = no_session(&at("no_session"), number.no_session.as_deref(), faults);
+        let account = match &number.account {
+            Some(id) if !is_auth_id(id) => {
+                faults.wrong(&at("account"), &text(id), "it is no auth id", keys::AUTH_ID);
+                None
+            }
+            Some(id) if !accounts.is_empty() && !accounts.iter().any(|account| account.auth_id == *id) => {
+                let known: Vec<&str> = accounts.iter().map(|account| account.auth_id.as_str()).collect();
+                faults.wrong(&at("account"), &text(id), "[[accounts]] has no such account", known.join(", "));
+                None
+            }
+            Some(id) => Some(id.clone()),
+            None => accounts.first().map(|account| account.auth_id.clone()),
+        };
+        let (path, value) = (at("number"), text(&number.number));
+        // With the "+" nobody has to guess whether the country code is there; none begins with 0.
+        let valid = number.number.starts_with('+') && !number.number.starts_with("+0");
+        match Did::parse(&number.number).filter(|_| valid) {
+            None if number.number.is_empty() => faults.missing(&path, keys::NUMBER),
+            None => faults.wrong(&path, &value, "it is no number in E.164 form", keys::NUMBER),
+            Some(did) if !seen.insert(did.clone()) => {
+                faults.wrong(&path, &value, "it is given twice", keys::NUMBER);
+            }
+            Some(did) => numbers.push(Number { did, trunk, account, no_session }),
+        }
+    }
+    numbers
+}
+
+fn trunk_name(path: &str, written: Option<&str>, trunks: &[Trunk], faults: &mut Faults) -> String {
+    let names = || {
+        let dialable = trunks.iter().filter(|trunk| !trunk.gateways.is_empty());
+        dialable.map(|trunk| trunk.name.as_str()).collect::<Vec<_>>().join(", ")
+    };
+    // Trunks that could not be read explain every trunk that is missing here.
+    let unread = (0..trunks.len()).any(|index| {
+        faults.is_struck(&format!("trunks[{index}].name"))
+            || faults.is_struck(&format!("trunks[{index}].gateways"))
+    });
+    match (written, trunks) {
+        _ if unread || faults.is_struck("trunks") => String::new(),
+        (None, [only]) => only.name.clone(),
+        (None, _) => {
+            faults.missing(path, "the name of a trunk, because there is more than one");
+            String::new()
+        }
+        (Some(name), _) => {
+            match trunks.iter().find(|trunk| trunk.name == name) {
+                None => faults.wrong(path, &text(name), "there is no such trunk", names()),
+                // Its gateways may all be faulty: that is reported where they stand.
+                Some(trunk) if trunk.gateways.is_empty() && faults.is_empty() => {
+                    faults.wrong(path, &text(name), "this trunk has no gateways to dial by", names());
+                }
+                Some(_) => {}
+            }
+            name.to_owned()
+        }
+    }
+}
+
+fn no_session(path: &str, written: Option<&str>, faults: &mut Faults) -> NoSession {
+    let Some(written) = written else { return NoSession::default() };
+    if written == "reject" {
+        return NoSession::Reject;
+    }
+    let printable =
+        written.len() <= 1000 && written.bytes().all(|b| b.is_ascii_graphic() && !b"<>\"".contains(&b));
+    if let Some(url) = written.strip_prefix("play:").filter(|_| printable) {
+        let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")).unwrap_or_default();
+        if rest.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'[') {
+            return NoSession::Play(url.to_owned());
+        }
+    }
+    if let Some(rest) = written.strip_prefix("sip:").filter(|_| printable) {
+        let (user, place) = rest.split_once('@').map_or((None, rest), |(user, place)| (Some(user), place));
+        let user_fits = user.is_none_or(|user| {
+            !user.is_empty()
+                && user.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.!~*'()&=+$,%".contains(&b))
+        });
+        if user_fits && Gateway::parse(&format!("sip:{place}")).is_some() {
+            return NoSession::Sip(written.to_owned());
+        }
+    }
+    faults.wrong(path, &text(written), "it is none of these", keys::NO_SESSION);
+    NoSession::Reject
+}
+
+/// A list of known words, each once, at least one.
+fn words<T: PartialEq>(
+    path: &str,
+    written: &[String],
+    parse: impl Fn(&str) -> Option<T>,
+    allowed: &'static str,
+    faults: &mut Faults,
+) -> Vec<T> {
+    let mut known = vec![];
+    for (index, word) in written.iter().enumerate() {
+        let path = format!("{path}[{index}]");
+        match parse(word) {
+            None => faults.wrong(&path, &text(word), "there is no such choice", allowed),
+            Some(choice) if known.contains(&choice) => {
+                faults.wrong(&path, &text(word), "it is given twice", allowed);
+            }
+            Some(choice) => known.push(choice),
+        }
+    }
+    if written.is_empty() {
+        faults.wrong(path, &Value::Array(vec![]), "the list is empty", allowed);
+    }
+    known
+}
+
+fn networks(path: &str, written: &[String], faults: &mut Faults) -> Vec<IpNet> {
+    let mut networks = vec![];
+    for (index, network) in written.iter().enumerate() {
+        let (path, value) = (format!("{path}[{index}]"), text(network));
+        let parsed =
+            network.parse::<IpNet>().ok().or_else(|| network.parse::<IpAddr>().ok().map(IpNet::from));
+        match parsed {
+            None => faults.wrong(&path, &value, "it is no network", keys::NETWORKS),
+            // 198.51.100.7/24 is as likely one address with a wrong prefix as a network: better ask.
+            Some(parsed) if parsed != parsed.trunc() => {
+                let either = format!("{} for the network, {} for the address", parsed.trunc(), parsed.addr());
+                faults.wrong(&path, &value, "the address has bits that the prefix does not cover", either);
+            }
+            Some(parsed) => networks.push(parsed),
+        }
+    }
+    networks
+}
+
+fn public_address(path: &str, written: Option<&str>, faults: &mut Faults) -> Option<IpAddr> {
+    let written = written?;
+    let address = written.parse::<IpAddr>().ok().filter(|ip| !ip.is_unspecified() && !ip.is_multicast());
+    if address.is_none() {
+        faults.wrong(path, &text(written), "it is no address that a peer can send to", keys::PUBLIC_ADDRESS);
+    }
+    address
+}
+
+fn within<T>(path: &str, value: T, allowed: RangeInclusive<T>, faults: &mut Faults) -> T
+where
+    T: Copy + PartialOrd + TryInto<i64>,
+{
+    if !allowed.contains(&value) {
+        let shown = Value::Integer(value.try_into().unwrap_or(i64::MAX));
+        let words = keys::find(path).map_or("", |key| key.allowed);
+        faults.wrong(path, &shown, "it is out of range", words);
+    }
+    value
+}
+
+fn seconds(path: &str, value: u64, allowed: RangeInclusive<u64>, faults: &mut Faults) -> Duration {
+    Duration::from_secs(within(path, value, allowed, faults))
+}
+
+fn text(value: &str) -> Value {
+    Value::String(value.to_owned())
+}

@@ -1,0 +1,174 @@
+//! What becomes of a call to a virtual number: the table of the product, first row that fits.
+//!
+//! Pure: the sessions that could matter were found beforehand; time is an argument.
+
+use super::session::{MaskingSession, PartyRole, Pin};
+use crate::number::{Did, E164};
+use crate::store::{NoSession, Route};
+use std::sync::Arc;
+
+/// Who calls what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Query {
+    /// The dialled number.
+    pub dialled: Did,
+    /// The caller's number; `None` when the trunk gave none that can be trusted.
+    pub caller: Option<E164>,
+}
+
+/// What is done with a call.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Decision {
+    /// A final answer of this status; nobody is rung.
+    Refuse(u16),
+    /// The B-leg goes to the plan's callee.
+    Dial(DialPlan),
+    /// The PIN stage comes first.
+    AskPin(PinPlan),
+    /// A message, then BYE. Empty: the built-in one.
+    Play {
+        /// Where the message is.
+        url: String,
+        /// Whose session it is, for the CDR.
+        session: Option<Arc<MaskingSession>>,
+    },
+    /// To a fixed SIP URI, as the number's configuration says for calls without a session.
+    Forward(String),
+}
+
+/// Whom to dial, on whose terms.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DialPlan {
+    /// The session that allows it.
+    pub session: Arc<MaskingSession>,
+    /// The other party.
+    pub callee: E164,
+    /// Which party the callee is; the caller is the other one, or a stranger in its stead.
+    pub callee_role: PartyRole,
+}
+
+impl DialPlan {
+    /// The message that the caller hears before the callee is dialled; empty: none.
+    #[must_use]
+    pub fn caller_play_url(&self) -> &str {
+        match self.callee_role {
+            PartyRole::First => &self.session.second_party_play_url,
+            PartyRole::Second => &self.session.first_party_play_url,
+        }
+    }
+
+    /// The message that the callee hears after answering; empty: none.
+    #[must_use]
+    pub fn callee_play_url(&self) -> &str {
+        match self.callee_role {
+            PartyRole::First => &self.session.first_party_play_url,
+            PartyRole::Second => &self.session.second_party_play_url,
+        }
+    }
+}
+
+/// The PIN stage: what opens which door. All sessions of one number ask strangers alike.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PinPlan {
+    /// Every PIN that counts, with where it leads; `None`: it would ring the caller himself and is wrong.
+    pub doors: Vec<(Pin, Option<DialPlan>)>,
+    /// Entries after the first.
+    pub retry: u8,
+    /// Pause after a wrong entry.
+    pub retry_wait: std::time::Duration,
+    /// The prompt's URL; empty: the built-in one.
+    pub prompt_url: String,
+    /// The wrong-PIN message's URL; empty: the built-in one.
+    pub incorrect_url: String,
+}
+
+/// Decides. `route` is `None` when the number is not ours; its sessions are active ones that have the
+/// caller as party or take strangers.
+#[must_use]
+pub fn decide(query: &Query, route: Option<&Route>, now: jiff::Timestamp) -> Decision {
+    let Some(route) = route else { return Decision::Refuse(404) };
+    let mut active = route.sessions.iter().filter(|session| session.is_active(now));
+    let own = query.caller.as_ref().and_then(|caller| {
+        active.clone().find_map(|session| session.role_of(caller).map(|role| (session, role)))
+    });
+    if let Some((session, role)) = own {
+        return for_party(session, role);
+    }
+    let strangers_pin: Vec<_> = active.clone().filter(|session| session.pin.is_some()).cloned().collect();
+    if let Some(plan) = active.clone().find(|session| session.takes_anyone()).and_then(known_party) {
+        return Decision::Dial(plan);
+    }
+    if let Some(plan) = pin_plan(&strangers_pin, query.caller.as_ref()) {
+        return Decision::AskPin(plan);
+    }
+    if let Some(session) = active.find(|session| !session.unknown_caller_play.is_empty()) {
+        let session = Arc::new(session.clone());
+        return Decision::Play { url: session.unknown_caller_play.clone(), session: Some(session) };
+    }
+    match &route.number.no_session {
+        NoSession::Reject => Decision::Refuse(404),
+        NoSession::Play(url) => Decision::Play { url: url.clone(), session: None },
+        NoSession::Sip(uri) => Decision::Forward(uri.clone()),
+    }
+}
+
+/// A registered caller: to the other party, after his own PIN if the session forces it.
+fn for_party(session: &MaskingSession, role: PartyRole) -> Decision {
+    let shared = Arc::new(session.clone());
+    // A single-party session's known party has nobody to call until the other one is filled in.
+    let Some(plan) = plan_to(&shared, other(role)) else { return Decision::Refuse(404) };
+    match &session.pin {
+        Some(pin) if pin.force => {
+            let own = pin.of(role);
+            Decision::AskPin(PinPlan {
+                doors: vec![(own.clone(), Some(plan))],
+                retry: pin.retry,
+                retry_wait: pin.retry_wait,
+                prompt_url: pin.prompt_play.clone(),
+                incorrect_url: pin.incorrect_play.clone(),
+            })
+        }
+        _ => Decision::Dial(plan),
+    }
+}
+
+fn other(role: PartyRole) -> PartyRole {
+    match role {
+        PartyRole::First => PartyRole::Second,
+        PartyRole::Second => PartyRole::First,
+    }
+}
+
+fn plan_to(session: &Arc<MaskingSession>, callee_role: PartyRole) -> Option<DialPlan> {
+    let callee = session.party(callee_role)?.clone();
+    Some(DialPlan { session: Arc::clone(session), callee, callee_role })
+}
+
+fn known_party(session: &MaskingSession) -> Option<DialPlan> {
+    let session = Arc::new(session.clone());
+    plan_to(&session, PartyRole::First).or_else(|| plan_to(&session, PartyRole::Second))
+}
+
+/// The first party's PIN leads to the second party and the other way round; in a session with one known
+/// party either PIN leads to it.
+fn pin_plan(sessions: &[MaskingSession], caller: Option<&E164>) -> Option<PinPlan> {
+    let first = sessions.first()?.pin.as_ref()?;
+    let mut plan = PinPlan {
+        doors: Vec::with_capacity(sessions.len() * 2),
+        retry: first.retry,
+        retry_wait: first.retry_wait,
+        prompt_url: first.prompt_play.clone(),
+        incorrect_url: first.incorrect_play.clone(),
+    };
+    for session in sessions {
+        let Some(pin) = &session.pin else { continue };
+        let shared = Arc::new(session.clone());
+        for (own, leads_to) in
+            [(&pin.first_party_pin, PartyRole::Second), (&pin.second_party_pin, PartyRole::First)]
+        {
+            let door = plan_to(&shared, leads_to).or_else(|| plan_to(&shared, other(leads_to)));
+            plan.doors.push((own.clone(), door.filter(|door| Some(&door.callee) != caller)));
+        }
+    }
+    Some(plan)
+}

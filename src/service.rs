@@ -1,0 +1,389 @@
+//! The service from start to end: what is opened in which order, and how it drains.
+
+use crate::api::{self, ApiState, CallControl, Readiness};
+use crate::call::cdr::HangupCause;
+use crate::call::dispatch::{Dispatcher, Index};
+use crate::call::registry::{CallLimits, Shell, ShellParts};
+use crate::clock;
+use crate::command::{PidFile, PidFileError};
+use crate::config::{Checked, Listen, NoSession as WrittenNoSession};
+use crate::prompts::PromptLibrary;
+use crate::recording::repair;
+use crate::sip::transport::{BindError, ListenAddress, Protocol, TransportLimits, Transports};
+use crate::store::{NewAccount, NoSession, Store, StoreError, VirtualNumberConfig};
+use crate::trunk::Transport;
+use media::engine::Engine;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+/// How often the store learns that this process lives; the end of an orphaned call is known as exactly.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How often the end of a drain is looked for.
+const DRAIN_STEP: Duration = Duration::from_millis(100);
+/// What calls that outlive a drain get for their BYEs and CDRs.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Why the service could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another service has the same store, or its directory cannot be written.
+    #[error(transparent)]
+    PidFile(#[from] PidFileError),
+    /// The database.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// The media threads.
+    #[error("media engine: {0}")]
+    Media(io::Error),
+    /// A SIP listener.
+    #[error(transparent)]
+    Sip(#[from] BindError),
+    /// The HTTP listener.
+    #[error("http.listen: {address} cannot be bound: {source}; choose a free address with http.listen")]
+    Http {
+        /// Which one.
+        address: SocketAddr,
+        /// The system's word.
+        source: io::Error,
+    },
+    /// What fetches prompts.
+    #[error("prompts: {0}")]
+    Prompts(#[from] crate::prompts::FetchError),
+    /// Threads of the runtime.
+    #[error("runtime: {0}")]
+    Runtime(io::Error),
+}
+
+/// Runs the service until it has drained.
+#[must_use]
+pub fn serve(config: &Checked) -> ExitCode {
+    init_logging();
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    let outcome = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(StartError::Runtime)
+        .and_then(|runtime| runtime.block_on(run(config)));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn init_logging() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // A second service in one process, as in tests, keeps the first one's log.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).try_init();
+}
+
+async fn run(config: &Checked) -> Result<(), StartError> {
+    raise_descriptor_limit();
+    let _pid_file = PidFile::claim(&config.store.pid_file())?;
+    let service = Service::start(config).await?;
+    service.greet(config);
+    shutdown_signal().await;
+    service.drain(config.sip.drain).await;
+    Ok(())
+}
+
+/// A running service.
+pub struct Service {
+    shell: Arc<Shell>,
+    index: Arc<Index>,
+    transports: Transports,
+    readiness: Readiness,
+    http: SocketAddr,
+    /// Made at this start, to be shown once.
+    new_account: Option<NewAccount>,
+    jobs: JoinSet<()>,
+    stop_http: oneshot::Sender<()>,
+}
+
+impl Service {
+    /// Opens store, media, SIP and HTTP, in this order, after cleaning up what an earlier process left.
+    ///
+    /// # Errors
+    /// The first thing that cannot be had; nothing stays open then.
+    pub async fn start(config: &Checked) -> Result<Self, StartError> {
+        let metrics = metrics_handle();
+        let store = Store::open(&config.store.url).await?;
+        let new_account = prepare(&store, config).await?;
+        let (prompts, loader) = PromptLibrary::with_loader(&config.http.fetch_allow)?;
+        let engine = Engine::start(config.media.limits.clone()).map_err(StartError::Media)?;
+        let shell = Arc::new(Shell::new(ShellParts {
+            store: store.clone(),
+            engine,
+            trunks: config.trunks.clone(),
+            prompts,
+            recordings: config.recordings.directory.clone(),
+            sip_public: config.sip.public_address,
+            media_public: config.media.public_address,
+            limits: CallLimits {
+                max_calls: usize::try_from(config.sip.max_calls).unwrap_or(usize::MAX),
+                max_calls_per_second: config.sip.max_calls_per_second,
+            },
+        }));
+        let index = Arc::new(Index::default());
+        let handler = Dispatcher::new(&Arc::downgrade(&shell), Arc::clone(&index), rand::random());
+        let listen: Vec<_> = config.sip.listen.iter().map(listen_address).collect();
+        let limits = TransportLimits {
+            idle: config.sip.tcp_idle,
+            connections: usize::try_from(config.sip.tcp_connections).unwrap_or(usize::MAX),
+            ..TransportLimits::default()
+        };
+        let transports = Transports::bind(&listen, limits, Arc::new(handler)).await?;
+        shell.set_transports(transports.clone());
+
+        let refused = |source| StartError::Http { address: config.http.listen, source };
+        let listener = TcpListener::bind(config.http.listen).await.map_err(refused)?;
+        let http = listener.local_addr().map_err(refused)?;
+        let readiness = Readiness::default();
+        let router = api::router(ApiState {
+            store: store.clone(),
+            readiness: readiness.clone(),
+            calls: Arc::new(Control(Arc::clone(&shell))),
+            metrics: Some(metrics),
+            base_url: None,
+            now: clock::wall_now,
+        });
+        let (stop_http, stopped) = oneshot::channel::<()>();
+        let mut jobs = JoinSet::new();
+        jobs.spawn(async move {
+            let until = async move {
+                // Dropped without a word it means the same: stop.
+                let _ = stopped.await;
+            };
+            if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(until).await {
+                error!("http: {error}");
+            }
+        });
+        jobs.spawn(heartbeat(store));
+        jobs.spawn(loader.run());
+        readiness.set(true);
+        Ok(Self { shell, index, transports, readiness, http, new_account, jobs, stop_http })
+    }
+
+    /// Where the API is served.
+    #[must_use]
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Where SIP is served.
+    #[must_use]
+    pub fn sip(&self) -> Vec<(Protocol, SocketAddr)> {
+        self.transports.local_addresses()
+    }
+
+    /// What every call shares; for counting.
+    #[must_use]
+    pub fn shell(&self) -> &Arc<Shell> {
+        &self.shell
+    }
+
+    /// The message indexes; for counting.
+    #[must_use]
+    pub fn index(&self) -> &Arc<Index> {
+        &self.index
+    }
+
+    /// The account that this start made, if it made one.
+    #[must_use]
+    pub fn new_account(&self) -> Option<&NewAccount> {
+        self.new_account.as_ref()
+    }
+
+    /// Takes no new call, waits for the live ones up to `limit`, ends those that are left, and stops.
+    pub async fn drain(mut self, limit: Duration) {
+        self.readiness.set(false);
+        self.shell.start_draining();
+        info!(calls = self.shell.live_calls(), "draining: no new call is taken");
+        let deadline = clock::now() + limit;
+        while self.shell.live_calls() > 0 && clock::now() < deadline {
+            clock::sleep(DRAIN_STEP).await;
+        }
+        if self.shell.live_calls() > 0 {
+            warn!(
+                calls = self.shell.live_calls(),
+                "sip.drain_seconds is over: the calls that are left are ended"
+            );
+            self.shell.hang_up_all(HangupCause::Scheduled);
+        }
+        // BYEs, CDRs and manifests of the last calls; what has to repeat a BYE is not waited for.
+        let deadline = clock::now() + LAST_WORDS;
+        while self.shell.unsettled_calls() > 0 && clock::now() < deadline {
+            clock::sleep(DRAIN_STEP).await;
+        }
+        let _ = self.stop_http.send(());
+        self.transports.shutdown().await;
+        self.jobs.abort_all();
+        while self.jobs.join_next().await.is_some() {}
+        self.shell.store.close().await;
+        info!("drained");
+    }
+
+    /// What a person reads at the start: where everything is, and how to try it at once.
+    fn greet(&self, config: &Checked) {
+        let mut out = io::stdout().lock();
+        // That nobody reads is no fault of ours.
+        let _ = self.write_greeting(config, &mut out);
+    }
+
+    fn write_greeting(&self, config: &Checked, out: &mut impl Write) -> io::Result<()> {
+        writeln!(out, "Maskline {} serves", env!("CARGO_PKG_VERSION"))?;
+        for (protocol, address) in self.sip() {
+            writeln!(out, "  SIP         {}:{address}", protocol.uri_name())?;
+        }
+        writeln!(out, "  API         http://{}/v1/Account/{{auth_id}}/Masking/Session/", self.http)?;
+        writeln!(out, "  recordings  {}", config.recordings.directory.display())?;
+        writeln!(out, "  database    {}", config.store.path.display())?;
+        let account = match &self.new_account {
+            Some(account) => {
+                writeln!(out, "\nA new account was made. The token is shown this once:")?;
+                writeln!(out, "  auth id     {}\n  auth token  {}", account.auth_id, account.auth_token)?;
+                format!("{}:{}", account.auth_id, account.auth_token)
+            }
+            None => "$AUTH_ID:$AUTH_TOKEN".to_owned(),
+        };
+        let id = account.split(':').next().unwrap_or("$AUTH_ID");
+        let Some(number) = config.numbers.first() else { return Ok(()) };
+        writeln!(
+            out,
+            "\nTry it. Make a session; its answer names the virtual number, {} at first:",
+            number.did
+        )?;
+        writeln!(
+            out,
+            "  curl -u {account} -H 'Content-Type: application/json' \\\n    \
+             -d '{{\"first_party\": \"+12025550142\", \"second_party\": \"+12025550143\"}}' \\\n    \
+             http://{}/v1/Account/{id}/Masking/Session/",
+            self.http
+        )?;
+        let gateway = config.trunks.get(&number.trunk).and_then(|trunk| trunk.gateways.first());
+        if let Some(gateway) = gateway {
+            writeln!(out, "Let a softphone, or `sipp -sn uas`, answer at {gateway},")?;
+            writeln!(
+                out,
+                "and call {} as user +12025550142 from another one. The README says more.",
+                number.did
+            )?;
+        }
+        Ok(())
+    }
+}
+
+struct Control(Arc<Shell>);
+
+impl CallControl for Control {
+    fn hang_up_session(&self, session: Uuid) {
+        let ended = self.0.hang_up_session(session);
+        info!(%session, calls = ended, "the API ends a session's calls");
+    }
+}
+
+/// Accounts and numbers of the configuration, and what an earlier process left unfinished.
+async fn prepare(store: &Store, config: &Checked) -> Result<Option<NewAccount>, StartError> {
+    let accounts: Vec<_> = config
+        .accounts
+        .iter()
+        .map(|account| (account.auth_id.clone(), account.auth_token.reveal().to_owned()))
+        .collect();
+    let new_account = store.ensure_account(&accounts, clock::wall_now()).await?;
+    let numbers: Vec<_> = config
+        .numbers
+        .iter()
+        .map(|number| VirtualNumberConfig {
+            did: number.did.clone(),
+            trunk: number.trunk.clone(),
+            account: number.account.clone(),
+            no_session: match &number.no_session {
+                WrittenNoSession::Reject => NoSession::Reject,
+                WrittenNoSession::Play(url) => NoSession::Play(url.clone()),
+                WrittenNoSession::Sip(uri) => NoSession::Sip(uri.clone()),
+            },
+        })
+        .collect();
+    store.sync_numbers(&numbers).await?;
+    let orphans = store.close_orphans(clock::wall_now()).await?;
+    if orphans > 0 {
+        warn!(legs = orphans, "an earlier process ended in the middle of calls; their records are closed");
+    }
+    let directory = config.recordings.directory.clone();
+    match tokio::task::spawn_blocking(move || repair::unfinished(&directory)).await {
+        Ok(Ok(0)) | Err(_) => {}
+        Ok(Ok(repaired)) => {
+            warn!(recordings = repaired, "recordings that an earlier process left are completed")
+        }
+        Ok(Err(error)) => warn!("recordings: {error}"),
+    }
+    Ok(new_account)
+}
+
+async fn heartbeat(store: Store) {
+    loop {
+        // A store that fails says so where calls need it.
+        let _ = store.heartbeat(clock::wall_now()).await;
+        clock::sleep(HEARTBEAT).await;
+    }
+}
+
+fn listen_address(listen: &Listen) -> ListenAddress {
+    let protocol = match listen.transport {
+        Transport::Udp => Protocol::Udp,
+        Transport::Tcp => Protocol::Tcp,
+    };
+    ListenAddress { protocol, address: listen.address }
+}
+
+/// One recorder per process: counters live in it, whichever service of the process they belong to.
+fn metrics_handle() -> PrometheusHandle {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    HANDLE
+        .get_or_init(|| {
+            let recorder = PrometheusBuilder::new().build_recorder();
+            let handle = recorder.handle();
+            // Somebody who embeds us may have a recorder already; ours is then empty.
+            let _ = metrics::set_global_recorder(recorder);
+            handle
+        })
+        .clone()
+}
+
+/// Four sockets per call, and two files when it is recorded.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        warn!("the limit of open files stays as it is: {error}");
+    }
+}
+
+async fn shutdown_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        error!("signals cannot be handled: the service runs until it is killed");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}

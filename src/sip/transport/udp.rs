@@ -1,0 +1,148 @@
+//! SIP over UDP (RFC 3261 §18): one datagram, one message.
+//!
+//! It never answers a keep-alive (RFC 5626 §4.4.1 gives line ends a meaning on streams only) and never repeats
+//! a datagram: that is the transaction's.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
+use tokio::net::UdpSocket;
+use tokio::sync::watch;
+use tracing::{debug, info};
+
+use super::gate::{Counters, Inbound};
+use super::{Destination, Flow, Protocol, local_address_towards};
+use crate::clock;
+
+/// Larger than any datagram, so that none is cut.
+const LARGEST_DATAGRAM: usize = 65_536;
+/// Datagrams taken in one go before other tasks get their turn.
+const BATCH: usize = 64;
+/// Rest after an error of the system while receiving, so that one that stays does not spin.
+const REST: Duration = Duration::from_millis(10);
+
+/// One bound socket.
+pub(super) struct Listener {
+    socket: UdpSocket,
+    pub(super) local: SocketAddr,
+}
+
+impl Listener {
+    /// Binds `address` and asks for kernel buffers of `buffer` bytes.
+    ///
+    /// # Errors
+    /// The system's, above all an address in use: SO_REUSEADDR is not set, because on UDP it would let two
+    /// programs share the port and each lose half of the messages.
+    pub(super) async fn bind(address: SocketAddr, buffer: usize) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
+        socket.set_nonblocking(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?; // Or udp://0.0.0.0 and udp://[::] could not stand side by side.
+        }
+        socket.set_recv_buffer_size(buffer)?;
+        socket.set_send_buffer_size(buffer)?;
+        // Linux reports twice of what it grants (socket(7)).
+        let granted = socket.recv_buffer_size()? / 2;
+        if granted < buffer {
+            info!(%address, granted, wanted = buffer, "small receive buffer; net.core.rmem_max is the limit");
+        }
+        socket.bind(&address.into())?;
+        let socket = UdpSocket::from_std(socket.into())?;
+        // `try_send_to` refuses until the runtime has once seen the socket writable.
+        socket.writable().await?;
+        let local = socket.local_addr()?;
+        Ok(Self { socket, local })
+    }
+}
+
+/// Receives until `stop` changes.
+pub(super) async fn receive(
+    listener: Arc<Listener>,
+    inbound: Arc<dyn Inbound>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut buffer = vec![0; LARGEST_DATAGRAM];
+    loop {
+        tokio::select! {
+            _ = stop.changed() => return,
+            // An error of `readable` is met again, and handled, by `try_recv_from`.
+            _ = listener.socket.readable() => {}
+        }
+        for _ in 0..BATCH {
+            match listener.socket.try_recv_from(&mut buffer) {
+                Ok((length, peer)) => {
+                    let wire = buffer.get(..length).unwrap_or_default();
+                    let flow =
+                        Flow { protocol: Protocol::Udp, local: listener.local, peer, connection: None };
+                    inbound.receive(wire, flow);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    debug!(local = %listener.local, %error, "receiving failed");
+                    clock::sleep(REST).await;
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// The sending side of all UDP sockets.
+pub(super) struct Udp {
+    /// Emptied at shutdown, which frees the ports although clones of [`super::Transports`] may live on.
+    listeners: RwLock<Vec<Arc<Listener>>>,
+    inbound: Arc<dyn Inbound>,
+    counters: Arc<Counters>,
+}
+
+impl Udp {
+    pub(super) fn new(
+        listeners: Vec<Arc<Listener>>,
+        inbound: Arc<dyn Inbound>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self { listeners: RwLock::new(listeners), inbound, counters }
+    }
+
+    /// Sends one datagram, or drops it: the kernel's buffer being full is a loss like any other on the way,
+    /// which transactions repeat. What cannot work at all (too long, no route, refused by the firewall) fails.
+    pub(super) fn send(&self, wire: &[u8], to: &Destination) {
+        let Some(listener) = self.listener_for(to) else {
+            debug!(peer = %to.address, "no UDP socket of that address family");
+            return self.inbound.send_failed(to.token.clone());
+        };
+        match listener.socket.try_send_to(wire, to.address) {
+            Ok(_) => self.counters.sent(Protocol::Udp).increment(1),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.counters.send_dropped.increment(1)
+            }
+            Err(error) => {
+                debug!(peer = %to.address, length = wire.len(), %error, "sending failed");
+                self.inbound.send_failed(to.token.clone());
+            }
+        }
+    }
+
+    pub(super) fn close(&self) {
+        self.listeners.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// The socket of the flow if there is one, else the one on the way to the peer, else any of its family.
+    fn listener_for(&self, to: &Destination) -> Option<Arc<Listener>> {
+        let listeners = self.listeners.read().unwrap_or_else(PoisonError::into_inner);
+        let mut usable = listeners.iter().filter(|listener| listener.local.is_ipv4() == to.address.is_ipv4());
+        if let Some(of_flow) = usable.clone().find(|listener| Some(listener.local) == to.local) {
+            return Some(Arc::clone(of_flow));
+        }
+        if usable.clone().nth(1).is_some()
+            && let Ok(ours) = local_address_towards(to.address)
+            && let Some(on_the_way) = usable.clone().find(|listener| listener.local.ip() == ours)
+        {
+            return Some(Arc::clone(on_the_way));
+        }
+        usable.next().map(Arc::clone)
+    }
+}

@@ -1,0 +1,521 @@
+//! Call records: an interaction is one call, a leg is one side of it and one attempt.
+//!
+//! A row exists from the INVITE on, so that a process that dies leaves a record; what a row holds is completed
+//! by the close, which also works alone.
+
+use jiff::Timestamp;
+use media::Side;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use uuid::Uuid;
+
+use super::row::{Columns, micros};
+use super::writer::Write;
+use super::{Store, StoreError};
+use crate::masking::session::PartyRole;
+use crate::number::{Did, E164};
+
+/// The hang-up cause of a leg that was open when the process died.
+const ORPHAN_CAUSE: (&str, i64) = ("process ended", 5010);
+/// The source of that hang-up.
+const ORPHAN_SOURCE: &str = "System";
+/// The most legs that are read for one session.
+const SESSION_LEGS: i64 = 5000;
+
+/// A leg at its beginning: an INVITE has come in or is about to go out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LegOpened {
+    /// The call that it belongs to.
+    pub interaction: Uuid,
+    /// The leg itself, Plivo's `call_uuid`.
+    pub leg: Uuid,
+    /// The masking session, once it is known.
+    pub session: Option<Uuid>,
+    /// The account that the call belongs to, once it is known.
+    pub account: Option<String>,
+    /// The caller's leg or the called party's.
+    pub side: Side,
+    /// 1 for the first, one more for each gateway tried after it.
+    pub attempt: u8,
+    /// What was dialled, if it is ours.
+    pub virtual_number: Option<Did>,
+    /// Who is at the far end of this leg.
+    pub party: Option<E164>,
+    /// Which party of the session that is.
+    pub role: Option<PartyRole>,
+    /// The trunk that it uses.
+    pub trunk: String,
+    /// When the INVITE came or went.
+    pub started_at: Timestamp,
+}
+
+/// A leg at its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LegCdr {
+    /// What it began with; a value that was not known then is filled in now.
+    pub opened: LegOpened,
+    /// First 180 or 183.
+    pub ringing_at: Option<Timestamp>,
+    /// Its 200.
+    pub answered_at: Option<Timestamp>,
+    /// Its BYE, CANCEL or final answer.
+    pub ended_at: Timestamp,
+    /// Plivo's name of the cause.
+    pub hangup_cause_name: &'static str,
+    /// Plivo's code of the cause.
+    pub hangup_cause_code: u16,
+    /// Who ended it.
+    pub hangup_source: &'static str,
+    /// The final SIP answer, if there was one.
+    pub sip_status: Option<u16>,
+    /// RTP packets that came from the peer.
+    pub packets_received: u64,
+    /// RTP packets that went to the peer.
+    pub packets_sent: u64,
+    /// RTP packets that never came.
+    pub packets_lost: u64,
+    /// Interarrival jitter in RTP timestamp units (RFC 3550 §6.4.1).
+    pub jitter: u32,
+}
+
+/// What a recording left on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordingRow {
+    /// Relative to the recordings directory.
+    pub directory: String,
+    /// Length of each file.
+    pub samples: u64,
+    /// False when something of it was lost.
+    pub complete: bool,
+}
+
+/// A call at its end, with all its legs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cdr {
+    /// The call.
+    pub interaction: Uuid,
+    /// The masking session, if one took it.
+    pub session: Option<Uuid>,
+    /// What was dialled, if it is ours.
+    pub virtual_number: Option<Did>,
+    /// When the INVITE came.
+    pub started_at: Timestamp,
+    /// When its last leg ended.
+    pub ended_at: Timestamp,
+    /// What was recorded.
+    pub recording: Option<RecordingRow>,
+    /// Every leg and attempt.
+    pub legs: Vec<LegCdr>,
+}
+
+/// A leg as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LegRow {
+    /// See [`LegOpened`].
+    pub opened: LegOpened,
+    /// The caller's leg of the same call, for a B-leg.
+    pub parent: Option<Uuid>,
+    /// See [`LegCdr::ringing_at`].
+    pub ringing_at: Option<Timestamp>,
+    /// See [`LegCdr::answered_at`].
+    pub answered_at: Option<Timestamp>,
+    /// `None` while it goes on.
+    pub ended_at: Option<Timestamp>,
+    /// See [`LegCdr::hangup_cause_name`].
+    pub hangup_cause_name: Option<String>,
+    /// See [`LegCdr::hangup_cause_code`].
+    pub hangup_cause_code: Option<u16>,
+    /// See [`LegCdr::hangup_source`].
+    pub hangup_source: Option<String>,
+    /// See [`LegCdr::sip_status`].
+    pub sip_status: Option<u16>,
+    /// See [`LegCdr::packets_received`].
+    pub packets_received: u64,
+    /// See [`LegCdr::packets_sent`].
+    pub packets_sent: u64,
+    /// See [`LegCdr::packets_lost`].
+    pub packets_lost: u64,
+    /// See [`LegCdr::jitter`].
+    pub jitter: u32,
+}
+
+/// A call as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InteractionRow {
+    /// The call.
+    pub uuid: Uuid,
+    /// When the INVITE came.
+    pub started_at: Timestamp,
+    /// `None` while it goes on.
+    pub ended_at: Option<Timestamp>,
+    /// What was recorded.
+    pub recording: Option<RecordingRow>,
+    /// Every leg and attempt, in order.
+    pub legs: Vec<LegRow>,
+}
+
+macro_rules! leg_columns {
+    () => {
+        "l.uuid, l.interaction, l.session, l.account, l.side, l.attempt, l.virtual_number, l.party, l.role, \
+         l.trunk, l.started_at, l.ringing_at, l.answered_at, l.ended_at, l.hangup_cause_name, \
+         l.hangup_cause_code, l.hangup_source, l.sip_status, l.packets_received, l.packets_sent, \
+         l.packets_lost, l.jitter, \
+         (SELECT a.uuid FROM legs a WHERE a.interaction = l.interaction AND a.side = 'A' AND l.side = 'B' \
+          LIMIT 1) AS parent"
+    };
+}
+
+impl Store {
+    /// Makes a leg's row, and its call's when it is the first. May be repeated when more is known.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails.
+    pub async fn open_leg(&self, leg: LegOpened) -> Result<(), StoreError> {
+        self.write(OpenLeg(leg)).await
+    }
+
+    /// Notes that a leg was answered.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails.
+    pub async fn answer_leg(&self, leg: Uuid, at: Timestamp) -> Result<(), StoreError> {
+        self.write(AnswerLeg(leg, at)).await
+    }
+
+    /// Completes the rows of a call and of its legs in one transaction; makes those that are missing.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails; then nothing of it is stored and it may be repeated.
+    pub async fn close_call(&self, cdr: Cdr) -> Result<(), StoreError> {
+        self.write(CloseCall(Box::new(cdr))).await
+    }
+
+    /// Notes that this process lives; every second or so.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails.
+    pub async fn heartbeat(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.write(Heartbeat(now)).await
+    }
+
+    /// Closes the calls that an earlier process left open, at its last heartbeat. Call it at start, before the
+    /// first [`Store::heartbeat`]. Returns how many legs it closed.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails.
+    pub async fn close_orphans(&self, now: Timestamp) -> Result<u64, StoreError> {
+        self.write(CloseOrphans(now)).await
+    }
+
+    /// The account's leg.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails.
+    pub async fn find_leg(&self, account: &str, leg: Uuid) -> Result<Option<LegRow>, StoreError> {
+        const FIND: &str =
+            concat!("SELECT ", leg_columns!(), " FROM legs l WHERE l.uuid = $1 AND l.account = $2");
+        let row =
+            sqlx::query(FIND).bind(leg.to_string()).bind(account).fetch_optional(self.readers()).await?;
+        row.as_ref().map(leg_row).transpose()
+    }
+
+    /// The account's legs, newest first, and how many there are.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails.
+    pub async fn list_legs(
+        &self,
+        account: &str,
+        limit: u32,
+        offset: u64,
+    ) -> Result<(Vec<LegRow>, u64), StoreError> {
+        const LIST: &str = concat!(
+            "SELECT ",
+            leg_columns!(),
+            " FROM legs l WHERE l.account = $1 ORDER BY l.started_at DESC, l.uuid LIMIT $2 OFFSET $3"
+        );
+        let rows = sqlx::query(LIST)
+            .bind(account)
+            .bind(i64::from(limit))
+            .bind(i64::try_from(offset).unwrap_or(i64::MAX))
+            .fetch_all(self.readers())
+            .await?;
+        let total = sqlx::query("SELECT COUNT(*) AS total FROM legs WHERE account = $1")
+            .bind(account)
+            .fetch_one(self.readers())
+            .await?;
+        Ok((rows.iter().map(leg_row).collect::<Result<_, _>>()?, total.unsigned("total")?))
+    }
+
+    /// The calls of a session in the order of their beginning; of very many the latest.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails.
+    pub async fn interactions(&self, session: Uuid) -> Result<Vec<InteractionRow>, StoreError> {
+        const OF_SESSION: &str = concat!(
+            "SELECT ",
+            leg_columns!(),
+            ", i.started_at AS call_started_at, i.ended_at AS call_ended_at, i.recording_directory, \
+             i.recording_samples, i.recording_complete \
+             FROM interactions i JOIN legs l ON l.interaction = i.uuid WHERE i.session = $1 \
+             ORDER BY i.started_at DESC, i.uuid, l.started_at DESC, l.side DESC, l.attempt DESC LIMIT $2"
+        );
+        let rows = sqlx::query(OF_SESSION)
+            .bind(session.to_string())
+            .bind(SESSION_LEGS)
+            .fetch_all(self.readers())
+            .await?;
+        let mut calls: Vec<InteractionRow> = vec![];
+        for row in rows.iter().rev() {
+            let leg = leg_row(row)?;
+            match calls.last_mut() {
+                Some(call) if call.uuid == leg.opened.interaction => call.legs.push(leg),
+                _ => calls.push(interaction(row, leg)?),
+            }
+        }
+        Ok(calls)
+    }
+}
+
+fn interaction(row: &SqliteRow, first: LegRow) -> Result<InteractionRow, StoreError> {
+    let recording = match row.text_opt("recording_directory")? {
+        None => None,
+        Some(directory) => Some(RecordingRow {
+            directory,
+            samples: row.unsigned("recording_samples")?,
+            complete: row.flag("recording_complete")?,
+        }),
+    };
+    Ok(InteractionRow {
+        uuid: first.opened.interaction,
+        started_at: row.time("call_started_at")?,
+        ended_at: row.time_opt("call_ended_at")?,
+        recording,
+        legs: vec![first],
+    })
+}
+
+fn leg_row(row: &SqliteRow) -> Result<LegRow, StoreError> {
+    let opened = LegOpened {
+        interaction: row.uuid("interaction")?,
+        leg: row.uuid("uuid")?,
+        session: row.uuid_opt("session")?,
+        account: row.text_opt("account")?,
+        side: if row.text("side")? == "A" { Side::A } else { Side::B },
+        attempt: row.unsigned("attempt")?,
+        virtual_number: row.did_opt("virtual_number")?,
+        party: row.party("party")?,
+        role: match row.text_opt("role")?.as_deref() {
+            Some("first") => Some(PartyRole::First),
+            Some("second") => Some(PartyRole::Second),
+            _ => None,
+        },
+        trunk: row.text("trunk")?,
+        started_at: row.time("started_at")?,
+    };
+    Ok(LegRow {
+        opened,
+        parent: row.uuid_opt("parent")?,
+        ringing_at: row.time_opt("ringing_at")?,
+        answered_at: row.time_opt("answered_at")?,
+        ended_at: row.time_opt("ended_at")?,
+        hangup_cause_name: row.text_opt("hangup_cause_name")?,
+        hangup_cause_code: row.unsigned_opt("hangup_cause_code")?,
+        hangup_source: row.text_opt("hangup_source")?,
+        sip_status: row.unsigned_opt("sip_status")?,
+        packets_received: row.unsigned_opt("packets_received")?.unwrap_or_default(),
+        packets_sent: row.unsigned_opt("packets_sent")?.unwrap_or_default(),
+        packets_lost: row.unsigned_opt("packets_lost")?.unwrap_or_default(),
+        jitter: row.unsigned_opt("jitter")?.unwrap_or_default(),
+    })
+}
+
+/// Makes or completes a call's row: what is known replaces what was not, never the other way round.
+async fn upsert_interaction(
+    connection: &mut SqliteConnection,
+    call: (Uuid, Option<Uuid>, Option<&str>, Option<&Did>, Timestamp),
+    ended_at: Option<Timestamp>,
+    recording: Option<&RecordingRow>,
+) -> Result<(), StoreError> {
+    let (uuid, session, account, number, started_at) = call;
+    sqlx::query(
+        "INSERT INTO interactions (uuid, session, account, virtual_number, started_at, ended_at,
+             recording_directory, recording_samples, recording_complete)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+         ON CONFLICT (uuid) DO UPDATE SET
+             session = COALESCE(excluded.session, interactions.session),
+             account = COALESCE(excluded.account, interactions.account),
+             virtual_number = COALESCE(excluded.virtual_number, interactions.virtual_number),
+             ended_at = COALESCE(excluded.ended_at, interactions.ended_at),
+             recording_directory = COALESCE(excluded.recording_directory, interactions.recording_directory),
+             recording_samples = COALESCE(excluded.recording_samples, interactions.recording_samples),
+             recording_complete = COALESCE(excluded.recording_complete, interactions.recording_complete)",
+    )
+    .bind(uuid.to_string())
+    .bind(session.map(|uuid| uuid.to_string()))
+    .bind(account)
+    .bind(number.map(Did::digits))
+    .bind(micros(started_at))
+    .bind(ended_at.map(micros))
+    .bind(recording.map(|recording| recording.directory.as_str()))
+    .bind(recording.map(|recording| count(recording.samples)))
+    .bind(recording.map(|recording| i64::from(recording.complete)))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn upsert_leg(connection: &mut SqliteConnection, leg: &LegOpened) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO legs (uuid, interaction, session, account, side, attempt, virtual_number, party, role,
+             trunk, started_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+         ON CONFLICT (uuid) DO UPDATE SET
+             session = COALESCE(excluded.session, legs.session),
+             account = COALESCE(excluded.account, legs.account),
+             virtual_number = COALESCE(excluded.virtual_number, legs.virtual_number),
+             party = COALESCE(excluded.party, legs.party), role = COALESCE(excluded.role, legs.role)",
+    )
+    .bind(leg.leg.to_string())
+    .bind(leg.interaction.to_string())
+    .bind(leg.session.map(|uuid| uuid.to_string()))
+    .bind(&leg.account)
+    .bind(match leg.side {
+        Side::A => "A",
+        Side::B => "B",
+    })
+    .bind(i64::from(leg.attempt))
+    .bind(leg.virtual_number.as_ref().map(Did::digits))
+    .bind(leg.party.as_ref().map(E164::digits))
+    .bind(leg.role.map(|role| match role {
+        PartyRole::First => "first",
+        PartyRole::Second => "second",
+    }))
+    .bind(&leg.trunk)
+    .bind(micros(leg.started_at))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+struct OpenLeg(LegOpened);
+
+impl Write for OpenLeg {
+    type Done = ();
+
+    async fn apply(self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+        let leg = &self.0;
+        let number = leg.virtual_number.as_ref();
+        let call = (leg.interaction, leg.session, leg.account.as_deref(), number, leg.started_at);
+        upsert_interaction(connection, call, None, None).await?;
+        upsert_leg(connection, leg).await
+    }
+}
+
+struct AnswerLeg(Uuid, Timestamp);
+
+impl Write for AnswerLeg {
+    type Done = ();
+
+    async fn apply(self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+        sqlx::query("UPDATE legs SET answered_at = $2 WHERE uuid = $1 AND answered_at IS NULL")
+            .bind(self.0.to_string())
+            .bind(micros(self.1))
+            .execute(connection)
+            .await?;
+        Ok(())
+    }
+}
+
+struct CloseCall(Box<Cdr>);
+
+impl Write for CloseCall {
+    type Done = ();
+
+    async fn apply(self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+        let cdr = &self.0;
+        let number = cdr.virtual_number.as_ref();
+        let account = cdr.legs.iter().find_map(|leg| leg.opened.account.as_deref());
+        let call = (cdr.interaction, cdr.session, account, number, cdr.started_at);
+        upsert_interaction(connection, call, Some(cdr.ended_at), cdr.recording.as_ref()).await?;
+        for leg in &cdr.legs {
+            upsert_leg(connection, &leg.opened).await?;
+            sqlx::query(
+                "UPDATE legs SET ringing_at = $2, answered_at = $3, ended_at = $4, hangup_cause_name = $5,
+                     hangup_cause_code = $6, hangup_source = $7, sip_status = $8, packets_received = $9,
+                     packets_sent = $10, packets_lost = $11, jitter = $12 WHERE uuid = $1",
+            )
+            .bind(leg.opened.leg.to_string())
+            .bind(leg.ringing_at.map(micros))
+            .bind(leg.answered_at.map(micros))
+            .bind(micros(leg.ended_at))
+            .bind(leg.hangup_cause_name)
+            .bind(i64::from(leg.hangup_cause_code))
+            .bind(leg.hangup_source)
+            .bind(leg.sip_status.map(i64::from))
+            .bind(count(leg.packets_received))
+            .bind(count(leg.packets_sent))
+            .bind(count(leg.packets_lost))
+            .bind(i64::from(leg.jitter))
+            .execute(&mut *connection)
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+fn count(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+struct Heartbeat(Timestamp);
+
+impl Write for Heartbeat {
+    type Done = ();
+
+    async fn apply(self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO heartbeats (id, beat_at) VALUES (1, $1)
+             ON CONFLICT (id) DO UPDATE SET beat_at = excluded.beat_at",
+        )
+        .bind(micros(self.0))
+        .execute(connection)
+        .await?;
+        Ok(())
+    }
+}
+
+struct CloseOrphans(Timestamp);
+
+impl Write for CloseOrphans {
+    type Done = u64;
+
+    async fn apply(self, connection: &mut SqliteConnection) -> Result<u64, StoreError> {
+        let beat = sqlx::query("SELECT beat_at FROM heartbeats WHERE id = 1")
+            .fetch_optional(&mut *connection)
+            .await?;
+        // Without any heartbeat the latest moment that the row itself knows is the best that can be said.
+        let beat = match beat {
+            Some(row) => row.integer("beat_at")?.min(micros(self.0)),
+            None => i64::MIN,
+        };
+        let legs = sqlx::query(
+            "UPDATE legs SET hangup_cause_name = $2, hangup_cause_code = $3, hangup_source = $4,
+                 ended_at = CASE WHEN COALESCE(answered_at, ringing_at, started_at) > $1
+                                 THEN COALESCE(answered_at, ringing_at, started_at) ELSE $1 END
+             WHERE ended_at IS NULL",
+        )
+        .bind(beat)
+        .bind(ORPHAN_CAUSE.0)
+        .bind(ORPHAN_CAUSE.1)
+        .bind(ORPHAN_SOURCE)
+        .execute(&mut *connection)
+        .await?;
+        sqlx::query(
+            "UPDATE interactions SET ended_at =
+                 COALESCE((SELECT MAX(l.ended_at) FROM legs l WHERE l.interaction = interactions.uuid), started_at)
+             WHERE ended_at IS NULL",
+        )
+        .execute(&mut *connection)
+        .await?;
+        Ok(legs.rows_affected())
+    }
+}

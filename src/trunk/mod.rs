@@ -1,0 +1,463 @@
+//! The carriers' side: what a trunk is, who may call in by it, how many calls it takes, and how it writes
+//! telephone numbers.
+//!
+//! Pure: nothing here opens a socket, resolves a name or reads a clock. The access list is asked by source
+//! address before anything is parsed; it never looks at what a message says about itself.
+
+mod rate;
+
+pub use rate::RateLimit;
+
+use crate::number::{Did, E164};
+use ipnet::IpNet;
+use media::{Codec, SourcePolicy};
+use rlibphonenumber::{PHONE_NUMBER_UTIL, PhoneNumberFormat, Region};
+use std::fmt;
+use std::net::IpAddr;
+
+/// A SIP transport that a gateway or a listener names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Transport {
+    /// Datagrams.
+    Udp,
+    /// A stream.
+    Tcp,
+}
+
+impl Transport {
+    /// `udp` or `tcp`, in any case.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Udp, Self::Tcp].into_iter().find(|transport| transport.as_str().eq_ignore_ascii_case(name))
+    }
+
+    /// The name as URIs write it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+/// Where B-legs of a trunk go: `sip:HOST[:PORT][;transport=udp|tcp]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gateway {
+    /// A name or an IP literal, IPv6 without brackets.
+    pub host: String,
+    /// 1–65535; without one RFC 3263 §4.2 decides, for an IP literal 5060.
+    pub port: Option<u16>,
+    /// Without one it is UDP, or TCP for a request over 1300 bytes (RFC 3261 §18.1.1).
+    pub transport: Option<Transport>,
+}
+
+impl Gateway {
+    /// Reads the URI; `None` for anything else than the form above.
+    #[must_use]
+    pub fn parse(uri: &str) -> Option<Self> {
+        let (scheme, rest) = uri.split_once(':')?;
+        if !scheme.eq_ignore_ascii_case("sip") {
+            return None;
+        }
+        let (place, transport) = match rest.split_once(';') {
+            None => (rest, None),
+            Some((place, parameter)) => {
+                let (name, value) = parameter.split_once('=')?;
+                let transport = name.eq_ignore_ascii_case("transport").then(|| Transport::parse(value))??;
+                (place, Some(transport))
+            }
+        };
+        let (host, port) = split_host(place)?;
+        Some(Self { host: host.to_owned(), port, transport })
+    }
+
+    /// The address, when the host is a literal.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.host.parse().ok()
+    }
+}
+
+impl fmt::Display for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "sip:[{}]", self.host)?
+        } else {
+            write!(f, "sip:{}", self.host)?
+        }
+        if let Some(port) = self.port {
+            write!(f, ":{port}")?;
+        }
+        self.transport.map_or(Ok(()), |transport| write!(f, ";transport={}", transport.as_str()))
+    }
+}
+
+/// `HOST[:PORT]` of RFC 3261 §25.1: the host without brackets, and the port. A port of 0 is none.
+fn split_host(place: &str) -> Option<(&str, Option<u16>)> {
+    let (host, port) = if let Some(rest) = place.strip_prefix('[') {
+        let (host, after) = rest.split_once(']')?;
+        host.parse::<std::net::Ipv6Addr>().ok()?;
+        (host, if after.is_empty() { None } else { Some(after.strip_prefix(':')?) })
+    } else {
+        match place.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (place, None),
+        }
+    };
+    let named = host.len() <= 253
+        && host.split('.').all(|label| {
+            (1..=63).contains(&label.len())
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        });
+    // What looks like an IPv4 address and is none ("198.51.100.999") would go to the resolver in vain.
+    let numeric = host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let valid = host.parse::<IpAddr>().is_ok() || (named && !numeric);
+    let port = match port {
+        None => None,
+        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
+            Some(digits.parse().ok().filter(|port| *port != 0)?)
+        }
+        Some(_) => return None,
+    };
+    valid.then_some((host, port))
+}
+
+/// Where a trunk's INVITE says who calls. Used for look-up only, never shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallerFrom {
+    /// `P-Asserted-Identity` (RFC 3325 §9.1).
+    PAssertedIdentity,
+    /// `Remote-Party-ID`, which some carriers still send.
+    RemotePartyId,
+    /// `From`.
+    From,
+}
+
+impl CallerFrom {
+    /// The configuration's words, in the order of trust.
+    pub const ALL: [Self; 3] = [Self::PAssertedIdentity, Self::RemotePartyId, Self::From];
+
+    /// The header's name in lower case, as the configuration writes it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PAssertedIdentity => "p-asserted-identity",
+            Self::RemotePartyId => "remote-party-id",
+            Self::From => "from",
+        }
+    }
+}
+
+/// How a trunk wants numbers written in the URIs that we send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NumberFormat {
+    /// `+12025550100`.
+    PlusE164,
+    /// `12025550100`.
+    E164,
+}
+
+/// A country that numbers without a country code are read in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Country(Region);
+
+impl Country {
+    /// Two letters of ISO 3166-1, in any case, of a country that has a numbering plan.
+    #[must_use]
+    pub fn parse(code: &str) -> Option<Self> {
+        let two_letters = code.len() == 2 && code.bytes().all(|b| b.is_ascii_alphabetic());
+        let region = two_letters.then(|| Region::from_code(&code.to_ascii_uppercase()).ok())??;
+        PHONE_NUMBER_UTIL.get_country_code_for_region(region).map(|_| Self(region))
+    }
+}
+
+/// One carrier's profile, checked.
+#[derive(Debug, Clone)]
+pub struct Trunk {
+    /// Unique; letters, digits, `-`, `_`, `.`.
+    pub name: String,
+    /// Where B-legs go, in order of failover.
+    pub gateways: Vec<Gateway>,
+    /// Who may call in as this trunk.
+    pub allow: Vec<IpNet>,
+    /// Networks that RTP may go to; empty: any, private and loopback only if the signalling comes from such.
+    pub media_allow: Vec<IpNet>,
+    /// Where the caller's number is read; the first place that holds a number decides. Never empty.
+    pub caller_from: Vec<CallerFrom>,
+    /// Which packets count as the peer's.
+    pub rtp_source: SourcePolicy,
+    /// In the order of preference; never empty.
+    pub codecs: Vec<Codec>,
+    /// Whether a B-leg's audio before its answer may reach the caller.
+    pub early_media: bool,
+    /// How the trunk wants numbers written.
+    pub number_format: NumberFormat,
+    /// For numbers that arrive without a country code.
+    pub default_country: Option<Country>,
+    /// Legs of this trunk at one time, both directions; `None`: only `sip.max_calls` limits them.
+    pub max_calls: Option<u32>,
+    /// New legs of this trunk per second, both directions; `None`: only the limit of the whole service holds.
+    pub max_calls_per_second: Option<u32>,
+}
+
+impl Trunk {
+    /// A telephone number as this trunk writes it: `+…` as it is; national, when the trunk has a country and
+    /// the number is valid there; else international, with or without `00`. `None` when it is none of these.
+    #[must_use]
+    pub fn read_number(&self, text: &str) -> Option<E164> {
+        let text = text.trim();
+        let written_as_number =
+            text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'+' | b' ' | b'-' | b'.' | b'(' | b')'));
+        if text.len() > 40 || !written_as_number {
+            return None;
+        }
+        if text.starts_with('+') {
+            return international(text);
+        }
+        let national = self.default_country.and_then(|Country(region)| {
+            let number =
+                PHONE_NUMBER_UTIL.parse(text, Some(region)).ok().filter(|number| number.is_valid())?;
+            E164::parse(&number.format_as(PhoneNumberFormat::E164))
+        });
+        national.or_else(|| international(text.strip_prefix("00").unwrap_or(text)))
+    }
+
+    /// The same for what was dialled.
+    #[must_use]
+    pub fn read_dialled(&self, text: &str) -> Option<Did> {
+        self.read_number(text).and_then(|number| Did::parse(number.digits()))
+    }
+
+    /// A number's digits as this trunk wants them in a URI.
+    #[must_use]
+    pub fn write_number(&self, digits: &str) -> String {
+        match self.number_format {
+            NumberFormat::PlusE164 => format!("+{digits}"),
+            NumberFormat::E164 => digits.to_owned(),
+        }
+    }
+}
+
+/// No country code begins with 0 (ITU-T E.164 §6.2.1).
+fn international(text: &str) -> Option<E164> {
+    E164::parse(text).filter(|number| !number.digits().starts_with('0'))
+}
+
+/// Which of the [`Trunks`]; valid for the table that gave it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TrunkId(usize);
+
+impl TrunkId {
+    /// The place in the configuration.
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// All trunks, in the order of the configuration: it decides which one a source belongs to.
+#[derive(Debug, Clone, Default)]
+pub struct Trunks(Vec<Trunk>);
+
+impl Trunks {
+    /// A table of trunks with different names.
+    #[must_use]
+    pub fn new(trunks: Vec<Trunk>) -> Self {
+        Self(trunks)
+    }
+
+    /// The trunk that a source may call in as: the first whose `allow` has the address.
+    #[must_use]
+    pub fn by_source(&self, source: IpAddr) -> Option<TrunkId> {
+        // A socket bound to [::] sees IPv4 peers as ::ffff:a.b.c.d (RFC 4291 §2.5.5.2).
+        let source = source.to_canonical();
+        self.position(|trunk| trunk.allow.iter().any(|network| network.contains(&source)))
+    }
+
+    /// The trunk that has the address as a gateway. A gateway given by name is known by `allow` only.
+    #[must_use]
+    pub fn by_gateway(&self, source: IpAddr) -> Option<TrunkId> {
+        let source = source.to_canonical();
+        self.position(|trunk| {
+            trunk.gateways.iter().any(|g| g.ip().map(|ip| ip.to_canonical()) == Some(source))
+        })
+    }
+
+    /// Whether anything from this address is parsed at all: requests of those who may call in, and responses
+    /// and in-dialog requests of those whom we call.
+    #[must_use]
+    pub fn admits(&self, source: IpAddr) -> bool {
+        self.by_source(source).or_else(|| self.by_gateway(source)).is_some()
+    }
+
+    /// Looks a trunk up by its name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Trunk> {
+        self.0.iter().find(|trunk| trunk.name == name)
+    }
+
+    /// The id of the trunk with this name.
+    #[must_use]
+    pub fn id(&self, name: &str) -> Option<TrunkId> {
+        self.position(|trunk| trunk.name == name)
+    }
+
+    /// The trunk of an id; `None` for an id of a longer table only.
+    #[must_use]
+    pub fn trunk(&self, id: TrunkId) -> Option<&Trunk> {
+        self.0.get(id.0)
+    }
+
+    /// All, with their ids.
+    pub fn iter(&self) -> impl Iterator<Item = (TrunkId, &Trunk)> {
+        self.0.iter().enumerate().map(|(index, trunk)| (TrunkId(index), trunk))
+    }
+
+    fn position(&self, wanted: impl Fn(&Trunk) -> bool) -> Option<TrunkId> {
+        self.0.iter().position(wanted).map(TrunkId)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trunk(name: &str, allow: &[&str], gateways: &[&str]) -> Trunk {
+        Trunk {
+            name: name.to_owned(),
+            gateways: gateways.iter().map(|uri| Gateway::parse(uri).unwrap()).collect(),
+            allow: allow.iter().map(|network| network.parse().unwrap()).collect(),
+            media_allow: vec![],
+            caller_from: vec![CallerFrom::From],
+            rtp_source: SourcePolicy::Exact,
+            codecs: vec![Codec::Pcmu],
+            early_media: true,
+            number_format: NumberFormat::PlusE164,
+            default_country: None,
+            max_calls: None,
+            max_calls_per_second: None,
+        }
+    }
+
+    #[test]
+    fn the_first_trunk_whose_networks_hold_the_source_is_taken() {
+        let trunks = Trunks::new(vec![
+            trunk("a", &["198.51.100.0/25"], &["sip:192.0.2.7"]),
+            trunk("b", &["198.51.100.0/24", "2001:db8::/32"], &["sip:[2001:db9::1]:5080", "sip:sbc.example"]),
+        ]);
+        let table = [
+            ("198.51.100.5", Some("a"), true),
+            ("198.51.100.200", Some("b"), true),
+            ("::ffff:198.51.100.5", Some("a"), true),
+            ("2001:db8::9", Some("b"), true),
+            // A gateway may answer, and end a call, but not begin one.
+            ("192.0.2.7", None, true),
+            ("::ffff:192.0.2.7", None, true),
+            ("2001:db9::1", None, true),
+            ("203.0.113.1", None, false),
+            ("::1", None, false),
+        ];
+        for (source, name, admitted) in table {
+            let source: IpAddr = source.parse().unwrap();
+            assert_eq!(trunks.by_source(source), name.and_then(|name| trunks.id(name)), "{source}");
+            assert_eq!(trunks.admits(source), admitted, "{source}");
+        }
+        assert_eq!(trunks.get("b").map(|trunk| trunk.name.as_str()), Some("b"));
+        assert!(trunks.get("c").is_none() && trunks.id("c").is_none());
+    }
+
+    #[test]
+    fn a_gateway_is_a_host_with_port_and_transport_and_nothing_else() {
+        let table = [
+            ("sip:198.51.100.7:5060;transport=udp", Some(("198.51.100.7", Some(5060), Some(Transport::Udp)))),
+            (
+                "SIP:sbc.carrier.example;Transport=TCP",
+                Some(("sbc.carrier.example", None, Some(Transport::Tcp))),
+            ),
+            ("sip:[2001:db8::1]", Some(("2001:db8::1", None, None))),
+            ("sip:[2001:db8::1]:5070", Some(("2001:db8::1", Some(5070), None))),
+            ("sip:_sip.carrier.example", Some(("_sip.carrier.example", None, None))),
+        ];
+        for (uri, expected) in table {
+            let gateway = Gateway::parse(uri);
+            assert_eq!(gateway.as_ref().map(|g| (g.host.as_str(), g.port, g.transport)), expected, "{uri}");
+            assert_eq!(gateway.as_ref().and_then(|g| Gateway::parse(&g.to_string())), gateway, "{uri}");
+        }
+        for uri in [
+            "",
+            "sip:",
+            "198.51.100.7",
+            "sips:a.example",
+            "tel:+12025550100",
+            "sip:user@host.example",
+            "sip:a.example:",
+            "sip:a.example:0",
+            "sip:a.example:65536",
+            "sip:a.example:+5",
+            "sip:a.example;lr",
+            "sip:a.example;transport=sctp",
+            "sip:a.example;transport=udp;lr",
+            "sip:a..example",
+            "sip:a b",
+            "sip:198.51.100.999",
+            "sip:2001:db8::1",
+            "sip:[198.51.100.7]",
+            "sip:[2001:db8::1]5060",
+            "sip:a.example?x=y",
+            "sip:bücher.example",
+        ] {
+            assert_eq!(Gateway::parse(uri), None, "{uri}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_read_as_the_trunk_writes_them() {
+        let plain = trunk("plain", &[], &[]);
+        let india = Trunk { default_country: Country::parse("in"), ..plain.clone() };
+        let american = Trunk { default_country: Country::parse("US"), ..plain.clone() };
+        let table = [
+            (&plain, "+1 (202) 555-0100", Some("12025550100")),
+            (&plain, "12025550100", Some("12025550100")),
+            (&plain, "0012025550100", Some("12025550100")),
+            (&plain, "02025550100", None),
+            (&plain, "+02025550100", None),
+            (&plain, "anonymous", None),
+            (&plain, "restricted12025550100", None),
+            (&plain, "", None),
+            (&india, "09876543210", Some("919876543210")),
+            (&india, "9876543210", Some("919876543210")),
+            (&india, "919876543210", Some("919876543210")),
+            (&india, "+33123456789", Some("33123456789")),
+            (&india, "0033123456789", Some("33123456789")),
+            (&american, "2025550100", Some("12025550100")),
+            (&american, "12025550100", Some("12025550100")),
+            (&american, "01133123456789", Some("33123456789")),
+        ];
+        for (trunk, text, expected) in table {
+            let country = trunk.default_country;
+            assert_eq!(trunk.read_number(text).as_ref().map(E164::digits), expected, "{text} in {country:?}");
+        }
+        assert_eq!(
+            plain.read_dialled("12025550100").map(|did| did.to_string()).as_deref(),
+            Some("+12025550100")
+        );
+        assert_eq!(plain.read_number(&"1".repeat(5000)), None);
+    }
+
+    #[test]
+    fn numbers_are_written_as_the_trunk_wants_them() {
+        let plus = trunk("plus", &[], &[]);
+        let bare = Trunk { number_format: NumberFormat::E164, ..plus.clone() };
+        assert_eq!(plus.write_number("12025550100"), "+12025550100");
+        assert_eq!(bare.write_number("12025550100"), "12025550100");
+    }
+
+    #[test]
+    fn a_country_is_two_letters_of_one_with_a_numbering_plan() {
+        assert!(Country::parse("in").is_some() && Country::parse("US").is_some());
+        for code in ["", "U", "USA", "ZZ", "XX", "1", "é"] {
+            assert_eq!(Country::parse(code), None, "{code}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! How many calls per second: a token bucket.
+//!
+//! Pure: time is an argument, and nothing is counted in the background.
+
+use std::time::{Duration, Instant};
+
+/// A token bucket that holds one second's worth: a rest of a second allows a burst of `per_second` at once, and
+/// no stretch of `s` seconds ever sees more than `per_second × (s + 1)`.
+///
+/// One instant is the whole state (the "theoretical arrival time" of ITU-T I.371), so that nothing drifts and no
+/// fraction of a token is lost.
+#[derive(Debug, Clone)]
+pub struct RateLimit {
+    /// Time that one token takes to come back.
+    interval: Duration,
+    /// What an empty bucket takes to be full.
+    capacity: Duration,
+    /// When the bucket will be full; `None` before the first token is taken.
+    full_at: Option<Instant>,
+}
+
+impl RateLimit {
+    /// A full bucket. A rate of 0 counts as 1: a limit that admits nobody is a switch, not a rate.
+    #[must_use]
+    pub fn per_second(rate: u32) -> Self {
+        let rate = rate.max(1);
+        let interval = Duration::from_secs(1) / rate;
+        Self { interval, capacity: interval * rate, full_at: None }
+    }
+
+    /// Takes one token; false when there is none, which changes nothing. A `now` that lies before an earlier one
+    /// is taken as it comes.
+    #[must_use]
+    pub fn take(&mut self, now: Instant) -> bool {
+        let full_at = self.full_at.map_or(now, |at| at.max(now)) + self.interval;
+        let admitted = full_at.saturating_duration_since(now) <= self.capacity;
+        if admitted {
+            self.full_at = Some(full_at);
+        }
+        admitted
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// How many of `tries` at one instant are admitted.
+    fn burst(limit: &mut RateLimit, now: Instant, tries: u32) -> usize {
+        (0..tries).filter(|_| limit.take(now)).count()
+    }
+
+    #[test]
+    fn a_burst_of_one_second_passes_and_then_the_rate_holds() {
+        let start = Instant::now();
+        let mut limit = RateLimit::per_second(2);
+        assert_eq!(burst(&mut limit, start, 5), 2);
+        assert_eq!(burst(&mut limit, start + Duration::from_millis(499), 5), 0);
+        assert_eq!(burst(&mut limit, start + Duration::from_millis(500), 5), 1);
+        assert_eq!(burst(&mut limit, start + Duration::from_secs(60), 5), 2);
+        assert_eq!(burst(&mut RateLimit::per_second(0), start, 5), 1);
+    }
+
+    proptest! {
+        /// However the tries fall, no stretch sees more than the rate and one burst; and what comes no faster
+        /// than the rate is never refused.
+        #[test]
+        fn no_stretch_exceeds_the_rate(rate in 1_u32..600, gaps in prop::collection::vec(0_u64..3_000_000, 1..400)) {
+            let mut limit = RateLimit::per_second(rate);
+            let (mut now, mut admitted) = (Instant::now(), vec![]);
+            for gap in gaps {
+                now += Duration::from_micros(gap / u64::from(rate));
+                if limit.take(now) {
+                    admitted.push(now);
+                }
+            }
+            for (index, first) in admitted.iter().enumerate() {
+                for (count, last) in admitted[index..].iter().enumerate() {
+                    let seconds = (*last - *first).as_secs_f64();
+                    prop_assert!((count as f64) < f64::from(rate) * (seconds + 1.0) + 1e-3);
+                }
+            }
+        }
+
+        #[test]
+        fn a_steady_stream_of_the_rate_is_never_refused(rate in 1_u32..5000) {
+            let mut limit = RateLimit::per_second(rate);
+            let start = Instant::now();
+            for call in 0..3 * rate {
+                prop_assert!(limit.take(start + Duration::from_secs(1) * call / rate));
+            }
+        }
+    }
+}
