@@ -1,12 +1,13 @@
 //! Keys as telephone-events: RFC 4733.
 //!
-//! [`TelephoneEvent`] is the payload, [`EventDetector`] turns a leg's packets into key presses, each told once,
-//! [`EventSender`] makes the packets of a press and [`EventRelay`] carries a press into another stream. A press is
-//! known by SSRC, timestamp and event; the marker bit is not trusted, for carriers lose and forge it.
+//! [`TelephoneEvent`] is the payload, [`EventDetector`] turns a leg's packets into key presses, each told
+//! once, [`EventSender`] makes the packets of a press and [`EventRelay`] carries a press into another
+//! stream. A press is known by SSRC, timestamp and event; the marker bit is not trusted, for carriers lose
+//! and forge it.
 //!
 //! ```text
 //! key down                          key up
-//! │ 160    320    480    640 ...     │ 960 E  960 E  960 E     duration; the timestamp stays that of "key down"
+//! │ 160    320    480    640 ...     │ 960 E  960 E  960 E   duration; the timestamp is that of "key down"
 //! ▼ one press: told at the first of these packets that comes, whichever it is
 //! ```
 //!
@@ -93,8 +94,8 @@ impl Unmarshal for TelephoneEvent {
 /// How many events and segments are remembered: at 12 keys per second, more than a second.
 const REMEMBERED: usize = 16;
 
-/// An event of which no packet came for so long is forgotten. No network delays a packet so much, and there are
-/// senders that give each press the same timestamp.
+/// An event of which no packet came for so long is forgotten. No network delays a packet so much, and there
+/// are senders that give each press the same timestamp.
 const FORGET_AFTER: Duration = Duration::from_secs(5);
 
 /// One event, or one segment of a long one.
@@ -136,8 +137,8 @@ struct Presses {
 }
 
 impl Presses {
-    /// Finds or remembers the event of a packet. `mapped` becomes the timestamp of a new press in the stream that
-    /// it is relayed into, where durations are scaled by `scale`.
+    /// Finds or remembers the event of a packet. `mapped` becomes the timestamp of a new press in the stream
+    /// that it is relayed into, where durations are scaled by `scale`.
     fn observe(
         &mut self,
         header: &Header,
@@ -159,8 +160,9 @@ impl Presses {
             seen.last_arrival = arrival;
             return (Novelty::Known, *seen);
         }
-        // RFC 4733 §2.5.1.3: a segment begins where the one before it ended, which had no end bit. A timestamp
-        // within a press that has not ended is that of a sender which wrongly moves it on with each packet.
+        // RFC 4733 §2.5.1.3: a segment begins where the one before it ended, which had no end bit. A
+        // timestamp within a press that has not ended is that of a sender which wrongly moves it on with
+        // each packet.
         let follows = |seen: &&mut Seen| {
             let ahead = timestamp_delta(header.timestamp, seen.timestamp);
             let extent = i32::from(seen.extent);
@@ -283,8 +285,8 @@ impl fmt::Debug for EventSender {
 }
 
 impl EventSender {
-    /// A press of `digit` that begins at `timestamp` and lasts `duration`, told every `step`; all three in RTP
-    /// timestamp units. The first item is due one step after the key went down.
+    /// A press of `digit` that begins at `timestamp` and lasts `duration`, told every `step`; all three in
+    /// RTP timestamp units. The first item is due one step after the key went down.
     #[must_use]
     pub fn new(digit: Digit, timestamp: u32, duration: u32, step: u32) -> Self {
         Self {
@@ -323,8 +325,8 @@ impl Iterator for EventSender {
     }
 }
 
-/// Carries the presses of one stream into another: the start is mapped once per press, so that all packets of a
-/// press tell one timestamp although the audio around it moves.
+/// Carries the presses of one stream into another: the start is mapped once per press, so that all packets
+/// of a press tell one timestamp although the audio around it moves.
 #[derive(Clone)]
 pub struct EventRelay {
     presses: Presses,
@@ -549,6 +551,18 @@ mod tests {
     }
 
     #[test]
+    fn a_segment_whose_last_packets_are_lost_is_still_followed() {
+        let early = |packet: &Sent| packet.2.is_some_and(|packet| packet.event.duration < 40_000);
+        assert_eq!(heard(kept(typed("5", 20_000, 100), |_, packet| early(packet))), "5");
+    }
+
+    #[test]
+    fn another_key_is_another_press_even_with_the_same_timestamp() {
+        let still = |(t, s, p): Sent| (t, s, p.map(|p| EventPacket { timestamp: 1000, ..p }));
+        assert_eq!(heard(typed("1729", 100, 100).into_iter().map(still).collect()), "1729");
+    }
+
+    #[test]
     fn a_sender_that_moves_its_timestamp_within_a_press_is_understood() {
         let moved = |(t, s, p): Sent| {
             let before_end = |p: &EventPacket| u32::from(p.event.duration) - 160;
@@ -670,13 +684,15 @@ mod tests {
         #[test]
         fn loss_and_repetition_change_nothing(
             keys in "[0-9*#A-D]{1,12}", press in 40u32..400, gap in 40u32..200,
-            lost in prop::collection::vec(any::<bool>(), 400), doubled in prop::collection::vec(any::<bool>(), 400),
+            lost in prop::collection::vec(any::<bool>(), 400),
+            doubled in prop::collection::vec(any::<bool>(), 400),
         ) {
             let packets = typed(&keys, press, gap);
             let mut survivors = vec![];
             for (n, packet) in packets.iter().enumerate() {
-                let last_of_press = packets.get(n + 1).is_none_or(|next| next.2.unwrap().timestamp != packet.2.unwrap().timestamp);
-                let press_has_one = survivors.iter().any(|s: &Sent| s.2.unwrap().timestamp == packet.2.unwrap().timestamp);
+                let same_press = |other: &Sent| other.2.unwrap().timestamp == packet.2.unwrap().timestamp;
+                let last_of_press = !packets.get(n + 1).is_some_and(same_press);
+                let press_has_one = survivors.iter().any(same_press);
                 if !lost[n % 400] || (last_of_press && !press_has_one) {
                     survivors.push(*packet);
                     if doubled[n % 400] { survivors.push((packet.0 + 150, packet.1, packet.2)); }
@@ -689,7 +705,8 @@ mod tests {
             for (millis, _, packet) in by_time {
                 let packet = packet.unwrap();
                 if !first.iter().any(|known| known.1 == packet.timestamp) {
-                    first.push((millis, packet.timestamp, Digit::from_event(packet.event.event).unwrap().key()));
+                    let digit = Digit::from_event(packet.event.event).unwrap();
+                    first.push((millis, packet.timestamp, digit.key()));
                 }
             }
             let expected: String = first.iter().map(|known| known.2).collect();
@@ -698,8 +715,11 @@ mod tests {
 
         /// Any packets at all: no panic, and never more digits than packets.
         #[test]
-        fn junk_is_borne(packets in prop::collection::vec((any::<u32>(), 0u32..2, any::<[u8; 4]>(), 0u64..9000), 0..100)) {
-            let (mut now, mut detector, mut relay) = (Instant::now(), EventDetector::new(), EventRelay::new(1, u32::MAX));
+        fn junk_is_borne(
+            packets in prop::collection::vec((any::<u32>(), 0u32..2, any::<[u8; 4]>(), 0u64..9000), 0..100),
+        ) {
+            let (mut now, mut detector) = (Instant::now(), EventDetector::new());
+            let mut relay = EventRelay::new(1, u32::MAX);
             for (timestamp, ssrc, payload, wait) in packets {
                 now += Duration::from_millis(wait);
                 let header = Header { marker: false, payload_type: 101, sequence: 0, timestamp, ssrc };

@@ -28,8 +28,8 @@ static A_TO_MU: [u8; 256] = table!(a_to_mu);
 /// Added to a magnitude of 14 bits, so that each µ-law segment begins at a power of two.
 const MU_BIAS: i16 = 33;
 
-/// G.711 table 2: eight segments of sixteen steps, each segment twice as coarse as the one below. All bits are
-/// inverted on the line.
+/// G.711 table 2: eight segments of sixteen steps, each segment twice as coarse as the one below. All bits
+/// are inverted on the line.
 const fn decode_mu(code: u8) -> i16 {
     let code = !code;
     let segment = (code >> 4) & 7;
@@ -48,7 +48,8 @@ const fn encode_mu(sample: i16) -> u8 {
     !(sign | (segment << 4) | step)
 }
 
-/// G.711 table 1: like µ-law, but the two lowest segments are equally fine. Even bits are inverted on the line.
+/// G.711 table 1: like µ-law, but the two lowest segments are equally fine. Even bits are inverted on the
+/// line.
 const fn decode_a(code: u8) -> i16 {
     let code = code ^ 0x55;
     let segment = (code >> 4) & 7;

@@ -13,6 +13,7 @@ pub mod recorder;
 pub mod relay;
 pub mod rtcp;
 pub mod rtp;
+pub mod sdp;
 pub mod source;
 pub mod time;
 pub mod tone;

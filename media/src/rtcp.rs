@@ -1,9 +1,9 @@
 //! RTCP: the reports that we send about a leg, and what we want to know from the peer's.
 //!
-//! RFC 3550 §6 (SR, RR, SDES with CNAME only, BYE without reason), A.2 (validity of a compound), A.8; RFC 7022
-//! (random CNAME). RTCP ends at us: no byte of a peer's report is ever sent on, and nothing but a CNAME made of
-//! random bits can be put into an SDES. A peer's BYE is told to the caller of [`decode`], who must not end a call
-//! for it.
+//! RFC 3550 §6 (SR, RR, SDES with CNAME only, BYE without reason), A.2 (validity of a compound), A.8; RFC
+//! 7022 (random CNAME). RTCP ends at us: no byte of a peer's report is ever sent on, and nothing but a CNAME
+//! made of random bits can be put into an SDES. A peer's BYE is told to the caller of [`decode`], who must
+//! not end a call for it.
 
 use crate::rtp::Reception;
 use bytes::{Buf, BufMut};
@@ -160,8 +160,8 @@ impl ReportBlock {
         }
     }
 
-    /// The round trip that this block about *our* stream tells: arrival − LSR − DLSR (RFC 3550 §6.4.1). `None`
-    /// when the peer had no SR of us yet, or when its figures cannot be true.
+    /// The round trip that this block about *our* stream tells: arrival − LSR − DLSR (RFC 3550 §6.4.1).
+    /// `None` when the peer had no SR of us yet, or when its figures cannot be true.
     #[must_use]
     pub fn round_trip(&self, arrival: NtpTime) -> Option<Duration> {
         if self.last_sr == 0 {
@@ -231,8 +231,8 @@ impl LastSenderReport {
     }
 }
 
-/// Appends SR (with `sender`) or RR (without), and SDES with the CNAME: the smallest compound that RFC 3550 §6.1
-/// allows. A leg has one peer, so there is at most one block.
+/// Appends SR (with `sender`) or RR (without), and SDES with the CNAME: the smallest compound that RFC 3550
+/// §6.1 allows. A leg has one peer, so there is at most one block.
 pub fn encode_report(
     ssrc: u32,
     sender: Option<&SenderInfo>,
@@ -478,7 +478,10 @@ mod tests {
     proptest! {
         /// Any bytes, cut or changed compounds: an answer, never a panic.
         #[test]
-        fn junk_is_borne(junk in prop::collection::vec(any::<u8>(), 0..120), at in 0usize..88, value: u8, cut in 0usize..88) {
+        fn junk_is_borne(
+            junk in prop::collection::vec(any::<u8>(), 0..120),
+            (at, value, cut) in (0usize..88, any::<u8>(), 0usize..88),
+        ) {
             let _ = decode(&junk, US);
             let mut wire = compound(Some(&INFO), Some(&BLOCK), true);
             wire[at] = value;

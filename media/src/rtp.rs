@@ -296,7 +296,8 @@ impl Source {
         let arrival = (elapsed * u128::from(clock_rate) / 1_000_000) as u32;
         let transit = arrival.wrapping_sub(timestamp);
         if let Some(before) = self.transit.replace(transit) {
-            // A peer that jumps its timestamps may not overflow the estimate; no real transit differs by 2^24.
+            // A peer that jumps its timestamps may not overflow the estimate; no real transit differs by
+            // 2^24.
             let difference = timestamp_delta(transit, before).unsigned_abs().min(1 << 24);
             self.jitter = self.jitter + difference - ((self.jitter + 8) >> 4);
         }
@@ -535,9 +536,12 @@ mod tests {
     proptest! {
         /// Whatever arrives, the payload lies within the datagram and the trait reads the same header.
         #[test]
-        fn what_parses_lies_within_and_reads_alike(wire in prop::collection::vec(any::<u8>(), 0..64), version in any::<bool>()) {
-            let mut wire = wire;
-            if let Some(first) = wire.first_mut().filter(|_| version) { *first = (*first & 0x3f) | 0x80; }
+        fn what_parses_lies_within_and_reads_alike(
+            mut wire in prop::collection::vec(any::<u8>(), 0..64), version in any::<bool>(),
+        ) {
+            if let Some(first) = wire.first_mut().filter(|_| version) {
+                *first = (*first & 0x3f) | 0x80;
+            }
             let header = Header::unmarshal(&mut wire.as_slice());
             if let Ok(packet) = Packet::parse(&wire) {
                 prop_assert!(packet.payload.len() + HEADER_LENGTH <= wire.len());
@@ -548,7 +552,8 @@ mod tests {
         /// What we write is read back, by the view and by the trait.
         #[test]
         fn a_header_survives_the_wire(
-            (marker, payload_type, sequence, timestamp, ssrc) in (any::<bool>(), 0u8..128, any::<u16>(), any::<u32>(), any::<u32>()),
+            (marker, sequence, timestamp, ssrc) in any::<(bool, u16, u32, u32)>(),
+            payload_type in 0u8..128,
             payload in prop::collection::vec(any::<u8>(), 0..200),
         ) {
             let header = Header { marker, payload_type, sequence, timestamp, ssrc };
@@ -560,7 +565,9 @@ mod tests {
 
         /// No sequence of packets, however wild, breaks the counters.
         #[test]
-        fn counters_bear_any_stream(packets in prop::collection::vec((any::<u16>(), any::<u32>(), 0u32..2, 0u64..100_000), 0..200)) {
+        fn counters_bear_any_stream(
+            packets in prop::collection::vec((any::<u16>(), any::<u32>(), 0u32..2, 0u64..100_000), 0..200),
+        ) {
             let mut statistics = ReceiverStatistics::new(8000);
             let mut now = Instant::now();
             for (sequence, timestamp, ssrc, wait) in packets {

@@ -1,8 +1,9 @@
-//! Tones that we make ourselves: DTMF for a leg without telephone-event, and what a caller hears while he waits.
+//! Tones that we make ourselves: DTMF for a leg without telephone-event, and what a caller hears while he
+//! waits.
 //!
-//! ITU-T Q.23 (DTMF frequencies) and the North American tone plan (ringback, busy, congestion). 8000 Hz, 16 bit.
-//! Every burst rises and falls over 4 ms, so nothing clicks, not even where a loop begins again. Levels are those
-//! of a telephone network, far below full scale.
+//! ITU-T Q.23 (DTMF frequencies) and the North American tone plan (ringback, busy, congestion). 8000 Hz, 16
+//! bit. Every burst rises and falls over 4 ms, so nothing clicks, not even where a loop begins again. Levels
+//! are those of a telephone network, far below full scale.
 
 use crate::{Digit, Prompt};
 use std::f64::consts::{PI, TAU};
