@@ -11,6 +11,7 @@
 //! second ([`repair`] mends the rest). Syncing and hashing, which may take long, are left to the sealers.
 //! Files are 16-bit mono PCM at 8000 Hz. No number is in any path, file or header.
 
+mod file;
 mod seal;
 mod writer;
 

@@ -3,14 +3,15 @@
 //! Its clock is the media thread's: a block says that all up to its time has been handed over, so a writer that has
 //! fallen behind does not take for a gap what still waits in the queue. It reads no clock of its own.
 
+use super::file::{SPEC, WavFile};
 use super::seal::{MAX_SAMPLES, Sealers, Written};
 use super::{A_LEG, B_LEG, Block, Content, EventSink, Record, RecordingId, ToWriter};
 use crate::jitter::{Arrived, Placement, Timeline, WINDOW};
-use crate::time::{MediaTime, SAMPLE_RATE_HZ, milliseconds};
+use crate::time::{MediaTime, milliseconds};
 use crate::{CallStatistics, MediaEvent, Side, g711};
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, BufWriter};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -117,7 +118,7 @@ struct Leg {
     placement: Placement,
     timeline: Timeline,
     /// `None` when it could not be made, or broke.
-    file: Option<hound::WavWriter<BufWriter<File>>>,
+    file: Option<hound::WavWriter<WavFile>>,
 }
 
 impl Recording {
@@ -133,13 +134,7 @@ impl Recording {
     fn make_files(&mut self, open: Open) -> Result<(), hound::Error> {
         DirBuilder::new().recursive(true).mode(0o750).create(&self.directory)?;
         for (name, leg) in [(A_LEG, &mut self.a), (B_LEG, &mut self.b)] {
-            let spec = hound::WavSpec {
-                channels: 1,
-                sample_rate: SAMPLE_RATE_HZ,
-                bits_per_sample: 16,
-                sample_format: hound::SampleFormat::Int,
-            };
-            let mut file = hound::WavWriter::new(BufWriter::new(open(&self.directory.join(name))?), spec)?;
+            let mut file = hound::WavWriter::new(WavFile::new(open(&self.directory.join(name))?), SPEC)?;
             file.flush()?;
             leg.file = Some(file);
         }
@@ -248,7 +243,7 @@ impl Leg {
     }
 }
 
-fn write(file: Option<&mut hound::WavWriter<BufWriter<File>>>, samples: &[i16]) -> Result<(), hound::Error> {
+fn write(file: Option<&mut hound::WavWriter<WavFile>>, samples: &[i16]) -> Result<(), hound::Error> {
     let Some(file) = file else { return Ok(()) };
     for piece in samples.chunks(PIECE) {
         // hound's length fields would wrap without a word.
@@ -384,9 +379,8 @@ pub(super) mod tests {
         };
         let mut recording = Recording::begin(folder.path().to_owned(), events, at(0), create);
         // From now on the A-leg's disk is full.
-        let spec = recording.a.file.as_ref().unwrap().spec();
         recording.a.file =
-            Some(hound::WavWriter::new(BufWriter::new(full(Path::new("x")).unwrap()), spec).unwrap());
+            Some(hound::WavWriter::new(WavFile::new(full(Path::new("x")).unwrap()), SPEC).unwrap());
         for number in 0..100u16 {
             let ms = u64::from(number) * 20;
             recording.take(&record(Side::A, number, Codec::Pcmu, ms), &payload(number));
