@@ -1,8 +1,8 @@
 //! What hound writes through: one write for the audio and one for the header per flush.
 //!
-//! hound puts its two length fields right by seeking there and back, which through a plain buffer costs eight system
-//! calls per flush and file. Here the header is kept in memory. Audio is written before the header that counts it, so the
-//! file never claims more than it holds.
+//! hound puts its two length fields right by seeking there and back, which through a plain buffer costs eight
+//! system calls per flush and file. Here the header is kept in memory. Audio is written before the header
+//! that counts it, so the file never claims more than it holds.
 
 use crate::time::SAMPLE_RATE_HZ;
 use std::fs::File;

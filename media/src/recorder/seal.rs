@@ -1,7 +1,7 @@
 //! The last steps of a recording, and the mending of one that a crash cut off.
 //!
-//! A file is fitted to its length (whole samples, header, silence at its end), synced and hashed. A sealer may wait for
-//! the disk as long as it likes: no call and no other recording waits with it.
+//! A file is fitted to its length (whole samples, header, silence at its end), synced and hashed. A sealer
+//! may wait for the disk as long as it likes: no call and no other recording waits with it.
 
 use super::{A_LEG, B_LEG, EventSink, file};
 use crate::time::SAMPLE_RATE_HZ;
@@ -51,7 +51,8 @@ impl Sealers {
 
     pub(super) fn seal(&self, written: Written) {
         if let Err(failed) = self.jobs.send(written) {
-            // All sealers are gone, which only a panic in each of them explains; the call must still hear of its end.
+            // All sealers are gone, which only a panic in each of them explains; the call must still hear of
+            // its end.
             failed.0.complete();
         }
     }
@@ -122,8 +123,9 @@ impl LegRecording {
     }
 }
 
-/// Mends the files of a recording that a crash cut off, so that both are playable and of equal length. `None` when
-/// there is no file. The gaps within are not known any more; what was cut off at one file's end is listed.
+/// Mends the files of a recording that a crash cut off, so that both are playable and of equal length. `None`
+/// when there is no file. The gaps within are not known any more; what was cut off at one file's end is
+/// listed.
 ///
 /// # Errors
 /// What the system says, or [`io::ErrorKind::InvalidData`] for a file that is none of ours.
@@ -157,8 +159,8 @@ fn seal_file(path: &Path, samples: u64) -> io::Result<(u64, String)> {
     let kept = samples_in(&file)?.min(samples);
     let length = HEADER_LENGTH + 2 * samples;
     if file.metadata()?.len() != length {
-        // First cut, then grow: what lay behind the last whole sample must not be heard. Growing takes no space on the
-        // disk, so it works on a full one.
+        // First cut, then grow: what lay behind the last whole sample must not be heard. Growing takes no
+        // space on the disk, so it works on a full one.
         file.set_len(HEADER_LENGTH + 2 * kept)?;
         file.set_len(length)?;
     }

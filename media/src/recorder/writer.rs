@@ -1,7 +1,8 @@
 //! The writer thread: places what was received and keeps the files playable.
 //!
-//! Its clock is the media thread's: a block says that all up to its time has been handed over, so a writer that has
-//! fallen behind does not take for a gap what still waits in the queue. It reads no clock of its own.
+//! Its clock is the media thread's: a block says that all up to its time has been handed over, so a writer
+//! that has fallen behind does not take for a gap what still waits in the queue. It reads no clock of its
+//! own.
 
 use super::file::{SPEC, WavFile};
 use super::seal::{MAX_SAMPLES, Sealers, Written};
@@ -17,14 +18,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender};
 
-/// Header and data go to the system so often; with the window and the age of a block less than a second can be lost.
+/// Header and data go to the system so often; with the window and the age of a block less than a second can
+/// be lost.
 const FLUSH: u64 = milliseconds(250);
 /// So much more than the window may wait for its emission.
 const BACKLOG: u64 = milliseconds(400);
 /// Samples written at once.
 const PIECE: usize = 2048;
-/// A G.711 payload longer than this never gets here.
-const MAX_PAYLOAD: usize = 1500;
+/// Samples decoded at once: a packet of 20 ms, with room.
+const DECODED: usize = 240;
 
 /// Opens a leg's new file.
 type Open = fn(&Path) -> io::Result<File>;
@@ -203,11 +205,14 @@ impl Leg {
         }
         match record.content {
             Content::Audio(codec, _) => {
-                let mut samples = [0; MAX_PAYLOAD];
-                let count = g711::decode(codec, payload, &mut samples);
-                arrived.duration = count as u32;
-                if let Some(position) = self.placement.place(&arrived) {
-                    self.timeline.insert(position, samples.get(..count).unwrap_or_default());
+                arrived.duration = payload.len() as u32;
+                let mut samples = [0; DECODED];
+                let mut position = self.placement.place(&arrived);
+                for piece in payload.chunks(DECODED) {
+                    let Some(at) = position else { break };
+                    let count = g711::decode(codec, piece, &mut samples);
+                    self.timeline.insert(at, samples.get(..count).unwrap_or_default());
+                    position = at.checked_add(count as i64);
                 }
             }
             Content::Key(duration) => {
