@@ -178,13 +178,7 @@ impl Dispatcher {
                 if shell.is_draining() {
                     return self.reply_with(shell, request, flow, 503, vec![HeaderOut::RetryAfter(60)]);
                 }
-                return self.reply_with(
-                    shell,
-                    request,
-                    flow,
-                    200,
-                    vec![HeaderOut::Allow, HeaderOut::Accept],
-                );
+                return self.reply_with(shell, request, flow, 200, vec![HeaderOut::Allow, HeaderOut::Accept]);
             }
             Method::Known(_) => 405,
             Method::Other(_) => 501,
