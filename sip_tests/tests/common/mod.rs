@@ -1,7 +1,7 @@
 //! The real service in this process, on loopback ports of its own, and its REST API.
 
 // Each test file uses a part of this.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use maskline::config::Config;
 use maskline::service::Service;
