@@ -176,7 +176,7 @@ impl<'a> Rows<'a> {
     async fn save(&self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
         let mut calls = self.calls.iter();
         while calls.len() > 0 {
-            let (sql, rows) = CALLS.statement(calls.len());
+            let (sql, rows) = CALLS.next(calls.len());
             let query = calls
                 .by_ref()
                 .take(rows)
@@ -185,57 +185,73 @@ impl<'a> Rows<'a> {
         }
         let mut legs = self.legs.values();
         while legs.len() > 0 {
-            let (sql, rows) = LEGS.statement(legs.len());
+            let (sql, rows) = LEGS.next(legs.len());
             let query = legs.by_ref().take(rows).fold(sqlx::query(sql), bind_leg);
             query.execute(&mut *connection).await?;
         }
-        for (leg, at) in &self.answers {
-            sqlx::query("UPDATE legs SET answered_at = $2 WHERE uuid = $1 AND answered_at IS NULL")
-                .bind(leg.to_string())
-                .bind(micros(*at))
-                .execute(&mut *connection)
-                .await?;
+        let mut answers = self.answers.iter();
+        while answers.len() > 0 {
+            let (sql, rows) = ANSWERS.next(answers.len());
+            let bind = |query: Query<'a>, (leg, at): &(Uuid, Timestamp)| {
+                query.bind(leg.to_string()).bind(micros(*at))
+            };
+            answers.by_ref().take(rows).fold(sqlx::query(sql), bind).execute(&mut *connection).await?;
         }
         Ok(())
     }
 }
 
-/// An upsert in statements of 16, 4 and 1 rows, so that few texts serve every batch.
-struct Upsert([(usize, String); 3]);
+/// One statement for 64, 32, 16, 8, 4, 2 and 1 rows each, so that few texts serve every batch.
+struct Statements([(usize, String); 7]);
 
-impl Upsert {
-    /// `always`: columns that the first write gives for good; `columns`: those that a later one may complete.
-    /// The first of `always` is the key.
-    fn new(table: &str, always: &[&str], columns: &[&str]) -> Self {
-        let width = always.len() + columns.len();
-        let statement = |rows: usize| {
-            let names = [always, columns].concat().join(", ");
-            let mut sql = format!("INSERT INTO {table} ({names}) VALUES ");
+impl Statements {
+    /// `statement` makes the text around `VALUES ($1, …), (…)`, each row `width` values wide.
+    fn new(width: usize, statement: impl Fn(&str) -> String) -> Self {
+        Self([64, 32, 16, 8, 4, 2, 1].map(|rows| {
+            let mut values = String::from("VALUES ");
             for row in 0..rows {
-                let values: Vec<String> =
+                let row: Vec<String> =
                     (1..=width).map(|column| format!("${}", row * width + column)).collect();
-                let _ = write!(sql, "{}({})", if row == 0 { "" } else { ", " }, values.join(", "));
+                let comma = if values.ends_with(')') { ", " } else { "" };
+                let _ = write!(values, "{comma}({})", row.join(", "));
             }
-            let updates: Vec<String> = columns
-                .iter()
-                .map(|name| format!("{name} = COALESCE(excluded.{name}, {table}.{name})"))
-                .collect();
-            let key = always.first().copied().unwrap_or_default();
-            let _ = write!(sql, " ON CONFLICT ({key}) DO UPDATE SET {}", updates.join(", "));
-            (rows, sql)
-        };
-        Self([16, 4, 1].map(statement))
+            (rows, statement(&values))
+        }))
+    }
+
+    /// An upsert. `always`: columns that the first write gives for good, the key in front; `columns`: those that
+    /// a later one may complete.
+    fn upsert(table: &str, always: &[&str], columns: &[&str]) -> Self {
+        let names = [always, columns].concat();
+        let key = always.first().copied().unwrap_or_default();
+        let updates: Vec<String> = columns
+            .iter()
+            .map(|name| format!("{name} = COALESCE(excluded.{name}, {table}.{name})"))
+            .collect();
+        Self::new(names.len(), |values| {
+            let (names, updates) = (names.join(", "), updates.join(", "));
+            format!("INSERT INTO {table} ({names}) {values} ON CONFLICT ({key}) DO UPDATE SET {updates}")
+        })
     }
 
     /// The statement for the next of `left` rows, and how many it takes.
-    fn statement(&'static self, left: usize) -> (&'static str, usize) {
+    fn next(&'static self, left: usize) -> (&'static str, usize) {
         let fitting = self.0.iter().find(|(rows, _)| *rows <= left);
         fitting.map_or(("", left), |(rows, sql)| (sql.as_str(), *rows))
     }
 }
 
-static CALLS: LazyLock<Upsert> = LazyLock::new(|| {
-    Upsert::new(
+static ANSWERS: LazyLock<Statements> = LazyLock::new(|| {
+    Statements::new(2, |values| {
+        format!(
+            "UPDATE legs SET answered_at = answers.column2 FROM ({values}) AS answers \
+             WHERE legs.uuid = answers.column1 AND legs.answered_at IS NULL"
+        )
+    })
+});
+
+static CALLS: LazyLock<Statements> = LazyLock::new(|| {
+    Statements::upsert(
         "interactions",
         &["uuid", "started_at"],
         &[
@@ -250,8 +266,8 @@ static CALLS: LazyLock<Upsert> = LazyLock::new(|| {
     )
 });
 
-static LEGS: LazyLock<Upsert> = LazyLock::new(|| {
-    Upsert::new(
+static LEGS: LazyLock<Statements> = LazyLock::new(|| {
+    Statements::upsert(
         "legs",
         &["uuid", "interaction", "side", "attempt", "trunk", "started_at"],
         &[

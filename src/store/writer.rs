@@ -21,8 +21,12 @@ use crate::number::Did;
 
 /// The most writes in one transaction: an upper bound on how long the first one waits for the last.
 const BATCH: usize = 256;
-/// How long call records wait for company, and so what a crash may cost of them.
+/// How long call records wait for company, and how long when there is much of it. So much of the latest records
+/// a crash may cost.
 const GATHER: Duration = Duration::from_millis(20);
+const GATHER_BUSY: Duration = Duration::from_millis(100);
+/// So many writes within [`GATHER`] are much company.
+const BUSY: usize = 4;
 
 /// Something to be done in the writer's transaction. It may be done twice, the first time in vain.
 pub(super) trait Write: Send + 'static {
@@ -157,13 +161,19 @@ pub(super) async fn run(mut writer: Writer, mut orders: mpsc::Receiver<Order>) {
     }
 }
 
-/// Waits for more, as long as nobody in the batch is in a hurry: a commit costs as much as many rows.
+/// Waits for more, as long as nobody in the batch is in a hurry: a transaction costs as much as many rows.
 async fn gather(batch: &mut Vec<Order>, orders: &mut mpsc::Receiver<Order>) {
-    let deadline = Some(clock::now() + GATHER);
+    let begin = clock::now();
+    let mut deadline = begin + GATHER;
     while batch.len() < BATCH && batch.iter().all(Order::may_wait) {
         tokio::select! {
             more = orders.recv_many(batch, BATCH.saturating_sub(batch.len())) => if more == 0 { return },
-            () = clock::sleep_until(deadline) => return,
+            () = clock::sleep_until(Some(deadline)) => {
+                if batch.len() < BUSY || deadline > begin + GATHER {
+                    return;
+                }
+                deadline = begin + GATHER_BUSY;
+            }
         }
     }
 }
