@@ -40,6 +40,10 @@ pub(super) struct Create {
 impl Write for Create {
     type Done = Result<MaskingSession, Refusal>;
 
+    fn touched(done: &Self::Done) -> Option<&Did> {
+        done.as_ref().ok().map(|session| &session.virtual_number)
+    }
+
     async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<Self::Done, StoreError> {
         let Self { session: new, uuid, rng, directory, now } = self;
         let now = *now;

@@ -212,6 +212,10 @@ struct Update {
 impl Write for Update {
     type Done = Result<MaskingSession, ChangeRefusal>;
 
+    fn touched(done: &Self::Done) -> Option<&Did> {
+        done.as_ref().ok().map(|session| &session.virtual_number)
+    }
+
     async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<Self::Done, StoreError> {
         let Self { account, uuid, update, now } = self;
         let (uuid, now) = (*uuid, *now);
@@ -284,6 +288,10 @@ struct Expire {
 
 impl Write for Expire {
     type Done = Result<MaskingSession, ChangeRefusal>;
+
+    fn touched(done: &Self::Done) -> Option<&Did> {
+        done.as_ref().ok().map(|session| &session.virtual_number)
+    }
 
     async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<Self::Done, StoreError> {
         let mut session = match active(connection, &self.account, self.uuid, self.now).await? {

@@ -6,20 +6,39 @@
 //! before.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::Connection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
 use super::StoreError;
+use super::call_writes::{CallWrite, CallWrites, Reply};
+use super::route_cache::RouteCache;
+use crate::clock;
+use crate::number::Did;
 
 /// The most writes in one transaction: an upper bound on how long the first one waits for the last.
 const BATCH: usize = 256;
+/// How long call records wait for company, and how long when there is much of it. So much of the latest records
+/// a crash may cost.
+const GATHER: Duration = Duration::from_millis(20);
+const GATHER_BUSY: Duration = Duration::from_millis(100);
+/// So many writes within [`GATHER`] are much company.
+const BUSY: usize = 4;
 
 /// Something to be done in the writer's transaction. It may be done twice, the first time in vain.
 pub(super) trait Write: Send + 'static {
     /// What its caller gets.
     type Done: Send + 'static;
+    /// Its caller does not mind to wait a little, so that more writes share a commit.
+    const MAY_WAIT: bool = false;
+
+    /// The virtual number whose sessions it has changed.
+    fn touched(_done: &Self::Done) -> Option<&Did> {
+        None
+    }
 
     /// Does it.
     fn apply(
@@ -44,17 +63,38 @@ impl<W: Write> Queued<W> {
 
 /// What the writer task is told.
 pub(super) enum Order {
-    Write(Box<dyn Apply>),
+    Write {
+        write: Box<dyn Apply>,
+        may_wait: bool,
+    },
+    Call(CallWrite, Reply),
     /// Nothing comes after this.
     Close(oneshot::Sender<()>),
 }
 
-type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+impl Order {
+    fn may_wait(&self) -> bool {
+        match self {
+            Self::Write { may_wait, .. } => *may_wait,
+            Self::Call(..) => true,
+            Self::Close(_) => false,
+        }
+    }
+}
+
+/// A future of a trait object.
+pub(super) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A [`Queued`] write of any kind.
 pub(super) trait Apply: Send {
     /// Does it, and says whether it worked.
     fn apply<'a>(&'a mut self, connection: &'a mut SqliteConnection) -> BoxFuture<'a, bool>;
+
+    /// Its parts, each of which can be done alone.
+    fn split(self: Box<Self>) -> Vec<Box<dyn Apply>>;
+
+    /// The virtual number whose sessions it has changed.
+    fn touched(&self) -> Option<&Did>;
 
     /// Tells the caller what came of it; `false`: it is not stored.
     fn settle(self: Box<Self>, committed: bool);
@@ -68,6 +108,14 @@ impl<W: Write> Apply for Queued<W> {
             self.result = Some(result);
             worked
         })
+    }
+
+    fn split(self: Box<Self>) -> Vec<Box<dyn Apply>> {
+        vec![self]
+    }
+
+    fn touched(&self) -> Option<&Did> {
+        self.result.as_ref().and_then(|result| result.as_ref().ok()).and_then(W::touched)
     }
 
     fn settle(self: Box<Self>, committed: bool) {
@@ -86,12 +134,18 @@ pub(super) async fn run(mut writer: Writer, mut orders: mpsc::Receiver<Order>) {
     let mut batch = Vec::with_capacity(BATCH);
     let mut closed = None;
     while closed.is_none() && orders.recv_many(&mut batch, BATCH).await > 0 {
+        gather(&mut batch, &mut orders).await;
         let mut writes = Vec::with_capacity(batch.len());
+        let mut calls = Box::<CallWrites>::default();
         for order in batch.drain(..) {
             match order {
-                Order::Write(write) => writes.push(write),
+                Order::Write { write, .. } => writes.push(write),
+                Order::Call(write, reply) => calls.push(write, reply),
                 Order::Close(done) => closed = Some(done),
             }
+        }
+        if !calls.is_empty() {
+            writes.push(calls);
         }
         writer.commit(writes).await;
     }
@@ -107,31 +161,55 @@ pub(super) async fn run(mut writer: Writer, mut orders: mpsc::Receiver<Order>) {
     }
 }
 
+/// Waits for more, as long as nobody in the batch is in a hurry: a transaction costs as much as many rows.
+async fn gather(batch: &mut Vec<Order>, orders: &mut mpsc::Receiver<Order>) {
+    let begin = clock::now();
+    let mut deadline = begin + GATHER;
+    while batch.len() < BATCH && batch.iter().all(Order::may_wait) {
+        tokio::select! {
+            more = orders.recv_many(batch, BATCH.saturating_sub(batch.len())) => if more == 0 { return },
+            () = clock::sleep_until(Some(deadline)) => {
+                if batch.len() < BUSY || deadline > begin + GATHER {
+                    return;
+                }
+                deadline = begin + GATHER_BUSY;
+            }
+        }
+    }
+}
+
 /// The connection that writes.
 pub(super) struct Writer {
     options: SqliteConnectOptions,
     /// `None` after a transaction could not be brought to an end.
     connection: Option<SqliteConnection>,
+    routes: Arc<RouteCache>,
 }
 
 impl Writer {
-    pub(super) fn new(options: SqliteConnectOptions, connection: SqliteConnection) -> Self {
-        Self { options, connection: Some(connection) }
+    pub(super) fn new(
+        options: SqliteConnectOptions,
+        connection: SqliteConnection,
+        routes: Arc<RouteCache>,
+    ) -> Self {
+        Self { options, connection: Some(connection), routes }
     }
 
     async fn commit(&mut self, mut writes: Vec<Box<dyn Apply>>) {
         if writes.is_empty() {
             return;
         }
-        let mut committed = self.transact(&mut writes).await;
-        if !committed && writes.len() > 1 {
-            for mut write in writes {
-                committed = self.transact(std::slice::from_mut(&mut write)).await;
-                write.settle(committed);
-            }
+        let committed = self.transact(&mut writes).await;
+        if committed {
+            writes.into_iter().for_each(|write| write.settle(true));
             return;
         }
-        writes.into_iter().for_each(|write| write.settle(committed));
+        let mut alone: Vec<_> = writes.into_iter().flat_map(Apply::split).collect();
+        let retry = alone.len() > 1;
+        for mut write in alone.drain(..) {
+            let committed = retry && self.transact(std::slice::from_mut(&mut write)).await;
+            write.settle(committed);
+        }
     }
 
     /// Does the writes in one transaction. `false`: nothing of them is stored.
@@ -150,6 +228,8 @@ impl Writer {
             }
             Err(error) => Err(error),
         };
+        // Also when it failed: nobody can say what is stored after a commit that was not answered.
+        writes.iter().filter_map(|write| write.touched()).for_each(|number| self.routes.touch(number));
         outcome.inspect_err(|error| tracing::error!(%error, "a transaction failed")).unwrap_or(false)
     }
 }
