@@ -55,6 +55,9 @@ pub enum StartError {
         /// The system's word.
         source: io::Error,
     },
+    /// What fetches prompts.
+    #[error("prompts: {0}")]
+    Prompts(#[from] crate::prompts::FetchError),
     /// Threads of the runtime.
     #[error("runtime: {0}")]
     Runtime(io::Error),
@@ -120,12 +123,13 @@ impl Service {
         let metrics = metrics_handle();
         let store = Store::open(&config.store.url).await?;
         let new_account = prepare(&store, config).await?;
+        let (prompts, loader) = PromptLibrary::with_loader(&config.http.fetch_allow)?;
         let engine = Engine::start(config.media.limits.clone()).map_err(StartError::Media)?;
         let shell = Arc::new(Shell::new(ShellParts {
             store: store.clone(),
             engine,
             trunks: config.trunks.clone(),
-            prompts: PromptLibrary::default(),
+            prompts,
             recordings: config.recordings.directory.clone(),
             sip_public: config.sip.public_address,
             media_public: config.media.public_address,
@@ -148,12 +152,14 @@ impl Service {
         let refused = |source| StartError::Http { address: config.http.listen, source };
         let listener = TcpListener::bind(config.http.listen).await.map_err(refused)?;
         let http = listener.local_addr().map_err(refused)?;
-        let readiness = Readiness::new();
+        let readiness = Readiness::default();
         let router = api::router(ApiState {
             store: store.clone(),
             readiness: readiness.clone(),
             calls: Arc::new(Control(Arc::clone(&shell))),
             metrics: Some(metrics),
+            base_url: None,
+            now: clock::wall_now,
         });
         let (stop_http, stopped) = oneshot::channel::<()>();
         let mut jobs = JoinSet::new();
@@ -167,6 +173,7 @@ impl Service {
             }
         });
         jobs.spawn(heartbeat(store));
+        jobs.spawn(loader.run());
         readiness.set(true);
         Ok(Self { shell, index, transports, readiness, http, new_account, jobs, stop_http })
     }
@@ -211,7 +218,10 @@ impl Service {
             clock::sleep(DRAIN_STEP).await;
         }
         if self.shell.live_calls() > 0 {
-            warn!(calls = self.shell.live_calls(), "sip.drain_seconds is over: the calls that are left are ended");
+            warn!(
+                calls = self.shell.live_calls(),
+                "sip.drain_seconds is over: the calls that are left are ended"
+            );
             self.shell.hang_up_all(HangupCause::Scheduled);
         }
         // BYEs, CDRs and manifests of the last calls; what has to repeat a BYE is not waited for.
@@ -252,7 +262,11 @@ impl Service {
         };
         let id = account.split(':').next().unwrap_or("$AUTH_ID");
         let Some(number) = config.numbers.first() else { return Ok(()) };
-        writeln!(out, "\nTry it. Make a session; its answer names the virtual number, {} at first:", number.did)?;
+        writeln!(
+            out,
+            "\nTry it. Make a session; its answer names the virtual number, {} at first:",
+            number.did
+        )?;
         writeln!(
             out,
             "  curl -u {account} -H 'Content-Type: application/json' \\\n    \
@@ -263,7 +277,11 @@ impl Service {
         let gateway = config.trunks.get(&number.trunk).and_then(|trunk| trunk.gateways.first());
         if let Some(gateway) = gateway {
             writeln!(out, "Let a softphone, or `sipp -sn uas`, answer at {gateway},")?;
-            writeln!(out, "and call {} as user +12025550142 from another one. The README says more.", number.did)?;
+            writeln!(
+                out,
+                "and call {} as user +12025550142 from another one. The README says more.",
+                number.did
+            )?;
         }
         Ok(())
     }
@@ -272,8 +290,9 @@ impl Service {
 struct Control(Arc<Shell>);
 
 impl CallControl for Control {
-    fn hang_up_session(&self, session: Uuid) -> usize {
-        self.0.hang_up_session(session)
+    fn hang_up_session(&self, session: Uuid) {
+        let ended = self.0.hang_up_session(session);
+        info!(%session, calls = ended, "the API ends a session's calls");
     }
 }
 
@@ -284,7 +303,7 @@ async fn prepare(store: &Store, config: &Checked) -> Result<Option<NewAccount>, 
         .iter()
         .map(|account| (account.auth_id.clone(), account.auth_token.reveal().to_owned()))
         .collect();
-    let new_account = store.ensure_account(&accounts).await?;
+    let new_account = store.ensure_account(&accounts, clock::wall_now()).await?;
     let numbers: Vec<_> = config
         .numbers
         .iter()
@@ -307,7 +326,9 @@ async fn prepare(store: &Store, config: &Checked) -> Result<Option<NewAccount>, 
     let directory = config.recordings.directory.clone();
     match tokio::task::spawn_blocking(move || repair::unfinished(&directory)).await {
         Ok(Ok(0)) | Err(_) => {}
-        Ok(Ok(repaired)) => warn!(recordings = repaired, "recordings that an earlier process left are completed"),
+        Ok(Ok(repaired)) => {
+            warn!(recordings = repaired, "recordings that an earlier process left are completed")
+        }
         Ok(Err(error)) => warn!("recordings: {error}"),
     }
     Ok(new_account)

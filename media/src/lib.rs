@@ -9,6 +9,7 @@ pub mod g711;
 pub mod jitter;
 pub mod player;
 pub mod ports;
+pub mod recorder;
 pub mod relay;
 pub mod rtcp;
 pub mod rtp;
@@ -325,4 +326,12 @@ pub struct LegStatistics {
     pub lost: u64,
     /// Interarrival jitter in RTP timestamp units (RFC 3550 §6.4.1).
     pub jitter: u32,
+    /// Packets that the kernel dropped because we came too late to read them.
+    pub overrun: u64,
+    /// Packets of ours that the peer misses, as its last report said (RFC 3550 §6.4.1, cumulative).
+    pub remote_lost: i32,
+    /// Jitter that the peer sees, in RTP timestamp units, as its last report said.
+    pub remote_jitter: u32,
+    /// Round trip to the peer and back, when its reports told one.
+    pub round_trip: Option<Duration>,
 }

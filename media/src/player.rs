@@ -139,6 +139,12 @@ impl KeyTone {
         Self { tone: DtmfTone::new(digit), schedule, began: now, last_told: now, told: 0, ended: false }
     }
 
+    /// The key before this one has ended: the tone may begin at `at`.
+    pub fn start_at(&mut self, at: MediaTime) {
+        self.schedule = Schedule::new(at);
+        self.began = at;
+    }
+
     /// A packet of the same key: it has been down for `duration` samples, and is up when `ended`.
     pub fn on_packet(&mut self, duration: u32, ended: bool, now: MediaTime) {
         self.last_told = now;
@@ -186,8 +192,11 @@ mod tests {
         Prompt::new("test", &(1..=samples as i16).collect::<Vec<_>>())
     }
 
-    /// Asks each millisecond; returns (ms, begins, first sample, last sample) per frame and when it finished.
-    fn play(player: &mut Player, ms: std::ops::Range<u64>) -> (Vec<(u64, bool, i16, i16)>, Option<u64>) {
+    /// When it came, whether it begins a talk-spurt, its first and its last sample.
+    type Frame = (u64, bool, i16, i16);
+
+    /// Asks each millisecond; returns the frames and when the prompt finished.
+    fn play(player: &mut Player, ms: std::ops::Range<u64>) -> (Vec<Frame>, Option<u64>) {
         let mut frames = vec![];
         for ms in ms {
             let mut frame = [0; 160];

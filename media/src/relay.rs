@@ -514,7 +514,7 @@ mod tests {
                 let Some(out) = out else { continue };
                 if let Some(newest) = newest {
                     let ahead = sequence_delta(out.sequence, newest);
-                    prop_assert!(ahead >= LATEST && ahead < MAX_DROPOUT, "{ahead}");
+                    prop_assert!((LATEST..MAX_DROPOUT).contains(&ahead), "{ahead}");
                     prop_assert!(!own || ahead == 1, "our own frames leave no hole");
                 }
                 if own && let Some(end) = end {

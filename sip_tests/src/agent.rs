@@ -349,43 +349,22 @@ impl Agent {
     }
 
     /// Sends an INVITE to `peer`.
-    pub fn call(&mut self, peer: SocketAddr, invite: &Invite, mut media: Option<LocalMedia>, now: Instant) -> CallNumber {
+    pub fn call(
+        &mut self,
+        peer: SocketAddr,
+        invite: &Invite,
+        mut media: Option<LocalMedia>,
+        now: Instant,
+    ) -> CallNumber {
         let number = self.calls.len();
         let out = &mut self.out;
-        let contact = invite.contact.clone().unwrap_or_else(|| own_contact(out));
         let body = match (&invite.body, &mut media) {
             (Some(body), _) => Some(body.clone()),
             (None, Some(media)) if invite.offer => Some((SDP.to_owned(), media.offer())),
             _ => None,
         };
         let offered = body.is_some();
-        let cseq = invite.cseq.unwrap_or_else(|| out.random.random_range(1..50_000));
-        let mut call = Call {
-            number,
-            role: Role::Caller,
-            peer,
-            call_id: invite.call_id.clone().unwrap_or_else(|| out.token()),
-            local: invite.from.clone(),
-            local_tag: invite.from_tag.clone().unwrap_or_else(|| out.token()),
-            other_tags: vec![],
-            remote: invite.to.clone(),
-            remote_tag: None,
-            target: invite.uri.clone(),
-            routes: vec![],
-            contact,
-            cseq,
-            remote_cseq: 0,
-            media,
-            answers: BTreeMap::new(),
-            client: None,
-            acks: vec![],
-            server: None,
-            requests: vec![],
-            on_cancel: OnCancel::default(),
-            refuse_reinvites: None,
-            confirmed: false,
-            end: None,
-        };
+        let mut call = Call::new_caller(out, number, peer, invite, media);
         let branch = format!("z9hG4bK{}{}", invite.branch_mark.as_deref().unwrap_or_default(), out.token());
         let mut headers = invite.headers.clone();
         headers.extend(self.user_agent.iter().map(|text| ("User-Agent".to_owned(), text.clone())));
@@ -416,29 +395,61 @@ impl Agent {
         }
     }
 
-    /// Sends any other request within the call.
-    pub fn request(&mut self, call: CallNumber, method: &str, headers: &[(String, String)], body: Option<(String, Vec<u8>)>, now: Instant) {
-        if let Some(call) = self.calls.get_mut(call) {
-            call.request(&mut self.out, method, headers, body, now);
-        }
+    /// Sends any other request within the call and returns its CSeq.
+    pub fn request(
+        &mut self,
+        call: CallNumber,
+        method: &str,
+        headers: &[(String, String)],
+        body: Option<(String, Vec<u8>)>,
+        now: Instant,
+    ) -> Option<u32> {
+        let call = self.calls.get_mut(call)?;
+        call.request(&mut self.out, method, headers, body, now);
+        Some(call.cseq)
     }
 
-    /// Sends a re-INVITE with a new offer in that direction, or without SDP (`None`).
-    pub fn reinvite(&mut self, call: CallNumber, direction: Option<&'static str>, now: Instant) {
-        let Some(call) = self.calls.get_mut(call).filter(|call| call.end.is_none()) else { return };
+    /// Sends a request outside any call, `Invite::offer` and the body of `invite` aside; its responses are this
+    /// call's events, and the call counts as over. `to_tag` makes it look like one of a dialog.
+    pub fn outside(
+        &mut self,
+        peer: SocketAddr,
+        method: &str,
+        invite: &Invite,
+        to_tag: Option<&str>,
+        now: Instant,
+    ) -> CallNumber {
+        let number = self.calls.len();
+        let mut call = Call::new_caller(&mut self.out, number, peer, invite, None);
+        call.remote_tag = to_tag.map(str::to_owned);
+        call.end = Some(End::ByeSent);
+        call.request(&mut self.out, method, &invite.headers, invite.body.clone(), now);
+        self.calls.push(call);
+        number
+    }
+
+    /// Sends a re-INVITE with a new offer in that direction, or without SDP (`None`), and returns its CSeq.
+    pub fn reinvite(
+        &mut self,
+        call: CallNumber,
+        direction: Option<&'static str>,
+        now: Instant,
+    ) -> Option<u32> {
+        let call = self.calls.get_mut(call).filter(|call| call.end.is_none())?;
         let body = call.offer(direction);
         call.cseq += 1;
         let branch = format!("z9hG4bK{}", self.out.token());
         let offered = body.is_some();
         call.send_invite(&mut self.out, &branch, 70, &[], body, (false, offered), now);
+        Some(call.cseq)
     }
 
-    /// Sends UPDATE with a new offer in that direction, or without SDP (`None`).
-    pub fn update(&mut self, call: CallNumber, direction: Option<&'static str>, now: Instant) {
-        if let Some(call) = self.calls.get_mut(call) {
-            let body = call.offer(direction);
-            call.request(&mut self.out, "UPDATE", &[], body, now);
-        }
+    /// Sends UPDATE with a new offer in that direction, or without SDP (`None`), and returns its CSeq.
+    pub fn update(&mut self, call: CallNumber, direction: Option<&'static str>, now: Instant) -> Option<u32> {
+        let call = self.calls.get_mut(call)?;
+        let body = call.offer(direction);
+        call.request(&mut self.out, "UPDATE", &[], body, now);
+        Some(call.cseq)
     }
 
     /// What happens when the INVITE is cancelled.
@@ -505,9 +516,12 @@ impl Agent {
     }
 
     fn on_response(&mut self, response: Message, now: Instant) {
-        let call = self.calls.iter_mut().find(|call| call.call_id == response.call_id() && call.sent_branch(&response));
+        let call = self
+            .calls
+            .iter_mut()
+            .find(|call| call.call_id == response.call_id() && call.sent_branch(&response));
         match call {
-            Some(call) => call.on_response(&mut self.out, response, now),
+            Some(call) => call.on_response(&mut self.out, &response, now),
             None => self.out.faults.push(format!("belongs to no request: {}", response.start_line())),
         }
     }
@@ -519,7 +533,8 @@ impl Agent {
             self.out.send(*to, bytes);
             return;
         }
-        let known = self.calls.iter_mut().find(|call| call.call_id == request.call_id() && call.is_meant(&request));
+        let known =
+            self.calls.iter_mut().find(|call| call.call_id == request.call_id() && call.is_meant(&request));
         if let Some(call) = known {
             let reply = call.on_request(&mut self.out, &request, from, self.user_agent.as_deref(), now);
             if let Some(bytes) = reply {
@@ -615,7 +630,14 @@ fn own_contact(out: &Out) -> String {
 }
 
 /// The response to `request` (RFC 3261 §8.2.6), with `rport` filled in (RFC 3581 §4).
-fn respond_to(request: &Message, source: SocketAddr, reply: &Reply, tag: &str, more: &[(String, String)], sdp: Option<Vec<u8>>) -> Vec<u8> {
+fn respond_to(
+    request: &Message,
+    source: SocketAddr,
+    reply: &Reply,
+    tag: &str,
+    more: &[(String, String)],
+    sdp: Option<Vec<u8>>,
+) -> Vec<u8> {
     let mut headers: Vec<(String, String)> = vec![];
     for (index, via) in request.values("via").into_iter().enumerate() {
         let mut via = via.to_owned();
@@ -647,10 +669,49 @@ fn respond_to(request: &Message, source: SocketAddr, reply: &Reply, tag: &str, m
         headers.push(("Content-Type".into(), kind.clone()));
     }
     let phrase = reply.phrase.as_deref().unwrap_or_else(|| message::phrase(reply.status));
-    message::write(&format!("SIP/2.0 {} {phrase}", reply.status), &headers, &body.map(|(_, content)| content).unwrap_or_default())
+    message::write(
+        &format!("SIP/2.0 {} {phrase}", reply.status),
+        &headers,
+        &body.map(|(_, content)| content).unwrap_or_default(),
+    )
 }
 
 impl Call {
+    fn new_caller(
+        out: &mut Out,
+        number: CallNumber,
+        peer: SocketAddr,
+        invite: &Invite,
+        media: Option<LocalMedia>,
+    ) -> Self {
+        Self {
+            number,
+            role: Role::Caller,
+            peer,
+            call_id: invite.call_id.clone().unwrap_or_else(|| out.token()),
+            local: invite.from.clone(),
+            local_tag: invite.from_tag.clone().unwrap_or_else(|| out.token()),
+            other_tags: vec![],
+            remote: invite.to.clone(),
+            remote_tag: None,
+            target: invite.uri.clone(),
+            routes: vec![],
+            contact: invite.contact.clone().unwrap_or_else(|| own_contact(out)),
+            cseq: invite.cseq.unwrap_or_else(|| out.random.random_range(1..50_000)),
+            remote_cseq: 0,
+            media,
+            answers: BTreeMap::new(),
+            client: None,
+            acks: vec![],
+            server: None,
+            requests: vec![],
+            on_cancel: OnCancel::default(),
+            refuse_reinvites: None,
+            confirmed: false,
+            end: None,
+        }
+    }
+
     fn offer(&mut self, direction: Option<&'static str>) -> Option<(String, Vec<u8>)> {
         let (direction, media) = (direction?, self.media.as_mut()?);
         media.options.direction = direction;
@@ -683,6 +744,9 @@ impl Call {
     }
 
     fn destination(&self) -> SocketAddr {
+        if self.role == Role::Caller && self.client.is_none() {
+            return self.peer; // Outside a dialog.
+        }
         let next = self.routes.first().map_or(self.target.as_str(), |route| message::uri_of(route));
         message::socket_of(next).unwrap_or(self.peer)
     }
@@ -740,7 +804,14 @@ impl Call {
         });
     }
 
-    fn request(&mut self, out: &mut Out, method: &str, more: &[(String, String)], body: Option<(String, Vec<u8>)>, now: Instant) {
+    fn request(
+        &mut self,
+        out: &mut Out,
+        method: &str,
+        more: &[(String, String)],
+        body: Option<(String, Vec<u8>)>,
+        now: Instant,
+    ) {
         self.cseq += 1;
         let branch = format!("z9hG4bK{}", out.token());
         let tag = self.remote_tag.clone();
@@ -749,10 +820,25 @@ impl Call {
         self.transact(out, method, &branch, to, bytes, now);
     }
 
-    fn transact(&mut self, out: &mut Out, method: &str, branch: &str, to: SocketAddr, bytes: Vec<u8>, now: Instant) {
+    fn transact(
+        &mut self,
+        out: &mut Out,
+        method: &str,
+        branch: &str,
+        to: SocketAddr,
+        bytes: Vec<u8>,
+        now: Instant,
+    ) {
         out.send(to, &bytes);
         let next = (out.transport == Transport::Udp).then_some((now + T1, T1));
-        let request = ClientRequest { method: method.to_owned(), branch: branch.to_owned(), bytes, to, next, give_up: now + GIVE_UP };
+        let request = ClientRequest {
+            method: method.to_owned(),
+            branch: branch.to_owned(),
+            bytes,
+            to,
+            next,
+            give_up: now + GIVE_UP,
+        };
         self.requests.push(request);
     }
 
@@ -811,7 +897,7 @@ impl Call {
         self.transact(out, "CANCEL", &branch, to, bytes, now);
     }
 
-    fn on_response(&mut self, out: &mut Out, response: Message, now: Instant) {
+    fn on_response(&mut self, out: &mut Out, response: &Message, now: Instant) {
         let status = response.status().unwrap_or(0);
         let (cseq, method) = response.cseq();
         let method = method.to_owned();
@@ -824,8 +910,10 @@ impl Call {
             return;
         }
         if status >= 200
-            && let Some((_, _, to, ack)) =
-                self.acks.iter().find(|(seen, tag, ..)| *seen == cseq && Some(tag.as_str()) == response.to_tag())
+            && let Some((_, _, to, ack)) = self
+                .acks
+                .iter()
+                .find(|(seen, tag, ..)| *seen == cseq && Some(tag.as_str()) == response.to_tag())
         {
             out.send_ack(*to, ack);
             return;
@@ -861,9 +949,11 @@ impl Call {
         if let Some(contact) = response.header("contact") {
             message::uri_of(contact).clone_into(&mut self.target);
         }
-        let body = if offered { None } else { response.sdp().and_then(|sdp| self.media.as_mut()?.answer(sdp)) };
+        let body =
+            if offered { None } else { response.sdp().and_then(|sdp| self.media.as_mut()?.answer(sdp)) };
         let branch = format!("z9hG4bK{}", out.token());
-        let ack = self.in_dialog(out, "ACK", cseq, &branch, Some(&tag), &[], body.map(|sdp| (SDP.to_owned(), sdp)));
+        let ack =
+            self.in_dialog(out, "ACK", cseq, &branch, Some(&tag), &[], body.map(|sdp| (SDP.to_owned(), sdp)));
         let to = self.destination();
         out.send_ack(to, &ack);
         self.acks.push((cseq, tag, to, ack));
@@ -905,9 +995,17 @@ impl Call {
     }
 
     /// A request of this call; returns the reply to a request other than INVITE and ACK.
-    fn on_request(&mut self, out: &mut Out, request: &Message, from: SocketAddr, server_name: Option<&str>, now: Instant) -> Option<Vec<u8>> {
+    fn on_request(
+        &mut self,
+        out: &mut Out,
+        request: &Message,
+        from: SocketAddr,
+        server_name: Option<&str>,
+        now: Instant,
+    ) -> Option<Vec<u8>> {
         let method = request.method().unwrap_or_default();
-        let same_invite = self.server.as_ref().is_some_and(|server| server.request.branch() == request.branch());
+        let same_invite =
+            self.server.as_ref().is_some_and(|server| server.request.branch() == request.branch());
         if method == "INVITE" && same_invite {
             if let Some(server) = &self.server
                 && let Some(last) = &server.last
@@ -919,11 +1017,18 @@ impl Call {
         let cseq = request.cseq().0;
         if !matches!(method, "ACK" | "CANCEL") {
             if cseq <= self.remote_cseq && self.remote_cseq != 0 {
-                out.faults.push(format!("CSeq {cseq} after {} (RFC 3261 §12.2.1.1): {}", self.remote_cseq, request.start_line()));
+                out.faults.push(format!(
+                    "CSeq {cseq} after {} (RFC 3261 §12.2.1.1): {}",
+                    self.remote_cseq,
+                    request.start_line()
+                ));
             }
             self.remote_cseq = self.remote_cseq.max(cseq);
         }
-        if request.from_tag() != self.remote_tag.as_deref() && self.remote_tag.is_some() && self.role == Role::Called {
+        if request.from_tag() != self.remote_tag.as_deref()
+            && self.remote_tag.is_some()
+            && self.role == Role::Called
+        {
             out.faults.push(format!("From tag changed: {}", request.start_line()));
         }
         out.event(self.number, Event::Request(request.clone()));
@@ -952,7 +1057,8 @@ impl Call {
                 None
             }
             "UPDATE" => {
-                let answer = request.sdp().map(|offer| self.media.as_mut().and_then(|media| media.answer(offer)));
+                let answer =
+                    request.sdp().map(|offer| self.media.as_mut().and_then(|media| media.answer(offer)));
                 if matches!(answer, Some(None)) {
                     return simple(488);
                 }
@@ -975,10 +1081,18 @@ impl Call {
         }
     }
 
-    fn on_cancel_request(&mut self, out: &mut Out, request: &Message, from: SocketAddr, server_name: Option<&str>, now: Instant) -> Option<Vec<u8>> {
+    fn on_cancel_request(
+        &mut self,
+        out: &mut Out,
+        request: &Message,
+        from: SocketAddr,
+        server_name: Option<&str>,
+        now: Instant,
+    ) -> Option<Vec<u8>> {
         let tag = self.local_tag.clone();
         let reply = |status| Some(respond_to(request, from, &Reply::status(status), &tag, &[], None));
-        let Some(server) = self.server.as_mut().filter(|server| server.request.branch() == request.branch()) else {
+        let Some(server) = self.server.as_mut().filter(|server| server.request.branch() == request.branch())
+        else {
             out.faults.push(format!("CANCEL matches no INVITE (RFC 3261 §9.1): {}", request.start_line()));
             return reply(481);
         };
@@ -990,7 +1104,14 @@ impl Call {
         reply(200)
     }
 
-    fn on_reinvite(&mut self, out: &mut Out, request: &Message, from: SocketAddr, server_name: Option<&str>, now: Instant) {
+    fn on_reinvite(
+        &mut self,
+        out: &mut Out,
+        request: &Message,
+        from: SocketAddr,
+        server_name: Option<&str>,
+        now: Instant,
+    ) {
         if let Some(contact) = request.header("contact") {
             message::uri_of(contact).clone_into(&mut self.target);
         }
@@ -1010,7 +1131,9 @@ impl Call {
     }
 
     fn respond(&mut self, out: &mut Out, reply: &Reply, server_name: Option<&str>, now: Instant) {
-        let Some(server) = self.server.as_mut().filter(|server| server.final_status.is_none()) else { return };
+        let Some(server) = self.server.as_mut().filter(|server| server.final_status.is_none()) else {
+            return;
+        };
         let tag = reply.to_tag.clone().unwrap_or_else(|| self.local_tag.clone());
         let sdp = match (&mut self.media, reply.sdp) {
             (Some(media), true) => match self.answers.get(&tag).filter(|_| server.initial) {
@@ -1172,8 +1295,14 @@ mod tests {
 
     impl Pair {
         fn new(offer: bool) -> Self {
-            let (mut a, b, now) = (Agent::new(socket(1), Transport::Udp, 1), Agent::new(socket(2), Transport::Udp, 2), start());
-            a.call(socket(2), &invite(offer), Some(LocalMedia::new(socket(4000), SdpOptions::default(), 1)), now);
+            let (mut a, b, now) =
+                (Agent::new(socket(1), Transport::Udp, 1), Agent::new(socket(2), Transport::Udp, 2), start());
+            a.call(
+                socket(2),
+                &invite(offer),
+                Some(LocalMedia::new(socket(4000), SdpOptions::default(), 1)),
+                now,
+            );
             let mut pair = Self { a, b, now, events: vec![] };
             pair.settle();
             pair.b.set_media(0, LocalMedia::new(socket(6000), SdpOptions::pcma(), 1));
@@ -1184,7 +1313,11 @@ mod tests {
         fn settle(&mut self) {
             loop {
                 let (from_a, from_b) = (self.a.take_output(), self.b.take_output());
-                if from_a.send.is_empty() && from_b.send.is_empty() && from_a.events.is_empty() && from_b.events.is_empty() {
+                if from_a.send.is_empty()
+                    && from_b.send.is_empty()
+                    && from_a.events.is_empty()
+                    && from_b.events.is_empty()
+                {
                     return;
                 }
                 self.events.extend(from_a.events.into_iter().map(|(_, event)| ('a', event)));
@@ -1242,7 +1375,11 @@ mod tests {
         let mut pair = Pair::new(false);
         pair.b.respond(0, &Reply::with_sdp(200), pair.now);
         pair.settle();
-        let ack = pair.events.iter().find_map(|(_, e)| if let Event::Request(m) = e { Some(m.clone()) } else { None }).unwrap();
+        let ack = pair
+            .events
+            .iter()
+            .find_map(|(_, e)| if let Event::Request(m) = e { Some(m.clone()) } else { None })
+            .unwrap();
         assert!(ack.is("ACK") && ack.sdp().is_some());
         pair.a.bye(0, &[], pair.now);
         pair.finish(End::ByeSent, End::ByeReceived);

@@ -30,8 +30,13 @@ pub fn speech(voice: Voice, seed: u64, duration_ms: u32) -> Vec<i16> {
     while samples.len() < total {
         let length = random.random_range(120..280usize) * 8;
         let voiced = random.random_bool(0.8);
-        let formants = [random.random_range(300.0..800.0), random.random_range(900.0..2200.0), random.random_range(2300.0..3000.0)];
-        let (begin_hz, end_hz) = (pitch_hz * random.random_range(0.85..1.2), pitch_hz * random.random_range(0.8..1.15));
+        let formants = [
+            random.random_range(300.0..800.0),
+            random.random_range(900.0..2200.0),
+            random.random_range(2300.0..3000.0),
+        ];
+        let (begin_hz, end_hz) =
+            (pitch_hz * random.random_range(0.85..1.2), pitch_hz * random.random_range(0.8..1.15));
         let loudness = random.random_range(0.5..1.0) * 5200.0;
         let gains: Vec<f64> = (1..=24).map(|n| harmonic_gain(f64::from(n) * pitch_hz, &formants)).collect();
         for i in 0..length {
@@ -46,7 +51,11 @@ pub fn speech(voice: Voice, seed: u64, duration_ms: u32) -> Vec<i16> {
             };
             samples.push(clamp(sound * envelope * loudness));
         }
-        let pause = if random.random_bool(0.25) { random.random_range(80..240usize) } else { random.random_range(5..30usize) };
+        let pause = if random.random_bool(0.25) {
+            random.random_range(80..240usize)
+        } else {
+            random.random_range(5..30usize)
+        };
         samples.extend(std::iter::repeat_n(0, pause * 8));
     }
     samples.truncate(total);
@@ -57,7 +66,8 @@ fn harmonic_gain(hz: f64, formants: &[f64; 3]) -> f64 {
     if hz > 3400.0 {
         return 0.0;
     }
-    let resonance: f64 = formants.iter().zip([1.0, 0.6, 0.35]).map(|(f, g)| g / (1.0 + ((hz - f) / 120.0).powi(2))).sum();
+    let resonance: f64 =
+        formants.iter().zip([1.0, 0.6, 0.35]).map(|(f, g)| g / (1.0 + ((hz - f) / 120.0).powi(2))).sum();
     0.03 + resonance
 }
 
@@ -123,7 +133,9 @@ pub fn has_tone(samples: &[i16], hz: f64) -> bool {
 pub fn dtmf_key(samples: &[i16]) -> Option<char> {
     let strongest = |tones: [f64; 4]| {
         let levels: Vec<f64> = tones.iter().map(|hz| tone_level(samples, *hz)).collect();
-        let best = (0..4).max_by(|a, b| levels.get(*a).partial_cmp(&levels.get(*b)).unwrap_or(std::cmp::Ordering::Equal))?;
+        let best = (0..4).max_by(|a, b| {
+            levels.get(*a).partial_cmp(&levels.get(*b)).unwrap_or(std::cmp::Ordering::Equal)
+        })?;
         Some((best, *levels.get(best)?))
     };
     let (row, low) = strongest([697.0, 770.0, 852.0, 941.0])?;
@@ -159,8 +171,11 @@ pub fn best_lag(sent: &[i16], received: &[i16], max_lag: usize) -> (isize, f64) 
     }
     transform(&mut a, true);
     let limit = max_lag.min(size / 2 - 1).cast_signed();
-    let at = |lag: isize| a.get(lag.rem_euclid(size.cast_signed()).cast_unsigned()).map_or(0.0, |value| value.0);
-    let best = (-limit..=limit).max_by(|x, y| at(*x).partial_cmp(&at(*y)).unwrap_or(std::cmp::Ordering::Equal)).unwrap_or(0);
+    let at =
+        |lag: isize| a.get(lag.rem_euclid(size.cast_signed()).cast_unsigned()).map_or(0.0, |value| value.0);
+    let best = (-limit..=limit)
+        .max_by(|x, y| at(*x).partial_cmp(&at(*y)).unwrap_or(std::cmp::Ordering::Equal))
+        .unwrap_or(0);
     let (mine, theirs) = overlap(sent, received, best);
     (best, correlation(mine, theirs))
 }
@@ -183,7 +198,10 @@ pub fn overlap<'a>(sent: &'a [i16], received: &'a [i16], lag: isize) -> (&'a [i1
 pub fn segment_correlations(sent: &[i16], received: &[i16], lag: isize, segment_ms: u32) -> Vec<Option<f64>> {
     let (mine, theirs) = overlap(sent, received, lag);
     let length = segment_ms as usize * 8;
-    mine.chunks(length).zip(theirs.chunks(length)).map(|(a, b)| (level(a) > 60.0).then(|| correlation(a, b))).collect()
+    mine.chunks(length)
+        .zip(theirs.chunks(length))
+        .map(|(a, b)| (level(a) > 60.0).then(|| correlation(a, b)))
+        .collect()
 }
 
 /// How one recording or stream compares with what was sent.
@@ -242,7 +260,8 @@ fn transform(values: &mut [(f64, f64)], inverse: bool) {
     let mut half = 1;
     while half < size {
         let step = TAU / (2 * half) as f64 * if inverse { 1.0 } else { -1.0 };
-        let turns: Vec<(f64, f64)> = (0..half).map(|k| (step * k as f64).sin_cos()).map(|(s, c)| (c, s)).collect();
+        let turns: Vec<(f64, f64)> =
+            (0..half).map(|k| (step * k as f64).sin_cos()).map(|(s, c)| (c, s)).collect();
         for block in values.chunks_exact_mut(2 * half) {
             let (low, high) = block.split_at_mut(half);
             for ((a, b), (c, s)) in low.iter_mut().zip(high).zip(&turns) {
@@ -287,10 +306,14 @@ mod tests {
     fn a_lost_packet_or_a_second_voice_is_not_the_same() {
         let sent = speech(Voice::High, 3, 3000);
         let mut hole = through(Codec::Pcmu, &sent);
-        let loud = (0..sent.len() - 1600).step_by(800).max_by(|a, b| level(&sent[*a..a + 1600]).total_cmp(&level(&sent[*b..b + 1600]))).unwrap();
+        let loud = (0..sent.len() - 1600)
+            .step_by(800)
+            .max_by(|a, b| level(&sent[*a..a + 1600]).total_cmp(&level(&sent[*b..b + 1600])))
+            .unwrap();
         hole[loud + 400..loud + 1100].fill(0);
         assert!(!Comparison::of(&sent, &hole, 100).is_same());
-        let mixed: Vec<i16> = sent.iter().zip(speech(Voice::Low, 9, 3000)).map(|(a, b)| a.saturating_add(b)).collect();
+        let mixed: Vec<i16> =
+            sent.iter().zip(speech(Voice::Low, 9, 3000)).map(|(a, b)| a.saturating_add(b)).collect();
         assert!(!Comparison::of(&sent, &mixed, 100).is_same());
     }
 

@@ -112,7 +112,12 @@ mod tests {
             }
             for sample in i16::MIN..=i16::MAX {
                 let error = (i32::from(decode(codec, encode(codec, sample))) - i32::from(sample)).abs();
-                assert!(error <= (i32::from(sample).abs() / 16).max(16) + 400 * i32::from(sample.unsigned_abs() > 32000), "{codec:?} {sample} {error}");
+                assert!(
+                    error
+                        <= (i32::from(sample).abs() / 16).max(16)
+                            + 400 * i32::from(sample.unsigned_abs() > 32000),
+                    "{codec:?} {sample} {error}"
+                );
             }
         }
     }

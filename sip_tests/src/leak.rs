@@ -193,7 +193,9 @@ fn join_digits(bytes: &[u8]) -> Vec<u8> {
     for byte in bytes {
         if byte.is_ascii_digit() {
             let kept = joined.len() - separators;
-            if separators <= 3 && kept.checked_sub(1).and_then(|i| joined.get(i)).is_some_and(u8::is_ascii_digit) {
+            if separators <= 3
+                && kept.checked_sub(1).and_then(|i| joined.get(i)).is_some_and(u8::is_ascii_digit)
+            {
                 joined.truncate(kept);
             }
             separators = 0;
@@ -210,7 +212,9 @@ fn join_digits(bytes: &[u8]) -> Vec<u8> {
 fn stands_alone(hay: &[u8], needle: &[u8]) -> bool {
     let digit = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_digit);
     hay.windows(needle.len().max(1)).enumerate().any(|(at, window)| {
-        window == needle && !digit(at.checked_sub(1).and_then(|i| hay.get(i))) && !digit(hay.get(at + needle.len()))
+        window == needle
+            && !digit(at.checked_sub(1).and_then(|i| hay.get(i)))
+            && !digit(hay.get(at + needle.len()))
     })
 }
 
@@ -218,8 +222,15 @@ fn stands_alone(hay: &[u8], needle: &[u8]) -> bool {
 fn packed(number: &str) -> Vec<(&'static str, Vec<u8>)> {
     let digits: Vec<u8> = number.bytes().map(|b| b.wrapping_sub(b'0')).collect();
     let mut forms = vec![];
-    for skip in 0..2 {
-        let pairs: Vec<[u8; 2]> = digits.get(skip..).unwrap_or_default().chunks_exact(2).filter_map(|c| c.try_into().ok()).collect();
+    // Of an odd number of digits the last one stands beside a filler, or the first one beside another field.
+    // It is never left out: numbers of one block differ in their last digit only.
+    for (skip, filler) in [(0, 0xf), (0, 0), (1, 0xf)] {
+        let pairs: Vec<[u8; 2]> = digits
+            .get(skip..)
+            .unwrap_or_default()
+            .chunks(2)
+            .map(|pair| [pair.first().copied().unwrap_or(filler), pair.get(1).copied().unwrap_or(filler)])
+            .collect();
         if pairs.len() >= 4 {
             forms.push(("packed digits", pairs.iter().map(|[a, b]| (a << 4) | b).collect()));
             forms.push(("packed digits, swapped", pairs.iter().map(|[a, b]| (b << 4) | a).collect()));
@@ -355,14 +366,20 @@ mod tests {
     const NUMBER: &str = "4915112345678";
 
     fn marks() -> Marks {
-        Marks::default().number("+4915112345678").name("Wanda Ünlü").host("10.11.12.13").host("pbx.wanda.example").id("f81d4fae-7dec-11d0-a765-00a0c91e6bf6")
+        Marks::default()
+            .number("+4915112345678")
+            .name("Wanda Ünlü")
+            .host("10.11.12.13")
+            .host("pbx.wanda.example")
+            .id("f81d4fae-7dec-11d0-a765-00a0c91e6bf6")
     }
 
     fn base64(text: &[u8]) -> String {
         const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         let mut out = String::new();
         for chunk in text.chunks(3) {
-            let bits = chunk.iter().fold(0u32, |bits, byte| (bits << 8) | u32::from(*byte)) << (8 * (3 - chunk.len()));
+            let bits = chunk.iter().fold(0u32, |bits, byte| (bits << 8) | u32::from(*byte))
+                << (8 * (3 - chunk.len()));
             for i in 0..=chunk.len() {
                 out.push(char::from(ALPHABET[(bits >> (18 - 6 * i)) as usize & 63]));
             }
@@ -401,7 +418,10 @@ mod tests {
         ];
         for (encoding, text) in disguises {
             let found = find(&text, &marks());
-            assert!(found.iter().any(|f| f.encoding == encoding && f.mark == NUMBER), "{encoding}: {found:?}");
+            assert!(
+                found.iter().any(|f| f.encoding == encoding && f.mark == NUMBER),
+                "{encoding}: {found:?}"
+            );
         }
     }
 
@@ -414,10 +434,17 @@ mod tests {
             ("plain", "10.11.12.13", "c=IN IP4 10.11.12.13".to_owned()),
             ("dashed", "10.11.12.13", "ip-10-11-12-13.internal".to_owned()),
             ("hex → binary", "10.11.12.13", "000a0b0c0d0000".to_owned()),
-            ("without dashes", "f81d4fae-7dec-11d0-a765-00a0c91e6bf6", "F81D4FAE7DEC11D0A76500A0C91E6BF6".to_owned()),
+            (
+                "without dashes",
+                "f81d4fae-7dec-11d0-a765-00a0c91e6bf6",
+                "F81D4FAE7DEC11D0A76500A0C91E6BF6".to_owned(),
+            ),
         ] {
             let found = find(text.as_bytes(), &marks());
-            assert!(found.iter().any(|f| f.encoding == encoding && f.mark == mark), "{encoding} {mark}: {found:?}");
+            assert!(
+                found.iter().any(|f| f.encoding == encoding && f.mark == mark),
+                "{encoding} {mark}: {found:?}"
+            );
         }
     }
 

@@ -123,7 +123,11 @@ impl Message {
     /// The values of all headers of that name, comma lists split; quotes and angle brackets are respected.
     #[must_use]
     pub fn values(&self, name: &str) -> Vec<&str> {
-        self.headers.iter().filter(|(seen, _)| same_name(name, seen)).flat_map(|(_, v)| split_list(v)).collect()
+        self.headers
+            .iter()
+            .filter(|(seen, _)| same_name(name, seen))
+            .flat_map(|(_, v)| split_list(v))
+            .collect()
     }
 
     /// Every header in order, as received.
@@ -232,7 +236,8 @@ impl Message {
         if self.status().is_some_and(|status| status > 100) && self.to_tag().is_none() {
             wrong("response without To tag (§8.2.6.2)");
         }
-        let creates = self.is("INVITE") || (self.status().is_some_and(|s| (200..300).contains(&s)) && method == "INVITE");
+        let creates = self.is("INVITE")
+            || (self.status().is_some_and(|s| (200..300).contains(&s)) && method == "INVITE");
         if creates && self.values("contact").len() != 1 {
             wrong("not exactly one Contact (§8.1.1.8, §12.1.1)");
         }
@@ -426,9 +431,15 @@ mod tests {
         assert_eq!(message.body(), b"body");
         assert_eq!(uri_of(message.header("from").unwrap()), "sip:alice@a.example;x=1");
         assert_eq!(uri_of(message.header("to").unwrap()), "sip:bob@b.example");
-        assert_eq!(socket_of(uri_of(message.header("contact").unwrap())), Some("[::1]:5062".parse().unwrap()));
+        assert_eq!(
+            socket_of(uri_of(message.header("contact").unwrap())),
+            Some("[::1]:5062".parse().unwrap())
+        );
         assert_eq!(user_of("tel:+1202;phone-context=x"), Some("+1202"));
-        assert_eq!(message.faults(), ["INVITE sip:+12025550100@127.0.0.1 SIP/2.0: Content-Length does not match the body (§18.3)"]);
+        assert_eq!(
+            message.faults(),
+            ["INVITE sip:+12025550100@127.0.0.1 SIP/2.0: Content-Length does not match the body (§18.3)"]
+        );
     }
 
     #[test]
@@ -443,7 +454,14 @@ mod tests {
     fn rsip_reads_what_the_kit_writes() {
         use rsip::headers::UntypedHeader;
         use rsip::prelude::HeadersExt;
-        let headers = [("Via", "SIP/2.0/UDP 127.0.0.1:5060;branch=z9hG4bKa;rport"), ("From", "<sip:+491@127.0.0.1>;tag=t"), ("To", "<sip:+492@127.0.0.1>"), ("Call-ID", "c"), ("CSeq", "3 INVITE"), ("Max-Forwards", "70")];
+        let headers = [
+            ("Via", "SIP/2.0/UDP 127.0.0.1:5060;branch=z9hG4bKa;rport"),
+            ("From", "<sip:+491@127.0.0.1>;tag=t"),
+            ("To", "<sip:+492@127.0.0.1>"),
+            ("Call-ID", "c"),
+            ("CSeq", "3 INVITE"),
+            ("Max-Forwards", "70"),
+        ];
         let headers: Vec<_> = headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
         let bytes = write("INVITE sip:+492@127.0.0.1:5060 SIP/2.0", &headers, b"v=0\r\n");
         let theirs = rsip::Request::try_from(bytes.as_slice()).unwrap();

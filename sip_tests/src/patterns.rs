@@ -198,7 +198,9 @@ mod tests {
 
     fn events(pattern: Pattern) -> Vec<(Scheduled, TelephoneEvent)> {
         let made = schedule(&digits("42"), pattern, 7).packets;
-        made.into_iter().filter_map(|p| if let Content::Event(e) = p.content { Some((p, e)) } else { None }).collect()
+        made.into_iter()
+            .filter_map(|p| if let Content::Event(e) = p.content { Some((p, e)) } else { None })
+            .collect()
     }
 
     #[test]
@@ -207,13 +209,25 @@ mod tests {
         assert_eq!(clean.len(), 2 * (4 + 3));
         assert_eq!(clean.iter().filter(|(p, _)| p.marker).count(), 2);
         assert_eq!(clean.iter().filter(|(_, e)| e.end && e.duration == 800).count(), 6);
-        assert_eq!(clean.iter().map(|(p, e)| (p.timestamp, e.event)).collect::<std::collections::BTreeSet<_>>().len(), 2);
+        assert_eq!(
+            clean
+                .iter()
+                .map(|(p, e)| (p.timestamp, e.event))
+                .collect::<std::collections::BTreeSet<_>>()
+                .len(),
+            2
+        );
 
         assert!(events(Pattern::FirstLost).iter().all(|(p, _)| !p.marker && p.sequence != 0));
         assert_eq!(events(Pattern::EndsButOneLost).iter().filter(|(_, e)| e.end).count(), 2);
         assert!(events(Pattern::EndOnly).iter().all(|(_, e)| e.end) && events(Pattern::EndOnly).len() == 2);
-        assert!(events(Pattern::NoMarker).iter().all(|(p, _)| !p.marker) && events(Pattern::NoMarker).len() == 14);
-        assert!(events(Pattern::Doubled).chunks(2).all(|pair| pair[0] == pair[1]) && events(Pattern::Doubled).len() == 28);
+        assert!(
+            events(Pattern::NoMarker).iter().all(|(p, _)| !p.marker) && events(Pattern::NoMarker).len() == 14
+        );
+        assert!(
+            events(Pattern::Doubled).chunks(2).all(|pair| pair[0] == pair[1])
+                && events(Pattern::Doubled).len() == 28
+        );
         let shuffled = events(Pattern::Shuffled);
         assert!(shuffled.windows(2).any(|w| w[0].0.sequence > w[1].0.sequence) && shuffled.len() == 14);
         assert!(events(Pattern::Held).iter().any(|(_, e)| e.end && e.duration == 16000));
@@ -233,7 +247,8 @@ mod tests {
     #[test]
     fn interleaved_audio_stands_between_any_two_updates() {
         let made = schedule(&digits("4"), Pattern::Interleaved, 1);
-        let updates = made.packets.iter().take(8).map(|p| matches!(p.content, Content::Audio)).collect::<Vec<_>>();
+        let updates =
+            made.packets.iter().take(8).map(|p| matches!(p.content, Content::Audio)).collect::<Vec<_>>();
         assert_eq!(updates, [false, true, false, true, false, true, false, true]);
     }
 

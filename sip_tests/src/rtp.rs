@@ -123,7 +123,12 @@ impl TelephoneEvent {
     #[must_use]
     pub fn decode(payload: &[u8]) -> Option<Self> {
         let &[event, flags, high, low] = payload.first_chunk()?;
-        Some(Self { event, end: flags & 0x80 != 0, volume: flags & 0x3f, duration: u16::from_be_bytes([high, low]) })
+        Some(Self {
+            event,
+            end: flags & 0x80 != 0,
+            volume: flags & 0x3f,
+            duration: u16::from_be_bytes([high, low]),
+        })
     }
 }
 
@@ -221,8 +226,17 @@ mod tests {
 
     #[test]
     fn a_packet_with_everything_survives_the_wire() {
-        let extras = HeaderExtras { csrc: vec![1, 2], extension: Some((0xbede, vec![0x10, 0xff, 0, 0])), padding: 4 };
-        let packet = Packet { marker: true, payload_type: 101, sequence: 65535, timestamp: 1 << 31, ssrc: 7, payload: vec![1, 2, 3], extras };
+        let extras =
+            HeaderExtras { csrc: vec![1, 2], extension: Some((0xbede, vec![0x10, 0xff, 0, 0])), padding: 4 };
+        let packet = Packet {
+            marker: true,
+            payload_type: 101,
+            sequence: 65535,
+            timestamp: 1 << 31,
+            ssrc: 7,
+            payload: vec![1, 2, 3],
+            extras,
+        };
         assert_eq!(Packet::decode(&packet.encode()), Some(packet));
         assert_eq!(Packet::decode(&[0x80; 11]), None);
         let event = TelephoneEvent { event: 11, end: true, volume: 10, duration: 800 };

@@ -86,8 +86,11 @@ impl LocalMedia {
     /// A new offer.
     pub fn offer(&mut self) -> Vec<u8> {
         let options = self.options.clone();
-        let mut formats: Vec<(u8, String)> =
-            options.codecs.iter().map(|c| (g711::payload_type(*c), format!("{}/8000", g711::name(*c)))).collect();
+        let mut formats: Vec<(u8, String)> = options
+            .codecs
+            .iter()
+            .map(|c| (g711::payload_type(*c), format!("{}/8000", g711::name(*c))))
+            .collect();
         formats.extend(options.telephone_event_pt.map(|pt| (pt, "telephone-event/8000".to_owned())));
         self.render(&formats, options.direction, &options.further_media)
     }
@@ -197,7 +200,9 @@ impl RemoteMedia {
             let relevant = in_audio || !media_seen;
             match kind {
                 "o" => origin = value.to_owned(),
-                "c" if relevant => connection = value.split(' ').nth(2).and_then(|ip| ip.parse().ok()).or(connection),
+                "c" if relevant => {
+                    connection = value.split(' ').nth(2).and_then(|ip| ip.parse().ok()).or(connection)
+                }
                 "m" => {
                     media_seen = true;
                     in_audio = value.starts_with("audio ") && port.is_none();
@@ -219,7 +224,9 @@ impl RemoteMedia {
                     }
                     ("ptime", ms) => ptime_ms = ms.trim().parse().ok(),
                     ("rtcp", value) => rtcp_port = value.split(' ').next().and_then(|p| p.parse().ok()),
-                    (word @ ("sendrecv" | "sendonly" | "recvonly" | "inactive"), _) => word.clone_into(&mut direction),
+                    (word @ ("sendrecv" | "sendonly" | "recvonly" | "inactive"), _) => {
+                        word.clone_into(&mut direction)
+                    }
                     _ => {}
                 },
                 _ => {}
@@ -253,12 +260,25 @@ mod tests {
     fn an_offer_is_answered_with_what_is_common() {
         let mut a = LocalMedia::new("127.0.0.1:4000".parse().unwrap(), SdpOptions::default(), 5);
         a.options.further_media = vec!["m=video 4002 RTP/AVP 96\r\na=rtpmap:96 H264/90000".into()];
-        let mut b = LocalMedia::new("127.0.0.2:6000".parse().unwrap(), SdpOptions { telephone_event_pt: Some(96), ..SdpOptions::pcma() }, 6);
+        let mut b = LocalMedia::new(
+            "127.0.0.2:6000".parse().unwrap(),
+            SdpOptions { telephone_event_pt: Some(96), ..SdpOptions::pcma() },
+            6,
+        );
         let offer = a.offer();
         let answer = RemoteMedia::read(&b.answer(&offer).unwrap()).unwrap();
-        assert_eq!((answer.rtp, answer.rtcp), ("127.0.0.2:6000".parse().unwrap(), "127.0.0.2:6001".parse().unwrap()));
-        assert_eq!((answer.payload_types.as_slice(), answer.telephone_event_pt), ([8u8, 96].as_slice(), Some(96)));
-        assert_eq!((answer.codec(), answer.further_media), (Some(Codec::Pcma), vec!["m=video 0 RTP/AVP 96".to_owned()]));
+        assert_eq!(
+            (answer.rtp, answer.rtcp),
+            ("127.0.0.2:6000".parse().unwrap(), "127.0.0.2:6001".parse().unwrap())
+        );
+        assert_eq!(
+            (answer.payload_types.as_slice(), answer.telephone_event_pt),
+            ([8u8, 96].as_slice(), Some(96))
+        );
+        assert_eq!(
+            (answer.codec(), answer.further_media),
+            (Some(Codec::Pcma), vec!["m=video 0 RTP/AVP 96".to_owned()])
+        );
         a.options.direction = "sendonly";
         assert_eq!(RemoteMedia::read(&b.answer(&a.offer()).unwrap()).unwrap().direction, "recvonly");
         let first = RemoteMedia::read(&offer).unwrap().origin;

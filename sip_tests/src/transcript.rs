@@ -112,7 +112,11 @@ impl Transcript {
     /// The SIP messages that `phone` received.
     #[must_use]
     pub fn messages_to(&self, phone: &str) -> Vec<Message> {
-        self.received_by(phone).iter().filter(|e| e.kind == Kind::Sip).filter_map(|e| Message::read(&e.bytes)).collect()
+        self.received_by(phone)
+            .iter()
+            .filter(|e| e.kind == Kind::Sip)
+            .filter_map(|e| Message::read(&e.bytes))
+            .collect()
     }
 
     /// Marks in anything that `phone` received. Audio itself is searched as plain text only, the rest of RTP
@@ -126,7 +130,8 @@ impl Transcript {
                 Kind::Rtp => rtp_leaks(&entry.bytes, marks),
             };
             for mut finding in found {
-                let what = Message::read(&entry.bytes).map_or_else(|| format!("{:?}", entry.kind), |m| m.start_line().to_owned());
+                let what = Message::read(&entry.bytes)
+                    .map_or_else(|| format!("{:?}", entry.kind), |m| m.start_line().to_owned());
                 finding.excerpt = format!("{what}: {}", finding.excerpt);
                 findings.push(finding);
             }
@@ -196,10 +201,16 @@ fn label(message: &Message) -> String {
     match (message.method(), message.status()) {
         (Some(method), _) => {
             let user = message.uri().and_then(message::user_of).unwrap_or_default();
-            let shown = if method == "INVITE" && !user.is_empty() { format!(" {user}") } else { String::new() };
+            let shown =
+                if method == "INVITE" && !user.is_empty() { format!(" {user}") } else { String::new() };
             format!("{method}{shown}{body}")
         }
-        (_, status) => format!("{} {} ({}){body}", status.unwrap_or(0), message.phrase().unwrap_or_default(), message.cseq().1),
+        (_, status) => format!(
+            "{} {} ({}){body}",
+            status.unwrap_or(0),
+            message.phrase().unwrap_or_default(),
+            message.cseq().1
+        ),
     }
 }
 
@@ -292,7 +303,13 @@ mod tests {
         let phone: Arc<str> = "callee".into();
         let peer = "127.0.0.1:5060".parse().unwrap();
         let marks = Marks::default().number("+4915112345678");
-        transcript.add(&phone, Direction::Sent, Kind::Sip, peer, b"INVITE sip:4915112345678@h SIP/2.0\r\n\r\n");
+        transcript.add(
+            &phone,
+            Direction::Sent,
+            Kind::Sip,
+            peer,
+            b"INVITE sip:4915112345678@h SIP/2.0\r\n\r\n",
+        );
         assert!(transcript.leaks_to("callee", &marks).is_empty());
         transcript.add(&phone, Direction::Received, Kind::Rtcp, peer, b"\x80\xc9\x00\x014915112345678");
         assert_eq!(transcript.leaks_to("callee", &marks).len(), 1);

@@ -7,7 +7,12 @@ use std::path::Path;
 /// # Errors
 /// What the file system says.
 pub fn write(path: &Path, rate_hz: u32, samples: &[i16]) -> Result<(), hound::Error> {
-    let spec = hound::WavSpec { channels: 1, sample_rate: rate_hz, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: rate_hz,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
     let mut file = hound::WavWriter::create(path, spec)?;
     for sample in samples {
         file.write_sample(*sample)?;

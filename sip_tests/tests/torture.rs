@@ -1,8 +1,10 @@
 //! The torture messages of RFC 4475 and RFC 5118 get the outcome that their RFC states.
 //!
-//! Each row of [`TABLE`] is one message. What the RFC leaves to the element ("may reject", "may be liberal") is
-//! refused, unless a carrier could mean it; what parses but must be judged by somebody who knows more than grammar
-//! says in its last column who and how.
+//! Each row of [`TABLE`] is one message. What the RFC leaves to the element ("may reject", "may be liberal")
+//! is refused, unless a carrier could mean it; what parses but must be judged by somebody who knows more than
+//! grammar says in its last column who and how.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests may panic like tests")]
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

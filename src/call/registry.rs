@@ -76,6 +76,8 @@ pub struct Shell {
     trunk_load: Vec<TrunkLoad>,
     draining: AtomicBool,
     calls: DashMap<Uuid, (CallHandle, Option<Uuid>)>,
+    /// Calls whose record is not stored yet.
+    unsettled: AtomicUsize,
     tasks: Mutex<JoinSet<()>>,
     complaints: Mutex<BTreeMap<&'static str, Instant>>,
 }
@@ -149,6 +151,22 @@ impl Drop for Permit {
     }
 }
 
+/// A call whose record is still to be stored.
+pub(super) struct Unsettled(Arc<Shell>);
+
+impl Unsettled {
+    fn new(shell: &Arc<Shell>) -> Self {
+        shell.unsettled.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(shell))
+    }
+}
+
+impl Drop for Unsettled {
+    fn drop(&mut self) {
+        self.0.unsettled.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// What a shell is made of.
 pub struct ShellParts {
     /// Sessions, CDRs.
@@ -199,6 +217,7 @@ impl Shell {
             trunk_load,
             draining: AtomicBool::new(false),
             calls: DashMap::new(),
+            unsettled: AtomicUsize::new(0),
             tasks: Mutex::new(JoinSet::new()),
             complaints: Mutex::new(BTreeMap::new()),
         }
@@ -231,6 +250,12 @@ impl Shell {
     #[must_use]
     pub fn call_tasks(&self) -> usize {
         self.calls.len()
+    }
+
+    /// Calls whose record is not stored yet.
+    #[must_use]
+    pub fn unsettled_calls(&self) -> usize {
+        self.unsettled.load(Ordering::Acquire)
     }
 
     /// Ends every live call.
@@ -270,7 +295,8 @@ impl Shell {
             return Admission::Refused(Refusal::from(500));
         };
         let mut ids = IdSource::from_system();
-        let Some(address) = self.leg_address(flow.protocol, flow.peer.ip(), Some(flow.local), &mut ids) else {
+        let Some(address) = self.leg_address(flow.protocol, flow.peer.ip(), Some(flow.local), &mut ids)
+        else {
             return Admission::Refused(Refusal::from(500));
         };
         let parameters = CallParameters {
@@ -292,7 +318,15 @@ impl Shell {
         self.calls.insert(handle.id, (handle.clone(), None));
         let span = info_span!("call", id = %handle.id);
         let entry = RegistryEntry { shell: Arc::clone(self), id: handle.id };
-        let task = CallTask { call, handle, inbox, shell: Arc::clone(self), permit: Some(permit), keys };
+        let task = CallTask {
+            call,
+            handle,
+            inbox,
+            shell: Arc::clone(self),
+            permit: Some(permit),
+            unsettled: Some(Unsettled::new(self)),
+            keys,
+        };
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
         tasks.spawn(
@@ -320,7 +354,8 @@ impl Shell {
         if !below(&self.live, self.limits.max_calls) {
             return None;
         }
-        let trunk_limit = profile.max_calls.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        let trunk_limit =
+            profile.max_calls.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
         if !below(&load.live, trunk_limit) {
             self.live.fetch_sub(1, Ordering::AcqRel);
             return None;
@@ -368,7 +403,7 @@ impl Shell {
     }
 
     /// Sends by address at once, by name after a look-up in a task of its own.
-    pub(super) fn send(self: &Arc<Self>, wire: Bytes, to: Hop) {
+    pub(super) fn send(self: &Arc<Self>, wire: Bytes, to: &Hop) {
         let destination = |address| Destination {
             protocol: to.protocol,
             address,
@@ -401,10 +436,11 @@ impl Shell {
     /// The store's word on a number, and the gateways that its B-leg may leave by.
     pub(super) async fn find(&self, query: &Query) -> Result<Found, StoreFailed> {
         let at = clock::wall_now();
-        let route = self.store.find_route(&query.dialled, query.caller.as_ref(), at).await.map_err(|error| {
-            self.complain("store", &error);
-            StoreFailed
-        })?;
+        let route =
+            self.store.find_route(&query.dialled, query.caller.as_ref(), at).await.map_err(|error| {
+                self.complain("store", &error);
+                StoreFailed
+            })?;
         let mut outlets = Vec::new();
         let trunk = route.as_ref().and_then(|route| self.trunks.id(&route.number.trunk));
         if let Some(trunk) = trunk.and_then(|id| self.shared_trunks.get(id.index())) {
@@ -426,7 +462,8 @@ impl Shell {
             None => resolve(&gateway.host, port).await?,
         };
         let mut ids = IdSource::from_system();
-        let literal = if gateway.host.contains(':') { format!("[{}]", gateway.host) } else { gateway.host.clone() };
+        let literal =
+            if gateway.host.contains(':') { format!("[{}]", gateway.host) } else { gateway.host.clone() };
         Some(Outlet {
             trunk: Arc::clone(trunk),
             hop: Hop {

@@ -2,7 +2,7 @@
 
 use super::cdr::HangupCause;
 use super::dispatch::{CallHandle, KeyGuard};
-use super::registry::{Permit, Shell};
+use super::registry::{Permit, Shell, Unsettled};
 use super::{Action, Call, Event, NoPort};
 use crate::clock;
 use media::engine::MediaHandle;
@@ -22,6 +22,8 @@ pub(super) struct CallTask {
     pub(super) shell: Arc<Shell>,
     /// Given back when the call stops counting as one; what lingers afterwards is tiny.
     pub(super) permit: Option<Permit>,
+    /// Given back when the record is stored: a drain waits for it.
+    pub(super) unsettled: Option<Unsettled>,
     pub(super) keys: KeyGuard,
 }
 
@@ -82,7 +84,7 @@ impl CallTask {
         for action in actions {
             let (shell, jobs) = (Arc::clone(&self.shell), &mut hands.jobs);
             match action {
-                Action::Send { wire, to } => shell.send(wire, to),
+                Action::Send { wire, to } => shell.send(wire, &to),
                 Action::FindSession(query) => {
                     jobs.spawn(async move { Event::Found(shell.find(&query).await.map(Box::new)) });
                 }
@@ -117,6 +119,9 @@ impl CallTask {
         self.shell.registry_entry(&self.handle, self.call.session());
         if !self.call.is_live() {
             self.permit = None;
+        }
+        if self.call.is_settled() {
+            self.unsettled = None;
         }
     }
 }

@@ -4,25 +4,29 @@ use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use super::grammar::{is_token, params, split_at_byte, split_quoted, split_while, trim, trim_start, unquote};
 use super::uri::{Uri, address, split_host};
-use super::wire::{ByteStr, MAX_TOKEN, params, split_quoted, split_while, trim, unquote};
+use super::wire::{ByteStr, MAX_TOKEN};
 
-/// A name-addr or addr-spec with its header parameters. The display name is not kept: nothing here needs it, and
-/// what is not kept cannot leak. `Debug` shows the tag only.
+/// A name-addr or addr-spec with its header parameters. The display name is not kept: nothing here needs it,
+/// and what is not kept cannot leak. `Debug` shows the tag only.
 #[derive(Clone, PartialEq, Eq)]
 pub struct NameAddr {
     /// The URI, without `<>`.
     pub uri: Uri,
     raw: ByteStr,
     tag: Option<ByteStr>,
-    params: ByteStr,
+    /// Where in `raw` the header parameters begin.
+    params: usize,
 }
 
 impl NameAddr {
-    /// Reads one value. `None` when it breaks the grammar: also when more than one value is there, when a tag is
-    /// repeated, empty or too long, and when a URI without `<>` holds `?` or `,` (RFC 3261 §20.10).
-    pub(crate) fn read(raw: ByteStr) -> Option<Self> {
-        let text = trim(&raw);
+    /// Reads one value of a header. `None` when it breaks the grammar: also when more than one value is
+    /// there, when a tag is repeated, empty or too long, and when a URI without `<>` holds `?` or `,` (RFC
+    /// 3261 §20.10).
+    #[must_use]
+    pub fn parse(raw: &ByteStr) -> Option<Self> {
+        let text = trim(raw);
         let (uri, rest) = split_address(text)?;
         let uri = Uri::read(raw.share(uri))?;
         let mut tag = None;
@@ -35,13 +39,8 @@ impl NameAddr {
                 }
             }
         }
-        Some(Self { uri, tag, params: raw.share(rest), raw: raw.share(text) })
-    }
-
-    /// Reads one value of a header, such as a Record-Route value; `None` when it breaks the grammar.
-    #[must_use]
-    pub fn parse(value: &ByteStr) -> Option<Self> {
-        Self::read(value.clone())
+        let params = text.len() - rest.len();
+        Some(Self { uri, tag, params, raw: raw.share(text) })
     }
 
     /// The tag parameter of From and To.
@@ -53,8 +52,8 @@ impl NameAddr {
     /// A header parameter's value, without quotes; empty when the parameter has none.
     #[must_use]
     pub fn param(&self, name: &str) -> Option<Cow<'_, str>> {
-        let found =
-            params(&self.params).flatten().find(|(candidate, _)| candidate.eq_ignore_ascii_case(name));
+        let text = self.raw.get(self.params..).unwrap_or_default();
+        let found = params(text).flatten().find(|(candidate, _)| candidate.eq_ignore_ascii_case(name));
         found.map(|(_, value)| unquote(value.unwrap_or_default()))
     }
 
@@ -84,14 +83,14 @@ fn split_address(text: &str) -> Option<(&str, &str)> {
         let (_, rest) = split_while(text, |b| plain(b) && !matches!(b, b'<' | b'"' | b',' | b';' | b'>'));
         rest.starts_with('<').then_some(rest)?
     } else {
-        // RFC 3261 §20.10: without `<>` every parameter is the header's, and a URI that holds `,` or `?` is not
-        // allowed.
+        // RFC 3261 §20.10: without `<>` every parameter is the header's, and a URI that holds `,` or `?` is
+        // not allowed.
         let (uri, rest) = split_while(text, |b| b != b';');
         let allowed = !uri.bytes().any(|b| matches!(b, b',' | b'?'));
         return allowed.then(|| (trim(uri), rest));
     };
-    let (_, uri) = after_name.split_once('<')?;
-    uri.split_once('>')
+    let (_, uri) = split_at_byte(after_name, b'<')?;
+    split_at_byte(uri, b'>')
 }
 
 /// One Via value (RFC 3261 §20.42, RFC 3581).
@@ -128,14 +127,14 @@ impl Via {
         if !trim(name).eq_ignore_ascii_case("SIP") || trim(version) != "2.0" {
             return None;
         }
-        let rest = rest.strip_prefix('/')?.trim_start_matches([' ', '\t']);
-        let (transport, rest) = split_while(rest, super::wire::is_token);
-        let sent_by = rest.trim_start_matches([' ', '\t']);
+        let rest = trim_start(rest.strip_prefix('/')?);
+        let (transport, rest) = split_while(rest, is_token);
+        let sent_by = trim_start(rest);
         if transport.is_empty() || sent_by.len() == rest.len() {
             return None;
         }
         let (host, port, rest) = split_host(sent_by)?;
-        let rest = rest.trim_start_matches([' ', '\t']);
+        let rest = trim_start(rest);
 
         let mut via = Self {
             transport: raw.share(transport),
@@ -146,18 +145,18 @@ impl Via {
             received: None,
             maddr: None,
             prefix: text.len() - rest.len(),
-            raw: raw.clone(),
+            raw: ByteStr::default(),
         };
         for param in params(rest) {
-            via.take(param?)?;
+            via.take(&raw, param?)?;
         }
-        Some(via)
+        Some(Self { raw, ..via })
     }
 
-    fn take(&mut self, (name, value): (&str, Option<&str>)) -> Option<()> {
+    fn take(&mut self, raw: &ByteStr, (name, value): (&str, Option<&str>)) -> Option<()> {
         let given = value.filter(|v| !v.is_empty());
         if name.eq_ignore_ascii_case("branch") {
-            let branch = given.map(|v| self.raw.share(v));
+            let branch = given.map(|v| raw.share(v));
             let fits = branch.as_ref().is_none_or(|b| b.len() <= MAX_TOKEN);
             let first = self.branch.is_none();
             self.branch = branch;
@@ -167,9 +166,9 @@ impl Via {
             self.rport = Some(given.and_then(|v| v.parse().ok()));
         } else if name.eq_ignore_ascii_case("received") {
             let plain = given.map(|v| v.strip_prefix('[').and_then(|v| v.strip_suffix(']')).unwrap_or(v));
-            self.received = plain.map(|v| self.raw.share(v));
+            self.received = plain.map(|v| raw.share(v));
         } else if name.eq_ignore_ascii_case("maddr") {
-            self.maddr = given.map(|v| self.raw.share(v));
+            self.maddr = given.map(|v| raw.share(v));
         }
         Some(())
     }
@@ -186,8 +185,9 @@ impl Via {
         address(&self.host)
     }
 
-    /// The same value as our responses repeat it: with where the request really came from (RFC 3261 §18.2.1), and
-    /// with the source port where that was asked for (RFC 3581 §4). What the peer claims there is dropped.
+    /// The same value as our responses repeat it: with where the request really came from (RFC 3261 §18.2.1),
+    /// and with the source port where that was asked for (RFC 3581 §4). What the peer claims there is
+    /// dropped.
     pub(crate) fn stamped(&self, source: SocketAddr) -> String {
         let ip = source.ip().to_canonical();
         let raw = self.raw.as_str();

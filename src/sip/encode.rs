@@ -1,9 +1,9 @@
 //! Messages that we send, built from nothing (RFC 3261 §7, §8.1.1, §8.2.6).
 //!
-//! Every value is our own, or is repeated to the very peer that sent it: what RFC 3261 §8.2.6.2 and §12.1.1 have a
-//! response repeat, and the route set of that peer's dialog. There is no way to put a received header into a
-//! message for somebody else. Whatever the values hold, the text is one well-formed message: characters that
-//! could end a line, a value or a URI are left out.
+//! Every value is our own, or is repeated to the very peer that sent it: what RFC 3261 §8.2.6.2 and §12.1.1
+//! have a response repeat, and the route set of that peer's dialog. There is no way to put a received header
+//! into a message for somebody else. Whatever the values hold, the text is one well-formed message:
+//! characters that could end a line, a value or a URI are left out.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,10 +11,12 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 
 use super::address::{NameAddr, Via};
+use super::grammar::split_first;
 use super::message::Method;
-use super::wire::{ByteStr, Field, Name, split_first};
+use super::wire::{ByteStr, Field, Name};
 
-/// What we name ourselves in User-Agent and Server: no version, which would only help those who look for holes.
+/// What we name ourselves in User-Agent and Server: no version, which would only help those who look for
+/// holes.
 const PRODUCT: &str = "Maskline";
 /// The methods that we take, for Allow.
 const ALLOWED: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, INFO";
@@ -81,7 +83,7 @@ impl Repeated {
 
     pub(crate) fn head(self, source: SocketAddr) -> ResponseHead {
         let to_is_tagged = self.to.as_ref().is_some_and(|to| {
-            NameAddr::read(ByteStr::from_utf8_lossy(to.clone())).is_some_and(|to| to.tag().is_some())
+            NameAddr::parse(&ByteStr::from_utf8_lossy(to.clone())).is_some_and(|to| to.tag().is_some())
         });
         ResponseHead { top: self.top.as_ref().map(|via| via.stamped(source)), to_is_tagged, repeated: self }
     }
@@ -97,8 +99,8 @@ impl fmt::Debug for Repeated {
     }
 }
 
-/// What a response repeats of its request: Via (with the request's source), From, To, Call-ID, CSeq; Record-Route
-/// and Timestamp where they belong. `Debug` shows none of the parties.
+/// What a response repeats of its request: Via (with the request's source), From, To, Call-ID, CSeq;
+/// Record-Route and Timestamp where they belong. `Debug` shows none of the parties.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResponseHead {
     top: Option<String>,
@@ -356,23 +358,23 @@ impl Text {
         self
     }
 
-    fn list<S: AsRef<str>>(&mut self, name: &'static str, values: &[S]) {
+    fn list<S: AsRef<str>>(&mut self, name: &'static str, values: &[S]) -> &mut Self {
         let mut values = values.iter();
-        let Some(first) = values.next() else { return };
+        let Some(first) = values.next() else { return self };
         self.plain(name).word(first.as_ref());
         for value in values {
             self.plain(", ").word(value.as_ref());
         }
-        self.plain("\r\n");
+        self.plain("\r\n")
     }
 
     fn header(&mut self, header: &HeaderOut) {
         match header {
             HeaderOut::Allow => self.plain("Allow: ").plain(ALLOWED).plain("\r\n"),
             HeaderOut::Accept => self.plain("Accept: application/sdp\r\n"),
-            HeaderOut::Supported(tags) => return self.list("Supported: ", tags),
-            HeaderOut::Require(tags) => return self.list("Require: ", tags),
-            HeaderOut::Unsupported(tags) => return self.list("Unsupported: ", tags),
+            HeaderOut::Supported(tags) => self.list("Supported: ", tags),
+            HeaderOut::Require(tags) => self.list("Require: ", tags),
+            HeaderOut::Unsupported(tags) => self.list("Unsupported: ", tags),
             HeaderOut::RetryAfter(seconds) => self.plain("Retry-After: ").number(*seconds).plain("\r\n"),
             HeaderOut::Reason { protocol, cause } => {
                 self.plain("Reason: ").word(protocol).plain(";cause=").number((*cause).into()).plain("\r\n")
@@ -488,11 +490,13 @@ pub fn phrase(status: u16) -> &'static str {
         606 => "Not Acceptable",
         607 => "Unwanted",
         608 => "Rejected",
-        0..=199 => "Progress",
-        201..=299 => "Success",
-        300..=399 => "Redirection",
-        400..=499 => "Request Failure",
-        500..=599 => "Server Failure",
-        _ => "Failure",
+        _ => match status / 100 {
+            1 => "Progress",
+            2 => "Success",
+            3 => "Redirection",
+            4 => "Request Failure",
+            5 => "Server Failure",
+            _ => "Failure",
+        },
     }
 }

@@ -7,8 +7,8 @@ use super::wire::ByteStr;
 /// What the branches of RFC 3261 clients begin with (§8.1.1.7).
 const COOKIE: &str = "z9hG4bK";
 
-/// Identifies a server transaction. ACK and CANCEL have keys of their own; [`Self::of_invite`] gives the key of
-/// the INVITE that they are about.
+/// Identifies a server transaction. ACK and CANCEL have keys of their own; [`Self::of_invite`] gives the key
+/// of the INVITE that they are about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum TransactionKey {
     /// RFC 3261 §17.2.3: branch, sent-by and method.
@@ -46,8 +46,8 @@ impl TransactionKey {
         Self::with_method(request, request.method.clone())
     }
 
-    /// The key of the INVITE transaction that this ACK (of a final response other than 2xx) or CANCEL is about
-    /// (RFC 3261 §17.1.1.3, §9.1).
+    /// The key of the INVITE transaction that this ACK (of a final response other than 2xx) or CANCEL is
+    /// about (RFC 3261 §17.1.1.3, §9.1).
     #[must_use]
     pub fn of_invite(request: &Request) -> Self {
         Self::with_method(request, Method::INVITE)
@@ -101,8 +101,8 @@ impl DialogKey {
         head.to.tag().map(|tag| Self { call_id: head.call_id.clone(), local_tag: tag.clone() })
     }
 
-    /// The dialog, perhaps yet to be, of the request that a response answers; `None` when its From has no tag,
-    /// which no request of ours lacks.
+    /// The dialog, perhaps yet to be, of the request that a response answers; `None` when its From has no
+    /// tag, which no request of ours lacks.
     #[must_use]
     pub fn of_response(response: &Response) -> Option<Self> {
         let head = &response.head;

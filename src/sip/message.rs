@@ -1,115 +1,23 @@
 //! A received SIP message as types: start line, the headers that every message has, and access to the rest
 //! (RFC 3261 §7, §8.1.1, §20).
 //!
-//! `Message::parse` either gives a message whose mandatory parts are all there and consistent, or says what is
-//! wrong and whether the peer must be told. It does not judge: unknown methods, unknown schemes, Require and
-//! Max-Forwards of zero are for those who know what we support. `Debug` shows nothing that could name a party.
+//! `Message::parse` either gives a message whose mandatory parts are all there and consistent, or says what
+//! is wrong and whether the peer must be told. It does not judge: unknown methods, unknown schemes, Require
+//! and Max-Forwards of zero are for those who know what we support. `Debug` shows nothing that could name a
+//! party.
 
 use std::borrow::Cow;
 use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 
 use bytes::Bytes;
 
 use super::address::{NameAddr, Via};
 use super::encode::{Repeated, ResponseHead, ResponseOut};
+use super::grammar::{is_free_of, is_token, number, split_list, split_while, trim, unfold};
+pub use super::method::{Method, UnknownMethod};
 use super::uri::Uri;
-use super::wire::{
-    self, ByteStr, Field, Index, MAX_MESSAGE, MAX_TOKEN, MAX_URI, MAX_VIAS, Malformed, Name, is_token,
-    split_list, split_while, trim, unfold,
-};
-
-/// A request's method. Names are case-sensitive (RFC 3261 §7.1).
-#[derive(Clone, PartialEq, Eq)]
-pub enum Method {
-    /// One that rsip names.
-    Known(rsip::Method),
-    /// Any other token.
-    Other(ByteStr),
-}
-
-macro_rules! methods {
-    ($($constant:ident = $variant:ident, $text:literal;)*) => {
-        impl Method {
-            $(#[doc = concat!("`", $text, "`")] pub const $constant: Self = Self::Known(rsip::Method::$variant);)*
-
-            /// As it stands on the wire.
-            #[must_use]
-            pub fn as_str(&self) -> &str {
-                match self {
-                    $(Self::Known(rsip::Method::$variant) => $text,)*
-                    Self::Other(name) => name,
-                }
-            }
-
-            /// Reads a token; `None` when it is none or longer than [`MAX_TOKEN`].
-            #[must_use]
-            pub fn parse(name: &ByteStr) -> Option<Self> {
-                Some(match name.as_str() {
-                    $($text => Self::$constant,)*
-                    other if is_name(other) => Self::Other(name.clone()),
-                    _ => return None,
-                })
-            }
-        }
-    };
-}
-
-methods! {
-    INVITE = Invite, "INVITE";
-    ACK = Ack, "ACK";
-    BYE = Bye, "BYE";
-    CANCEL = Cancel, "CANCEL";
-    OPTIONS = Options, "OPTIONS";
-    UPDATE = Update, "UPDATE";
-    INFO = Info, "INFO";
-    PRACK = PRack, "PRACK";
-    REFER = Refer, "REFER";
-    MESSAGE = Message, "MESSAGE";
-    REGISTER = Register, "REGISTER";
-    SUBSCRIBE = Subscribe, "SUBSCRIBE";
-    NOTIFY = Notify, "NOTIFY";
-    PUBLISH = Publish, "PUBLISH";
-}
-
-fn is_name(text: &str) -> bool {
-    (1..=MAX_TOKEN).contains(&text.len()) && text.bytes().all(is_token)
-}
-
-impl Hash for Method {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.as_str().hash(state);
-    }
-}
-
-impl fmt::Debug for Method {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl From<rsip::Method> for Method {
-    fn from(method: rsip::Method) -> Self {
-        Self::Known(method)
-    }
-}
-
-impl TryFrom<&Method> for rsip::Method {
-    type Error = UnknownMethod;
-
-    fn try_from(method: &Method) -> Result<Self, UnknownMethod> {
-        match method {
-            Method::Known(method) => Ok(*method),
-            Method::Other(_) => Err(UnknownMethod),
-        }
-    }
-}
-
-/// The method is an extension that rsip has no name for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("unknown method")]
-pub struct UnknownMethod;
+use super::wire::{self, ByteStr, Field, Index, MAX_MESSAGE, MAX_TOKEN, MAX_URI, MAX_VIAS, Malformed, Name};
 
 /// CSeq (RFC 3261 §20.16).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -182,8 +90,8 @@ pub struct Head {
 impl Message {
     /// Reads one message: a datagram, or what [`super::wire::frame`] cut out of a stream.
     ///
-    /// Line ends before it are skipped; what follows the body is ignored; without Content-Length the body goes to
-    /// the end (RFC 3261 §18.3). The message and all its parts share the memory of `wire`.
+    /// Line ends before it are skipped; what follows the body is ignored; without Content-Length the body
+    /// goes to the end (RFC 3261 §18.3). The message and all its parts share the memory of `wire`.
     ///
     /// # Errors
     /// [`ParseError`] names the fault and knows whether the RFC wants it answered.
@@ -248,8 +156,8 @@ impl Start {
         if uri.len() > MAX_URI {
             return Err(Malformed::UriTooLong);
         }
-        // RFC 3261 §19.1.1: a Request-URI has no headers; what an escaped Route or From would do is no question
-        // that we want to be asked (RFC 4475 §3.1.2.11).
+        // RFC 3261 §19.1.1: a Request-URI has no headers; what an escaped Route or From would do is no
+        // question that we want to be asked (RFC 4475 §3.1.2.11).
         let uri = Uri::read(line.share(uri)).filter(|u| !u.has_headers()).ok_or(Malformed::Uri)?;
         Ok(Self::Request { method, uri })
     }
@@ -258,7 +166,7 @@ impl Start {
     fn read_status(line: &[u8]) -> Result<Self, Malformed> {
         let rest = line.strip_prefix(b"SIP/2.0 ").ok_or(Malformed::StartLine)?;
         let (code, phrase) = rest.split_first_chunk::<3>().ok_or(Malformed::StatusCode)?;
-        let code = std::str::from_utf8(code).ok().and_then(|c| wire::number(c, 699));
+        let code = std::str::from_utf8(code).ok().and_then(|c| number(c, 699));
         let code = code.and_then(|c| u16::try_from(c).ok()).filter(|&c| c >= 100);
         match phrase.first() {
             None | Some(b' ') => code.map(Self::Status).ok_or(Malformed::StatusCode),
@@ -282,7 +190,7 @@ fn once<'a>(slot: &mut Option<&'a Field>, field: &'a Field, name: &'static str) 
 /// Adds the values of one header line to `values`.
 fn append(values: &mut Vec<ByteStr>, line: &ByteStr, name: &'static str) -> Result<(), Malformed> {
     for value in split_list(line) {
-        if value.is_empty() || value.bytes().any(|b| b.is_ascii_control() && b != b'\t') {
+        if value.is_empty() || !is_free_of(value, |b| (b < b' ' && b != b'\t') || b == 0x7f) {
             return Err(Malformed::Invalid(name));
         }
         if values.len() == MAX_VIAS {
@@ -337,8 +245,8 @@ impl Head {
         self.fields.iter().filter(move |f| wire::same_name(f.name.of(&self.wire), name.as_bytes()))
     }
 
-    /// The first header of that name, whatever its case and also in its compact form: on one line, with U+FFFD in
-    /// place of what is not UTF-8.
+    /// The first header of that name, whatever its case and also in its compact form: on one line, with
+    /// U+FFFD in place of what is not UTF-8.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<Cow<'_, str>> {
         self.named(name).next().map(|f| self.text(f))
@@ -349,8 +257,8 @@ impl Head {
         self.named(name).map(|f| self.text(f))
     }
 
-    /// All values of a header that is a list, such as Require or P-Asserted-Identity, in order; empty ones are
-    /// left out.
+    /// All values of a header that is a list, such as Require or P-Asserted-Identity, in order; empty ones
+    /// are left out.
     #[must_use]
     pub fn tokens(&self, name: &str) -> Vec<String> {
         let mut tokens = Vec::new();
@@ -386,7 +294,7 @@ fn strict(wire: &Bytes, field: &Field, name: &'static str) -> Result<ByteStr, Ma
 /// RFC 3261 §20.8: words, with at most one `@` between them; here anything printable that is not blank.
 fn read_call_id(wire: &Bytes, field: &Field) -> Result<ByteStr, Malformed> {
     let call_id = strict(wire, field, "Call-ID")?;
-    let fits = (1..=MAX_TOKEN).contains(&call_id.len()) && call_id.bytes().all(|b| b.is_ascii_graphic());
+    let fits = (1..=MAX_TOKEN).contains(&call_id.len()) && is_free_of(&call_id, |b| b <= b' ' || b >= 0x7f);
     fits.then_some(call_id).ok_or(Malformed::Invalid("Call-ID"))
 }
 
@@ -394,31 +302,31 @@ fn read_cseq(wire: &Bytes, field: &Field) -> Result<CSeq, Malformed> {
     let value = strict(wire, field, "CSeq")?;
     let (digits, rest) = split_while(&value, |b| b.is_ascii_digit());
     // RFC 3261 §8.1.1.5: less than 2^31.
-    let number = wire::number(digits, (1 << 31) - 1);
+    let number = number(digits, (1 << 31) - 1);
     let name = trim(rest);
     let method = (name.len() < rest.len()).then(|| Method::parse(&value.share(name))).flatten();
     number.zip(method).map(|(number, method)| CSeq { number, method }).ok_or(Malformed::Invalid("CSeq"))
 }
 
-/// From and To. A display name in Latin-1 is no reason to refuse a call; nothing else there may be of such bytes,
-/// because U+FFFD in host, parameter name or tag is refused or means nothing.
+/// From and To. A display name in Latin-1 is no reason to refuse a call; nothing else there may be of such
+/// bytes, because U+FFFD in host, parameter name or tag is refused or means nothing.
 fn read_party(wire: &Bytes, field: &Field, name: &'static str) -> Result<NameAddr, Malformed> {
-    NameAddr::read(ByteStr::from_utf8_lossy(field.value(wire))).ok_or(Malformed::Invalid(name))
+    NameAddr::parse(&ByteStr::from_utf8_lossy(field.value(wire))).ok_or(Malformed::Invalid(name))
 }
 
 /// RFC 3261 §20.22: 0 to 255.
 fn read_max_forwards(wire: &Bytes, field: &Field) -> Result<u8, Malformed> {
     let value = strict(wire, field, "Max-Forwards")?;
-    let number = wire::number(&value, 255).and_then(|n| u8::try_from(n).ok());
+    let number = number(&value, 255).and_then(|n| u8::try_from(n).ok());
     number.ok_or(Malformed::Invalid("Max-Forwards"))
 }
 
-/// The first value. A bad one makes a request bad; a response is taken all the same, because a call that is up at
-/// the peer must be acknowledged and ended, and the target we have will do for that.
+/// The first value. A bad one makes a request bad; a response is taken all the same, because a call that is
+/// up at the peer must be acknowledged and ended, and the target we have will do for that.
 fn read_contact(wire: &Bytes, field: &Field, is_request: bool) -> Result<Option<NameAddr>, Malformed> {
     let line = ByteStr::from_utf8_lossy(field.value(wire));
     let value = split_list(&line).next().unwrap_or_default();
-    let contact = NameAddr::read(line.share(value));
+    let contact = NameAddr::parse(&line.share(value));
     if contact.is_none() && is_request && value != "*" {
         return Err(Malformed::Invalid("Contact"));
     }
@@ -426,8 +334,8 @@ fn read_contact(wire: &Bytes, field: &Field, is_request: bool) -> Result<Option<
 }
 
 impl Request {
-    /// What every response to this request repeats of it (RFC 3261 §8.2.6.2), with the topmost Via completed by
-    /// where the request came from (§18.2.1, RFC 3581 §4).
+    /// What every response to this request repeats of it (RFC 3261 §8.2.6.2), with the topmost Via completed
+    /// by where the request came from (§18.2.1, RFC 3581 §4).
     #[must_use]
     pub fn response_head(&self, source: SocketAddr) -> ResponseHead {
         let repeated = Repeated::collect(&self.head.wire, &self.head.fields);
@@ -436,8 +344,8 @@ impl Request {
 }
 
 impl Response {
-    /// Whether it reached us by mistake: RFC 3261 §8.1.3.3 has a client drop a response that carries more Vias
-    /// than its own.
+    /// Whether it reached us by mistake: RFC 3261 §8.1.3.3 has a client drop a response that carries more
+    /// Vias than its own.
     #[must_use]
     pub fn is_misrouted(&self) -> bool {
         self.head.vias.len() > 1
@@ -493,8 +401,8 @@ impl ParseError {
         self.cause
     }
 
-    /// What to answer; `None` means silence. Only requests are answered, never an ACK (RFC 3261 §17.1.1.3), and
-    /// only if they have a Via, without which no client could tell what the answer is about.
+    /// What to answer; `None` means silence. Only requests are answered, never an ACK (RFC 3261 §17.1.1.3),
+    /// and only if they have a Via, without which no client could tell what the answer is about.
     #[must_use]
     pub fn answer(&self) -> Option<MalformedReply> {
         self.reply.as_deref().cloned()
@@ -525,8 +433,8 @@ pub struct MalformedReply {
 }
 
 impl MalformedReply {
-    /// The response, to be sent statelessly to where the request came from (RFC 3261 §8.2.7). Headers that the
-    /// request lacks are missing here too.
+    /// The response, to be sent statelessly to where the request came from (RFC 3261 §8.2.7). Headers that
+    /// the request lacks are missing here too.
     #[must_use]
     pub fn response(&self, source: SocketAddr, to_tag: String) -> ResponseOut {
         ResponseOut {

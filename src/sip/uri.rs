@@ -1,13 +1,14 @@
 //! URIs as peers send them: sip, sips, tel, and others by their scheme only (RFC 3261 §19.1, RFC 3966).
 //!
-//! Reading only: a URI that we send is a `String` of our own making. `Debug` shows no user and no host, because
-//! both can belong to a party.
+//! Reading only: a URI that we send is a `String` of our own making. `Debug` shows no user and no host,
+//! because both can belong to a party.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::wire::{ByteStr, MAX_URI, split_while};
+use super::grammar::{is_free_of, split_at_byte, split_while, trim_start};
+use super::wire::{ByteStr, MAX_URI};
 
 /// What a URI begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,18 +23,37 @@ pub enum Scheme {
     Other,
 }
 
-/// A URI whose parts have been found; all of them share the message's memory.
+/// A URI whose parts have been found; it shares the message's memory.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Uri {
     raw: ByteStr,
     scheme: Scheme,
     /// Of sip and sips: what stands before `@`, without the password. Of tel: the number. Still escaped.
-    user: Option<ByteStr>,
-    host: ByteStr,
+    user: Option<Part>,
+    host: Part,
     port: Option<u16>,
     /// What follows the host or number, beginning with `;`, or nothing.
-    params: ByteStr,
+    params: Part,
     has_headers: bool,
+}
+
+/// A part of the URI by its place: a share of the memory for each would cost more than all the rest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+struct Part {
+    start: u16,
+    end: u16,
+}
+
+impl Part {
+    /// `part` begins where `suffix` begins, and `suffix` ends `whole`.
+    fn new(whole: &str, suffix: &str, part: &str) -> Option<Self> {
+        let start = whole.len().checked_sub(suffix.len())?;
+        Some(Self { start: u16::try_from(start).ok()?, end: u16::try_from(start + part.len()).ok()? })
+    }
+
+    fn of(self, whole: &str) -> &str {
+        whole.get(self.start.into()..self.end.into()).unwrap_or_default()
+    }
 }
 
 impl Uri {
@@ -48,57 +68,58 @@ impl Uri {
     /// Like [`Self::parse`], without a copy.
     pub(crate) fn read(raw: ByteStr) -> Option<Self> {
         let text = raw.as_str();
-        let (scheme, rest) = text.split_once(':')?;
+        let (scheme, rest) = split_at_byte(text, b':')?;
         let (first, others) = scheme.as_bytes().split_first()?;
         let named = others.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'));
-        let clean = rest.bytes().all(|b| !b.is_ascii_control() && !matches!(b, b' ' | b'<' | b'>' | b'"'));
+        let clean = is_free_of(rest, |b| b <= b' ' || b == 0x7f || b == b'<' || b == b'>' || b == b'"');
         if !first.is_ascii_alphabetic() || !named || !clean || rest.is_empty() || text.len() > MAX_URI {
             return None;
         }
-        match scheme {
-            s if s.eq_ignore_ascii_case("sip") => Self::read_sip(&raw, Scheme::Sip, rest),
-            s if s.eq_ignore_ascii_case("sips") => Self::read_sip(&raw, Scheme::Sips, rest),
+        let (host, params) = (Part::default(), Part::default());
+        let other = |scheme| Self {
+            raw: ByteStr::default(),
+            scheme,
+            user: None,
+            host,
+            port: None,
+            params,
+            has_headers: false,
+        };
+        let uri = match scheme {
+            s if s.eq_ignore_ascii_case("sip") => Self::read_sip(text, Scheme::Sip, rest)?,
+            s if s.eq_ignore_ascii_case("sips") => Self::read_sip(text, Scheme::Sips, rest)?,
             s if s.eq_ignore_ascii_case("tel") => {
                 let (number, params) = split_while(rest, |b| b != b';');
-                let (user, params) = (Some(raw.share(number)), raw.share(params));
-                let host = ByteStr::default();
-                Some(Self { scheme: Scheme::Tel, user, host, port: None, params, has_headers: false, raw })
+                let user = Some(Part::new(text, rest, number)?);
+                Self { user, params: Part::new(text, params, params)?, ..other(Scheme::Tel) }
             }
-            _ => {
-                let (host, params) = (ByteStr::default(), ByteStr::default());
-                Some(Self {
-                    scheme: Scheme::Other,
-                    user: None,
-                    host,
-                    port: None,
-                    params,
-                    has_headers: false,
-                    raw,
-                })
-            }
-        }
+            _ => other(Scheme::Other),
+        };
+        Some(Self { raw, ..uri })
     }
 
-    fn read_sip(raw: &ByteStr, scheme: Scheme, rest: &str) -> Option<Self> {
+    /// `raw` is left empty for the caller to fill.
+    fn read_sip(text: &str, scheme: Scheme, rest: &str) -> Option<Self> {
         // RFC 3261 §25.1: user parts may hold `;`, `?` and `/` unescaped, but never `@`.
-        let (user, rest) = match rest.split_once('@') {
-            Some((_, host)) if host.contains('@') => return None,
-            Some((user, host)) => (Some(split_while(user, |b| b != b':').0), host),
+        let (user, rest) = match split_at_byte(rest, b'@') {
+            Some((_, host)) if split_at_byte(host, b'@').is_some() => return None,
+            Some((user, host)) => (Some(Part::new(text, rest, split_while(user, |b| b != b':').0)?), host),
             None => (None, rest),
         };
+        let reference = rest.strip_prefix('[').unwrap_or(rest);
         let (host, port, rest) = split_host(rest)?;
         let (params, headers) = split_while(rest, |b| b != b'?');
         if !(params.is_empty() || params.starts_with(';')) {
             return None;
         }
         Some(Self {
+            raw: ByteStr::default(),
             scheme,
-            user: user.map(|u| raw.share(u)),
-            host: raw.share(host),
+            user,
+            host: Part::new(text, reference, host)?,
             port,
-            params: raw.share(params),
+            params: Part::new(text, rest, params)?,
             has_headers: !headers.is_empty(),
-            raw: raw.clone(),
         })
     }
 
@@ -108,30 +129,35 @@ impl Uri {
         self.scheme
     }
 
-    /// The whole user part, unescaped, with the `;parameters` that telephone numbers carry there and without the
-    /// password. Of tel: the number. `None` when there is none or it is empty.
+    /// The whole user part, unescaped, with the `;parameters` that telephone numbers carry there and without
+    /// the password. Of tel: the number. `None` when there is none or it is empty.
     #[must_use]
     pub fn user_part(&self) -> Option<Cow<'_, str>> {
-        self.user.as_deref().filter(|u| !u.is_empty()).map(unescape)
+        self.raw_user().map(unescape)
     }
 
-    /// The user, unescaped, without `;parameters` of the user part and without the password. Of tel: the number.
+    fn raw_user(&self) -> Option<&str> {
+        self.user.map(|u| u.of(&self.raw)).filter(|u| !u.is_empty())
+    }
+
+    /// The user, unescaped, without `;parameters` of the user part and without the password. Of tel: the
+    /// number.
     #[must_use]
     pub fn user(&self) -> Option<Cow<'_, str>> {
-        let (user, _) = split_while(self.user.as_deref()?, |b| b != b';');
+        let (user, _) = split_while(self.raw_user()?, |b| b != b';');
         (!user.is_empty()).then(|| unescape(user))
     }
 
     /// The host as received, an IPv6 address without its brackets; empty unless the scheme is sip or sips.
     #[must_use]
     pub fn host(&self) -> &str {
-        &self.host
+        self.host.of(&self.raw)
     }
 
     /// The host as an address, when it is one.
     #[must_use]
     pub fn ip(&self) -> Option<IpAddr> {
-        address(&self.host)
+        address(self.host())
     }
 
     /// The port, when one is given.
@@ -166,7 +192,7 @@ impl Uri {
 
     /// RFC 3261 §19.1.4: names are compared without regard to case, after unescaping.
     fn raw_param(&self, name: &str) -> Option<Option<&str>> {
-        let mut params = self.params.as_str().split(';').map(|param| match param.split_once('=') {
+        let mut params = self.params.of(&self.raw).split(';').map(|param| match param.split_once('=') {
             Some((name, value)) => (name, Some(value)),
             None => (param, None),
         });
@@ -185,8 +211,9 @@ impl Uri {
         &self.raw
     }
 
-    /// The telephone number of a tel URI, or of a sip URI whose user looks like one: digits after an optional `+`,
-    /// visual separators dropped (RFC 3966 §5.1.1). `user=phone` is not asked for: many trunks leave it out.
+    /// The telephone number of a tel URI, or of a sip URI whose user looks like one: digits after an optional
+    /// `+`, visual separators dropped (RFC 3966 §5.1.1). `user=phone` is not asked for: many trunks leave it
+    /// out.
     #[must_use]
     pub fn number(&self) -> Option<Cow<'_, str>> {
         let user = self.user()?;
@@ -214,8 +241,8 @@ fn is_separator(byte: u8) -> bool {
     matches!(byte, b'-' | b'.' | b'(' | b')' | b' ')
 }
 
-/// Host, port, and what follows them; the host of an IPv6 reference comes without its brackets. Blanks may stand
-/// around the colon in Via, so the caller trims.
+/// Host, port, and what follows them; the host of an IPv6 reference comes without its brackets. Blanks may
+/// stand around the colon in Via, so the caller trims.
 pub(crate) fn split_host(text: &str) -> Option<(&str, Option<u16>, &str)> {
     let (host, rest) = match text.strip_prefix('[') {
         Some(reference) => {
@@ -229,10 +256,10 @@ pub(crate) fn split_host(text: &str) -> Option<(&str, Option<u16>, &str)> {
     if host.is_empty() || host.len() > 255 {
         return None;
     }
-    let Some(port) = rest.trim_start_matches([' ', '\t']).strip_prefix(':') else {
+    let Some(port) = trim_start(rest).strip_prefix(':') else {
         return Some((host, None, rest));
     };
-    let (port, rest) = split_while(port.trim_start_matches([' ', '\t']), |b| b.is_ascii_digit());
+    let (port, rest) = split_while(trim_start(port), |b| b.is_ascii_digit());
     let port = port.parse().ok().filter(|&p| p > 0)?;
     Some((host, Some(port), rest))
 }

@@ -1,14 +1,16 @@
-//! The bytes of a SIP message: limits, header index, the grammar's small change, and framing on streams.
+//! The bytes of a SIP message: limits, header index, and framing on streams.
 //!
-//! RFC 3261 §7, §18.3 and §25.1, with the torture messages of RFC 4475 and RFC 5118 in mind. Everything here is
-//! total and linear in the length of the input, reads each byte a bounded number of times, and copies nothing
-//! but a folded header value. It never decides what a message means: [`super::message`] does.
+//! RFC 3261 §7, §18.3 and §25.1, with the torture messages of RFC 4475 and RFC 5118 in mind. Everything here
+//! is total and linear in the length of the input, reads each byte a bounded number of times, and copies
+//! nothing but a folded header value. It never decides what a message means: [`super::message`] does.
 
 use std::fmt;
 use std::ops::Deref;
 
 use bytes::Bytes;
-use memchr::{memchr, memchr2};
+use memchr::memchr;
+
+use super::grammar::{is_blank, is_token, number, unfold};
 
 /// Longest message in bytes; also what one UDP datagram can carry.
 pub const MAX_MESSAGE: usize = 64 * 1024;
@@ -18,8 +20,8 @@ pub const MAX_HEAD: usize = 16 * 1024;
 pub const MAX_HEADERS: usize = 200;
 /// Longest header in bytes, with its name and its folds.
 pub const MAX_HEADER: usize = 8 * 1024;
-/// Most values of Via, and of Record-Route: as many as the hops that a usual Max-Forwards of 70 allows (RFC 3261
-/// §8.1.1.6). RFC 4475 §3.1.1.7 wants at least 34.
+/// Most values of Via, and of Record-Route: as many as the hops that a usual Max-Forwards of 70 allows (RFC
+/// 3261 §8.1.1.6). RFC 4475 §3.1.1.7 wants at least 34.
 pub const MAX_VIAS: usize = 70;
 /// Longest URI in bytes.
 pub const MAX_URI: usize = 2 * 1024;
@@ -174,8 +176,8 @@ pub enum Malformed {
 }
 
 impl Malformed {
-    /// What a request with this fault is refused with: 400, 414, 505 or 513 (RFC 3261 §21.4.1, §21.4.12, §21.5.6,
-    /// §21.5.7).
+    /// What a request with this fault is refused with: 400, 414, 505 or 513 (RFC 3261 §21.4.1, §21.4.12,
+    /// §21.5.6, §21.5.7).
     #[must_use]
     pub fn sip_status(self) -> u16 {
         match self {
@@ -232,7 +234,8 @@ impl Name {
     }
 }
 
-/// The registered one-letter names (RFC 3261 §7.3.3, RFC 3515, RFC 3841, RFC 3892, RFC 4028, RFC 6665, RFC 8224).
+/// The registered one-letter names (RFC 3261 §7.3.3, RFC 3515, RFC 3841, RFC 3892, RFC 4028, RFC 6665, RFC
+/// 8224).
 const COMPACT: [(u8, &str); 19] = [
     (b'a', "Accept-Contact"),
     (b'b', "Referred-By"),
@@ -268,13 +271,18 @@ pub(crate) fn same_name(left: &[u8], right: &[u8]) -> bool {
 /// A range of the message's bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Span {
-    start: usize,
-    end: usize,
+    start: u32,
+    end: u32,
 }
 
 impl Span {
+    /// Of the head, so below 2^32.
+    fn new(start: usize, end: usize) -> Self {
+        Self { start: u32::try_from(start).unwrap_or(u32::MAX), end: u32::try_from(end).unwrap_or(u32::MAX) }
+    }
+
     pub(crate) fn of(self, wire: &[u8]) -> &[u8] {
-        wire.get(self.start..self.end).unwrap_or_default()
+        wire.get(self.start as usize..self.end as usize).unwrap_or_default()
     }
 
     pub(crate) fn share(self, wire: &Bytes) -> Bytes {
@@ -305,27 +313,6 @@ impl Field {
     }
 }
 
-/// A value without its folds, `None` when it has none: a fold and the blanks around it mean the same as one space
-/// (RFC 3261 §7.3.1), and so does a stray CR.
-pub(crate) fn unfold(value: &[u8]) -> Option<Vec<u8>> {
-    memchr2(b'\r', b'\n', value)?;
-    let mut plain = Vec::with_capacity(value.len());
-    let mut folded = false;
-    for &byte in value {
-        if matches!(byte, b'\r' | b'\n') {
-            if !folded {
-                plain.truncate(plain.trim_ascii_end().len());
-                plain.push(b' ');
-            }
-            folded = true;
-        } else if !(folded && is_blank(byte)) {
-            folded = false;
-            plain.push(byte);
-        }
-    }
-    Some(plain)
-}
-
 /// Where the parts of a message lie.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
@@ -353,7 +340,7 @@ impl Index {
         let cut = if head.len() < wire.len() { Malformed::HeadTooLarge } else { Malformed::NoEndOfHeaders };
 
         let (end, mut at) = line(head, start).ok_or(cut)?;
-        self.start_line = Span { start, end };
+        self.start_line = Span::new(start, end);
         loop {
             let (mut end, mut next) = line(head, at).ok_or(cut)?;
             if end == at {
@@ -395,133 +382,8 @@ fn field(wire: &[u8], start: usize, end: usize) -> Option<Field> {
     let value_start = start + length + blanks + 1;
     let leading = value.iter().position(|&b| !is_blank(b)).unwrap_or(value.len());
     let trailing = value.iter().rev().take(value.len() - leading).take_while(|&&b| is_blank(b)).count();
-    let value = Span { start: value_start + leading, end: end - trailing };
-    (length > 0).then(|| Field { kind: Name::of(name), name: Span { start, end: start + length }, value })
-}
-
-/// Characters of a token (RFC 3261 §25.1).
-pub(crate) fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(byte, b'-' | b'.' | b'!' | b'%' | b'*' | b'_' | b'+' | b'`' | b'\'' | b'~')
-}
-
-/// Linear white space, folds included.
-pub(crate) fn is_blank(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
-}
-
-/// Without the blanks at both ends.
-pub(crate) fn trim(text: &str) -> &str {
-    text.trim_matches([' ', '\t', '\r', '\n'])
-}
-
-/// Splits where `accept` first refuses a byte. `accept` must treat the bytes of a multi-byte character alike.
-pub(crate) fn split_while(text: &str, accept: impl Fn(u8) -> bool) -> (&str, &str) {
-    let end = text.bytes().position(|b| !accept(b)).unwrap_or(text.len());
-    text.split_at_checked(end).unwrap_or((text, ""))
-}
-
-/// Splits a quoted string, which must begin `text`, from what follows it (RFC 3261 §25.1); the quotes and the
-/// backslashes are kept. `None` when it does not end.
-pub(crate) fn split_quoted(text: &str) -> Option<(&str, &str)> {
-    let mut escaped = false;
-    for (at, byte) in text.bytes().enumerate().skip(1) {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            b'"' => return text.split_at_checked(at + 1),
-            _ => {}
-        }
-    }
-    None
-}
-
-/// A quoted string's content without quotes and backslashes; other text as it is.
-pub(crate) fn unquote(text: &str) -> std::borrow::Cow<'_, str> {
-    let Some(inner) = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')) else { return text.into() };
-    if memchr(b'\\', inner.as_bytes()).is_none() {
-        return inner.into();
-    }
-    let mut escaped = false;
-    let plain = inner.chars().filter(|&c| {
-        escaped = c == '\\' && !escaped;
-        !escaped
-    });
-    plain.collect::<String>().into()
-}
-
-/// The first value of a comma-separated header, and the text after its comma; commas in quoted strings and in `<>`
-/// separate nothing.
-pub(crate) fn split_first(text: &str) -> (&str, Option<&str>) {
-    let (mut quoted, mut escaped, mut angled) = (false, false, false);
-    let comma = text.bytes().position(|byte| {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' if !angled => quoted = !quoted,
-            b'<' if !quoted => angled = true,
-            b'>' if !quoted => angled = false,
-            b',' => return !quoted && !angled,
-            _ => {}
-        }
-        false
-    });
-    match comma.and_then(|at| text.split_at_checked(at)) {
-        Some((value, rest)) => (trim(value), rest.strip_prefix(',')),
-        None => (trim(text), None),
-    }
-}
-
-/// The values of a comma-separated header.
-pub(crate) fn split_list(text: &str) -> impl Iterator<Item = &str> {
-    let mut rest = Some(text);
-    std::iter::from_fn(move || {
-        let (value, following) = split_first(rest?);
-        rest = following;
-        Some(value)
-    })
-}
-
-/// The parameters of a header value: `;name`, `;name=token`, `;name="quoted"`, with blanks anywhere between.
-/// Yields `None` once, at the end, when the text breaks that grammar.
-pub(crate) fn params(text: &str) -> impl Iterator<Item = Option<(&str, Option<&str>)>> {
-    let mut rest = trim(text);
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let param = param(rest);
-        rest = param.map_or("", |(_, _, following)| following);
-        Some(param.map(|(name, value, _)| (name, value)))
-    })
-}
-
-/// The first parameter: name, value, and what follows.
-fn param(text: &str) -> Option<(&str, Option<&str>, &str)> {
-    let blanks = [' ', '\t', '\r', '\n'];
-    let text = text.strip_prefix(';')?.trim_start_matches(blanks);
-    let (name, rest) = split_while(text, is_token);
-    if name.is_empty() {
-        return None;
-    }
-    let rest = rest.trim_start_matches(blanks);
-    let Some(value) = rest.strip_prefix('=') else { return Some((name, None, rest)) };
-    let value = value.trim_start_matches(blanks);
-    let (value, rest) = if value.starts_with('"') {
-        split_quoted(value)?
-    } else {
-        // More than a token: hosts, IPv6 with or without brackets (RFC 5118 §4.5), and what peers put there.
-        split_while(value, |b| !b.is_ascii_control() && !matches!(b, b' ' | b';' | b',' | b'"' | b'<' | b'>'))
-    };
-    Some((name, Some(value), rest.trim_start_matches(blanks)))
-}
-
-/// A decimal number of any length that does not exceed `limit`.
-pub(crate) fn number(text: &str, limit: u32) -> Option<u32> {
-    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let significant = text.trim_start_matches('0');
-    let value = if significant.is_empty() { Some(0) } else { significant.parse::<u32>().ok() };
-    value.filter(|&v| digits && v <= limit)
+    let value = Span::new(value_start + leading, end - trailing);
+    (length > 0).then(|| Field { kind: Name::of(name), name: Span::new(start, start + length), value })
 }
 
 /// What Content-Length says: `None` when it is absent. Several are one if they agree (RFC 4475 §3.3.9).
@@ -542,15 +404,16 @@ fn lengths<'a>(values: impl Iterator<Item = &'a [u8]>) -> Result<Option<usize>, 
     Ok(length.map(|l| usize::try_from(l).unwrap_or(usize::MAX)))
 }
 
-/// What the first bytes of a stream are (RFC 3261 §18.3, RFC 5626 §3.5.1). The caller drops `length` bytes and
-/// asks again.
+/// What the first bytes of a stream are (RFC 3261 §18.3, RFC 5626 §3.5.1). The caller drops `length` bytes
+/// and asks again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Frame {
     /// Line ends between messages.
     KeepAlive {
         /// How many bytes they take.
         length: usize,
-        /// Whether they complete a double CRLF, which wants a single CRLF back; a single CRLF is such an answer.
+        /// Whether they complete a double CRLF, which wants a single CRLF back; a single CRLF is such an
+        /// answer.
         ping: bool,
     },
     /// More must be read before anything can be said.
@@ -560,13 +423,13 @@ pub enum Frame {
         /// How many bytes it takes, body included.
         length: usize,
     },
-    /// Where this message ends cannot be known, so nothing after it can be read: the connection must go. Parsing
-    /// what was read so far as a message tells whether a 400 is due first.
+    /// Where this message ends cannot be known, so nothing after it can be read: the connection must go.
+    /// Parsing what was read so far as a message tells whether a 400 is due first.
     Bad(Malformed),
 }
 
-/// Finds message after message in a growing buffer, and remembers between calls what it has read already, so that
-/// a message that comes byte by byte costs no more than one that comes at once.
+/// Finds message after message in a growing buffer, and remembers between calls what it has read already, so
+/// that a message that comes byte by byte costs no more than one that comes at once.
 #[derive(Debug, Clone, Default)]
 pub struct Framer {
     /// No empty line ends before this offset.
@@ -584,8 +447,8 @@ impl Framer {
         Self::default()
     }
 
-    /// What `buffer` begins with. Until this returns something else than `Incomplete`, the next call must bring
-    /// the same bytes and more; after it, the buffer without the bytes that were reported.
+    /// What `buffer` begins with. Until this returns something else than `Incomplete`, the next call must
+    /// bring the same bytes and more; after it, the buffer without the bytes that were reported.
     pub fn frame(&mut self, buffer: &[u8]) -> Frame {
         if let Some(keep_alive) = self.keep_alive(buffer) {
             return keep_alive;
@@ -651,8 +514,8 @@ impl Framer {
     }
 }
 
-/// What `buffer` begins with, for a caller that has the whole of it or does not mind reading it again; a stream
-/// that grows wants a [`Framer`].
+/// What `buffer` begins with, for a caller that has the whole of it or does not mind reading it again; a
+/// stream that grows wants a [`Framer`].
 #[must_use]
 pub fn frame(buffer: &[u8]) -> Frame {
     Framer::new().frame(buffer)

@@ -1,9 +1,40 @@
 //! The engine: one OS thread per core that owns its calls' sockets.
+//!
+//! [`Engine::open`] binds a call's sockets on the caller's thread and gives them to a worker, where both legs stay. Commands
+//! go to the worker through a queue, events come back through a callback. [`worker`] is the loop, [`call`] and [`leg`] hold
+//! a call's state, [`io`] is the only place that talks to the kernel, [`clock`] the only one that asks for the time.
 
+mod call;
+mod clock;
+mod counters;
+mod io;
+mod leg;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+pub use counters::EngineStatistics;
+
+use crate::ports::{PortPool, even_ports};
+use crate::recorder::{Recorder, Sealers};
+use crate::time::samples_in;
 use crate::{MediaCommand, MediaEvent, Side};
+use call::Parts;
+use clock::MediaClock;
+use leg::{Identity, Sockets};
+use rand::seq::SliceRandom;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use worker::{Link, Shared, ToWorker, Worker};
+
+/// So many calls go to one worker before the next one is used: packets that are taken together cost less.
+const PACKED: usize = 100;
+/// Threads that wait for the disk when recordings are completed.
+const SEALERS: usize = 4;
 
 /// `[media]`, checked.
 #[derive(Debug, Clone)]
@@ -39,13 +70,28 @@ pub enum OpenError {
     },
 }
 
-/// The media plane. Cloning shares it.
+/// The media plane. Cloning shares it; its threads end with the last clone and the last call.
 #[derive(Debug, Clone)]
-pub struct Engine {}
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    limits: MediaLimits,
+    ports: Arc<Mutex<PortPool>>,
+    workers: Vec<Link>,
+    clock: MediaClock,
+    next_id: AtomicU64,
+}
 
 /// One call's media; dropping it closes the media like [`MediaCommand::Close`].
 #[derive(Debug)]
-pub struct MediaHandle {}
+pub struct MediaHandle {
+    id: u64,
+    ports: [u16; 2],
+    worker: Link,
+}
 
 impl Engine {
     /// Starts the media threads.
@@ -53,12 +99,26 @@ impl Engine {
     /// # Errors
     /// What the system says when threads, epoll or event descriptors cannot be had.
     pub fn start(limits: MediaLimits) -> std::io::Result<Self> {
-        let _ = limits;
-        Ok(Self {})
+        let clock = MediaClock::start();
+        let mut ports: Vec<u16> = even_ports(&limits.ports).collect();
+        // Which port a call gets is nobody's to guess.
+        ports.shuffle(&mut rand::rng());
+        let ports = Arc::new(Mutex::new(PortPool::new(ports, limits.port_rest)));
+        let sealers = Sealers::start(SEALERS)?;
+        let mut workers = Vec::new();
+        for index in 0..limits.workers.max(1) {
+            let shared = Arc::new(Shared::new()?);
+            let (to_worker, inbox) = channel();
+            let recorder = Recorder::start(&format!("recorder-{index}"), sealers.clone())?;
+            let worker = Worker::new(inbox, shared.clone(), ports.clone(), clock, recorder)?;
+            std::thread::Builder::new().name(format!("media-{index}")).spawn(move || worker.run())?;
+            workers.push(Link::new(to_worker, shared));
+        }
+        Ok(Self { inner: Arc::new(Inner { limits, ports, workers, clock, next_id: AtomicU64::new(0) }) })
     }
 
     /// Binds RTP and RTCP sockets for both legs on `a` and `b` (local addresses) and hands them to a worker.
-    /// `events` is called from that worker (and from the recorder's thread) and must not block.
+    /// `events` is called from that worker (and from the recorder's threads) and must not block.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -68,8 +128,77 @@ impl Engine {
         b: IpAddr,
         events: Box<dyn Fn(MediaEvent) + Send + Sync>,
     ) -> Result<MediaHandle, OpenError> {
-        let _ = (a, b, events);
-        Ok(MediaHandle {})
+        let first = self.inner.bind_pair(a)?;
+        let second = self.inner.bind_pair(b).inspect_err(|_| self.inner.ports().give_back(first.port))?;
+        let ports = [first.port, second.port];
+        let id = self.inner.next_id.fetch_add(1, Ordering::Relaxed);
+        let parts = Parts {
+            id,
+            sockets: [first, second],
+            identities: [identity(), identity()],
+            events: events.into(),
+            silence: self.inner.limits.silence.map(samples_in),
+            origin: self.inner.clock.origin(),
+        };
+        let worker = self.inner.choose_worker();
+        worker.shared.calls.fetch_add(1, Ordering::Relaxed);
+        if !worker.tell(ToWorker::Open(Box::new(parts))) {
+            worker.shared.calls.fetch_sub(1, Ordering::Relaxed);
+            ports.into_iter().for_each(|port| self.inner.ports().give_back(port));
+            let source = std::io::ErrorKind::BrokenPipe.into();
+            return Err(OpenError::Socket { address: a, source });
+        }
+        Ok(MediaHandle { id, ports, worker })
+    }
+
+    /// Figures since the start, over all calls.
+    #[must_use]
+    pub fn statistics(&self) -> EngineStatistics {
+        let mut sum = EngineStatistics::default();
+        for worker in &self.inner.workers {
+            sum += *worker.shared.published.lock().unwrap_or_else(PoisonError::into_inner);
+            sum.calls += worker.shared.calls.load(Ordering::Relaxed) as u64;
+        }
+        let ports = self.inner.ports();
+        sum.ports_in_use = ports.in_use() as u64;
+        sum.ports_available = ports.available() as u64;
+        sum.ports_taken_early = ports.taken_early();
+        sum
+    }
+}
+
+impl Inner {
+    fn ports(&self) -> MutexGuard<'_, PortPool> {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Binds the longest-rested pair of ports; pairs of which another process holds a port are stepped over.
+    fn bind_pair(&self, address: IpAddr) -> Result<Sockets, OpenError> {
+        let (first, last) = (*self.limits.ports.start(), *self.limits.ports.end());
+        let candidates = self.ports().available();
+        for _ in 0..candidates {
+            let Some(port) = self.ports().take(self.clock.now().media) else { break };
+            let pair =
+                io::bind(address, port).and_then(|rtp| Ok((rtp, io::bind(address, port.saturating_add(1))?)));
+            match pair {
+                Ok((rtp, rtcp)) => return Ok(Sockets { rtp, rtcp, port }),
+                Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => self.ports().defer(port),
+                Err(source) => {
+                    self.ports().give_back(port);
+                    return Err(OpenError::Socket { address, source });
+                }
+            }
+        }
+        Err(OpenError::NoFreePort { first, last })
+    }
+
+    /// The first one that is not busy yet, else the one with the fewest calls.
+    fn choose_worker(&self) -> Link {
+        let load = |worker: &&Link| worker.shared.calls.load(Ordering::Relaxed);
+        let first = self.workers.iter().find(|worker| load(worker) < PACKED);
+        let chosen = first.or_else(|| self.workers.iter().min_by_key(load));
+        // Invariant: `Engine::start` makes at least one worker.
+        chosen.expect("an engine has workers").clone()
     }
 }
 
@@ -77,12 +206,32 @@ impl MediaHandle {
     /// The local RTP port of a leg, even.
     #[must_use]
     pub fn port(&self, side: Side) -> u16 {
-        let _ = side;
-        0
+        let [a, b] = self.ports;
+        match side {
+            Side::A => a,
+            Side::B => b,
+        }
     }
 
     /// Queues a command; never blocks.
     pub fn command(&self, command: MediaCommand) {
-        let _ = (self, command);
+        // Without a worker there is no media that could obey.
+        let _ = self.worker.tell(ToWorker::Command(self.id, command));
     }
+}
+
+impl Drop for MediaHandle {
+    fn drop(&mut self) {
+        self.command(MediaCommand::Close);
+    }
+}
+
+/// RFC 3550 §5.1, RFC 7022 §4.2: random, for each leg of each call.
+fn identity() -> Identity {
+    let (high, low): (u64, u32) = (rand::random(), rand::random());
+    let mut cname = [0; 12];
+    for (to, from) in cname.iter_mut().zip(high.to_be_bytes().into_iter().chain(low.to_be_bytes())) {
+        *to = from;
+    }
+    Identity { ssrc: rand::random(), sequence: rand::random(), timestamp: rand::random(), cname }
 }

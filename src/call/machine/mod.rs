@@ -210,6 +210,12 @@ impl Call {
         !matches!(self.state, State::Draining { .. } | State::Done)
     }
 
+    /// True when the call's record is stored.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        matches!(self.state, State::Draining { cdr: CdrState::Closed, .. } | State::Done)
+    }
+
     /// True when nothing is left to wait for.
     #[must_use]
     pub fn is_finished(&self) -> bool {
@@ -308,7 +314,9 @@ impl Call {
 
     fn on_stage_timeout(&mut self, actions: &mut Vec<Action>, now: Instant) {
         match &mut self.state {
-            State::Routing { until } if *until <= now => self.refuse_caller(500, HangupCause::InternalError, actions, now),
+            State::Routing { until } if *until <= now => {
+                self.refuse_caller(500, HangupCause::InternalError, actions, now)
+            }
             State::Opening { until, .. } if *until <= now => {
                 self.refuse_caller(500, HangupCause::InternalError, actions, now);
             }
@@ -316,7 +324,9 @@ impl Call {
             State::Announcing { until, .. } if *until <= now => self.after_message(actions, now),
             State::Dialing { until, .. } if *until <= now => self.on_ring_timeout(actions, now),
             State::Greeting { until, .. } if *until <= now => self.bridge(actions, now),
-            State::Draining { cdr: CdrState::Open { until }, .. } if *until <= now => self.send_cdr(actions, now),
+            State::Draining { cdr: CdrState::Open { until }, .. } if *until <= now => {
+                self.send_cdr(actions, now)
+            }
             State::Draining { cdr: cdr @ CdrState::Sent { .. }, .. } => {
                 if matches!(cdr, CdrState::Sent { until } if *until <= now) {
                     *cdr = CdrState::Closed;

@@ -1,0 +1,242 @@
+//! One call on its worker: two legs, what joins them, and what they tell.
+//!
+//! ```text
+//! packet → Leg::accept (source, header, payload type) → keys collected? → recorder → bridge → the other leg
+//! ```
+
+use super::leg::{Bench, Identity, Kind, Leg, MAX_PAYLOAD, Sockets};
+use crate::dtmf::TelephoneEvent;
+use crate::recorder::{EventSink, Recorder, RecordingId};
+use crate::rtp::Packet;
+use crate::time::MediaTime;
+use crate::{CallStatistics, MediaCommand, MediaEvent, Side};
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Instant;
+
+/// A call's media.
+pub(super) struct Call {
+    pub(super) id: u64,
+    a: Leg,
+    b: Leg,
+    bridged: bool,
+    recording: Option<RecordingId>,
+    events: EventSink,
+    silence: Silence,
+}
+
+/// Watches for the end of all signs of life.
+#[derive(Debug, Clone, Copy)]
+struct Silence {
+    /// Samples without a packet that end the call.
+    limit: Option<u64>,
+    /// Of any packet of either peer, since a leg was first configured.
+    heard: MediaTime,
+    /// When to look; never before the first stream, during hold, and after it has been told.
+    due: MediaTime,
+    told: bool,
+}
+
+/// What the caller's thread prepared.
+pub(super) struct Parts {
+    pub(super) id: u64,
+    pub(super) sockets: [Sockets; 2],
+    pub(super) identities: [Identity; 2],
+    pub(super) events: EventSink,
+    /// In samples.
+    pub(super) silence: Option<u64>,
+    pub(super) origin: Instant,
+}
+
+impl Call {
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { id, sockets: [a, b], identities: [identity_a, identity_b], events, silence, origin } =
+            parts;
+        Self {
+            id,
+            a: Leg::new(a, identity_a, origin),
+            b: Leg::new(b, identity_b, origin),
+            bridged: false,
+            recording: None,
+            events,
+            silence: Silence {
+                limit: silence,
+                heard: MediaTime::default(),
+                due: MediaTime::NEVER,
+                told: false,
+            },
+        }
+    }
+
+    /// The RTP and RTCP sockets of both legs, in the order of [`Self::on_packet`]'s `socket`.
+    pub(super) fn sockets(&self) -> [&UdpSocket; 4] {
+        let (a, b) = (&self.a.sockets, &self.b.sockets);
+        [&a.rtp, &a.rtcp, &b.rtp, &b.rtcp]
+    }
+
+    pub(super) fn ports(&self) -> [u16; 2] {
+        [self.a.sockets.port, self.b.sockets.port]
+    }
+
+    pub(super) fn events(&self) -> EventSink {
+        self.events.clone()
+    }
+
+    pub(super) fn recording(&self) -> Option<RecordingId> {
+        self.recording
+    }
+
+    /// When [`Self::fire`] has something to do.
+    pub(super) fn deadline(&self) -> MediaTime {
+        self.a.due().min(self.b.due()).min(self.silence.due)
+    }
+
+    fn legs(&mut self, near: Side) -> (&mut Leg, &mut Leg) {
+        match near {
+            Side::A => (&mut self.a, &mut self.b),
+            Side::B => (&mut self.b, &mut self.a),
+        }
+    }
+
+    /// Carries out a command; [`MediaCommand::Close`] is the worker's.
+    pub(super) fn handle(&mut self, command: MediaCommand, recorder: &mut Recorder, now: MediaTime) {
+        match command {
+            MediaCommand::Configure { side, stream } => {
+                self.legs(side).0.configure(stream, now);
+                // Hold suspends the watch; its end, like the first stream, begins it anew.
+                let held = self.a.is_on_hold() || self.b.is_on_hold();
+                if held {
+                    self.silence.due = MediaTime::NEVER;
+                } else if self.silence.due == MediaTime::NEVER && !self.silence.told {
+                    self.silence.heard = now;
+                    self.silence.due = self.silence.limit.map_or(MediaTime::NEVER, |limit| now.plus(limit));
+                }
+            }
+            MediaCommand::Play { side, prompt, mode } => self.legs(side).0.play(prompt, mode, now),
+            MediaCommand::StopPlay { side } => self.legs(side).0.stop_play(),
+            MediaCommand::CollectDigits { side, on } => {
+                let (near, far) = self.legs(side);
+                near.collecting = on;
+                far.interrupt();
+            }
+            MediaCommand::Bridge => self.bridged = true,
+            MediaCommand::Record { directory } => {
+                if self.recording.is_none() {
+                    self.recording = Some(recorder.begin(directory, self.events.clone(), now));
+                }
+            }
+            MediaCommand::Close => {}
+        }
+    }
+
+    /// A datagram came on socket 0–3. Returns whether it was the peer's, and whether the deadline may have moved.
+    #[inline]
+    pub(super) fn on_packet(
+        &mut self,
+        socket: u8,
+        datagram: &[u8],
+        from: SocketAddr,
+        recorder: &mut Recorder,
+        bench: &mut Bench<'_>,
+    ) -> (bool, bool) {
+        let side = if socket < 2 { Side::A } else { Side::B };
+        if socket % 2 == 1 {
+            let accepted = self.legs(side).0.on_rtcp(datagram, from, bench);
+            if accepted {
+                self.silence.heard = bench.now.media;
+            }
+            return (accepted, false);
+        }
+        let (near, far) = self.legs(side);
+        let Some((packet, kind)) = near.accept(datagram, from, bench) else { return (false, false) };
+        let moved = match kind {
+            _ if !near.receives() => false,
+            Kind::Unknown => {
+                far.skip(&packet.header);
+                false
+            }
+            Kind::Event => self.on_key(side, &packet, recorder, bench),
+            Kind::Audio(_) if near.collecting => false,
+            Kind::Audio(_) if packet.payload.is_empty() || packet.payload.len() > MAX_PAYLOAD => {
+                near.drop_packet(bench);
+                far.skip(&packet.header);
+                false
+            }
+            Kind::Audio(codec) => {
+                if let Some(id) = self.recording {
+                    recorder.audio((id, side), &packet.header, codec, packet.payload, bench.now.media);
+                }
+                // Borrowed anew: the recording is the call's and not a leg's.
+                let bridged = self.bridged;
+                let far = self.legs(side).1;
+                bridged && far.relay_audio(&packet.header, codec, packet.payload, bench)
+            }
+        };
+        self.silence.heard = bench.now.media;
+        (true, moved)
+    }
+
+    /// A telephone-event packet of `side`. True when the deadline may have moved.
+    fn on_key(
+        &mut self,
+        side: Side,
+        packet: &Packet<'_>,
+        recorder: &mut Recorder,
+        bench: &mut Bench<'_>,
+    ) -> bool {
+        let (bridged, recording, now) = (self.bridged, self.recording, bench.now);
+        let (near, far) = self.legs(side);
+        let header = &packet.header;
+        if near.collecting {
+            near.withheld = true;
+            let digit = near.detector.on_packet(header, packet.payload, now.instant);
+            if let Some(digit) = digit {
+                (self.events)(MediaEvent::Digit { side, digit });
+            }
+            return false;
+        }
+        if let Some(id) = recording
+            && let Ok(event) = TelephoneEvent::decode(packet.payload)
+        {
+            recorder.key((id, side), header, u32::from(event.duration), now.media);
+        }
+        if !bridged {
+            return false;
+        }
+        let press = near.detector.observe(header, packet.payload, now.instant);
+        if press.is_some_and(|press| press.is_new) {
+            near.withheld = false;
+        }
+        // The end of a key that was collected, a PIN's last digit above all, is not for the other party; neither are
+        // stragglers of keys before the newest one, for which that cannot be told.
+        match press.filter(|_| !near.withheld) {
+            Some(press) => far.relay_key(header, packet.payload, press, bench),
+            None => {
+                far.skip(header);
+                false
+            }
+        }
+    }
+
+    /// Does what is due.
+    pub(super) fn fire(&mut self, bench: &mut Bench<'_>, scratch: &mut Vec<u8>) {
+        let now = bench.now.media;
+        for side in [Side::A, Side::B] {
+            if self.legs(side).0.fire(bench, scratch) {
+                (self.events)(MediaEvent::PlayFinished { side });
+            }
+        }
+        if self.silence.due <= now {
+            let quiet_at = self.silence.heard.plus(self.silence.limit.unwrap_or(u64::MAX));
+            self.silence.due = quiet_at;
+            if quiet_at <= now {
+                (self.silence.due, self.silence.told) = (MediaTime::NEVER, true);
+                (self.events)(MediaEvent::Silence);
+            }
+        }
+    }
+
+    /// Takes leave of both peers.
+    pub(super) fn close(&mut self, bench: &mut Bench<'_>, scratch: &mut Vec<u8>) -> CallStatistics {
+        CallStatistics { a: self.a.close(bench, scratch), b: self.b.close(bench, scratch) }
+    }
+}

@@ -1,0 +1,493 @@
+//! One leg on its worker: two sockets, the stream that was agreed, what comes in and what goes out.
+//!
+//! RFC 3550 §5, §6; RFC 4733. The source is asked first, for each packet; then the header is read; then it is decided
+//! what the packet is. Nothing of an incoming packet but its payload, shifted numbers and the marker ever leaves.
+
+use super::clock::Now;
+use super::counters::EngineStatistics;
+use super::io;
+use crate::dtmf::{EventDetector, EventRelay, Press, TelephoneEvent};
+use crate::player::{KeyTone, MAX_FRAME, Player, Turn, frame_samples};
+use crate::relay::{Incoming, OutStream};
+use crate::rtcp::{self, Cname, LastSenderReport, NtpTime, ReportBlock, SenderInfo};
+use crate::rtp::{self, Header, Packet, ReceiverStatistics};
+use crate::source::Source;
+use crate::time::{MediaTime, SAMPLE_RATE_HZ, milliseconds, samples_in};
+use crate::{Codec, LegStatistics, PlayMode, Prompt, Stream, g711};
+use std::collections::VecDeque;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Instant;
+
+/// The longest payload that is relayed: 160 ms of G.711.
+pub(super) const MAX_PAYLOAD: usize = 1280;
+/// The longest packet that is sent.
+const MAX_PACKET: usize = rtp::HEADER_LENGTH + MAX_PAYLOAD;
+/// Frames made up for at once after the engine was late.
+const MAX_CATCH_UP: usize = 12;
+/// Keys that wait for the tone of the one before them to end.
+const MAX_KEYS: usize = 8;
+/// Silence between two tones.
+const KEY_PAUSE: u64 = milliseconds(40);
+
+/// A leg's sockets as the caller's thread bound them.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    pub(super) rtp: UdpSocket,
+    pub(super) rtcp: UdpSocket,
+    /// The RTP socket's port.
+    pub(super) port: u16,
+}
+
+/// What a payload type stands for on this leg.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Not agreed.
+    Unknown,
+    Audio(Codec),
+    Event,
+}
+
+/// What the worker lends a leg for the length of one call.
+pub(super) struct Bench<'a> {
+    pub(super) now: Now,
+    pub(super) counters: &'a mut EngineStatistics,
+}
+
+/// The agreed stream, made ready for looking things up per packet.
+#[derive(Debug)]
+struct Agreed {
+    stream: Stream,
+    kinds: [Kind; 128],
+    rtp: Source,
+    rtcp: Source,
+    /// The peer listens, and its address can be sent to.
+    sends: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Leg {
+    pub(super) sockets: Sockets,
+    agreed: Option<Agreed>,
+    out: OutStream,
+    events: EventRelay,
+    pub(super) detector: EventDetector,
+    /// The peer's keys are being collected.
+    pub(super) collecting: bool,
+    /// The newest key of the peer was pressed while keys were collected: nothing of it is ever relayed.
+    pub(super) withheld: bool,
+    player: Option<Player>,
+    /// A prompt that waits for the stream.
+    waiting: Option<(Prompt, PlayMode)>,
+    /// Tones in place of keys; the first one sounds, the last one may still be held down.
+    keys: VecDeque<KeyTone>,
+    /// Frames were left out: the next one begins a talk-spurt.
+    gap: bool,
+    reception: ReceiverStatistics,
+    reports: Reports,
+    statistics: LegStatistics,
+}
+
+/// RTCP of one leg.
+#[derive(Debug)]
+struct Reports {
+    cname: Cname,
+    due: MediaTime,
+    origin: Instant,
+    octets: u64,
+    /// RTP packets sent up to the report before the last one, and up to the last.
+    sent_before: [u64; 2],
+    last_from_peer: Option<LastSenderReport>,
+}
+
+/// What makes a leg's streams its own: all random.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Identity {
+    pub(super) ssrc: u32,
+    pub(super) sequence: u16,
+    pub(super) timestamp: u32,
+    pub(super) cname: [u8; 12],
+}
+
+impl Leg {
+    pub(super) fn new(sockets: Sockets, identity: Identity, origin: Instant) -> Self {
+        Self {
+            sockets,
+            agreed: None,
+            out: OutStream::new(identity.ssrc, identity.sequence, identity.timestamp),
+            events: EventRelay::new(SAMPLE_RATE_HZ, SAMPLE_RATE_HZ),
+            detector: EventDetector::new(),
+            collecting: false,
+            withheld: false,
+            player: None,
+            waiting: None,
+            keys: VecDeque::new(),
+            gap: false,
+            reception: ReceiverStatistics::new(SAMPLE_RATE_HZ),
+            reports: Reports {
+                cname: Cname::from_random(identity.cname),
+                due: MediaTime::NEVER,
+                origin,
+                octets: 0,
+                sent_before: [0; 2],
+                last_from_peer: None,
+            },
+            statistics: LegStatistics::default(),
+        }
+    }
+
+    /// Takes over what an offer/answer exchange came to. Our own stream goes on.
+    pub(super) fn configure(&mut self, stream: Stream, now: MediaTime) {
+        let mut kinds = [Kind::Unknown; 128];
+        let audio = stream.receive.iter().map(|(number, codec)| (*number, Kind::Audio(*codec)));
+        let events = stream.telephone_event.iter().map(|format| (format.receive_payload_type, Kind::Event));
+        for (number, kind) in audio.chain(events) {
+            if let Some(entry) = kinds.get_mut(usize::from(number)) {
+                *entry = kind;
+            }
+        }
+        let mut rtp = Source::new(stream.remote, stream.source);
+        let mut rtcp = Source::new(stream.remote_rtcp, stream.source).or(stream.remote);
+        let reachable = stream.remote.port() != 0 && !stream.remote.ip().is_unspecified();
+        match &self.agreed {
+            // RFC 3264 §8.4: a hold by the null address names no source. What its peer still sends comes from where
+            // it came from before.
+            Some(before) if !reachable => (rtp, rtcp) = (before.rtp, before.rtcp),
+            Some(before) => (rtp, rtcp) = (before.rtp.succeed(rtp), before.rtcp.succeed(rtcp)),
+            None => {
+                self.reports.due = now.plus(report_interval() / 2);
+                if let Some((prompt, mode)) = self.waiting.take() {
+                    self.player = Some(Player::new(prompt, mode, now));
+                }
+            }
+        }
+        let sends = reachable && stream.direction.sends();
+        if stream.telephone_event.is_some() {
+            self.keys.clear();
+        }
+        self.agreed = Some(Agreed { stream, kinds, rtp, rtcp, sends });
+    }
+
+    pub(super) fn is_configured(&self) -> bool {
+        self.agreed.is_some()
+    }
+
+    /// True when the peer, or we, asked for silence (RFC 3264 §8.4).
+    pub(super) fn is_on_hold(&self) -> bool {
+        self.agreed.as_ref().is_some_and(|agreed| agreed.stream.direction != crate::Direction::SendRecv)
+    }
+
+    /// True when the peer's audio and keys count.
+    pub(super) fn receives(&self) -> bool {
+        self.agreed.as_ref().is_some_and(|agreed| agreed.stream.direction.receives())
+    }
+
+    pub(super) fn play(&mut self, prompt: Prompt, mode: PlayMode, now: MediaTime) {
+        self.keys.clear();
+        if self.is_configured() {
+            self.player = Some(Player::new(prompt, mode, now));
+        } else {
+            self.waiting = Some((prompt, mode));
+        }
+    }
+
+    pub(super) fn stop_play(&mut self) {
+        self.player = None;
+        self.waiting = None;
+    }
+
+    /// The first questions about an RTP packet: whose, and what is it? `None`: dropped, and nothing has changed.
+    #[inline]
+    pub(super) fn accept<'a>(
+        &mut self,
+        datagram: &'a [u8],
+        from: SocketAddr,
+        bench: &mut Bench<'_>,
+    ) -> Option<(Packet<'a>, Kind)> {
+        let accepted = self.agreed.as_mut().filter(|agreed| agreed.rtp.accepts(from)).and_then(|agreed| {
+            let packet = Packet::parse(datagram).ok()?;
+            agreed.rtp.lock(from);
+            let kind = agreed.kinds.get(usize::from(packet.header.payload_type)).copied()?;
+            Some((packet, kind))
+        });
+        let Some((packet, kind)) = accepted else {
+            self.drop_packet(bench);
+            return None;
+        };
+        match kind {
+            Kind::Audio(_) => self.reception.on_packet(&packet.header, bench.now.instant),
+            Kind::Event | Kind::Unknown => self.reception.on_event_packet(&packet.header, bench.now.instant),
+        };
+        if kind == Kind::Unknown {
+            self.drop_packet(bench);
+        } else {
+            self.statistics.received += 1;
+            bench.counters.received += 1;
+        }
+        Some((packet, kind))
+    }
+
+    /// Counts a packet that is of no use.
+    pub(super) fn drop_packet(&mut self, bench: &mut Bench<'_>) {
+        self.statistics.foreign += 1;
+        bench.counters.foreign += 1;
+    }
+
+    /// Sends the other leg's audio on. True when a prompt has given way to it.
+    #[inline]
+    pub(super) fn relay_audio(
+        &mut self,
+        header: &Header,
+        codec: Codec,
+        payload: &[u8],
+        bench: &mut Bench<'_>,
+    ) -> bool {
+        let gives_way = self.player.as_ref().is_some_and(Player::gives_way);
+        let Some(agreed) = self.agreed.as_ref().filter(|agreed| agreed.sends) else {
+            self.interrupt();
+            return false;
+        };
+        if self.player.is_some() && !gives_way || !self.keys.is_empty() {
+            self.interrupt();
+            return false;
+        }
+        let (payload_type, own_codec) = (agreed.stream.send_payload_type, agreed.stream.codec);
+        let incoming = incoming(header, payload.len() as u32);
+        let Some(place) = self.out.relay(incoming, bench.now.media) else { return false };
+        if gives_way {
+            self.player = None;
+        }
+        let mut packet = [0; MAX_PACKET];
+        let header = Header {
+            marker: place.marker,
+            payload_type,
+            sequence: place.sequence,
+            timestamp: place.timestamp,
+            ssrc: self.out.ssrc(),
+        };
+        let Ok(length) = rtp::encode(&header, payload, &mut packet) else { return gives_way };
+        let Some(packet) = packet.get_mut(..length) else { return gives_way };
+        if codec != own_codec {
+            g711::transcode(codec, own_codec, packet.get_mut(rtp::HEADER_LENGTH..).unwrap_or_default());
+        }
+        bench.counters.relayed += u64::from(self.send(packet, bench.counters));
+        gives_way
+    }
+
+    /// Tells the other leg's key: as a telephone-event, or as a tone where none was agreed. True when a tone begins.
+    pub(super) fn relay_key(
+        &mut self,
+        header: &Header,
+        payload: &[u8],
+        press: Press,
+        bench: &mut Bench<'_>,
+    ) -> bool {
+        let Some(agreed) = self.agreed.as_ref().filter(|agreed| agreed.sends && self.player.is_none()) else {
+            self.interrupt();
+            return false;
+        };
+        let Some(format) = agreed.stream.telephone_event else {
+            return self.sound_key(press, bench.now.media);
+        };
+        let Ok(event) = TelephoneEvent::decode(payload) else { return false };
+        let now = bench.now;
+        let incoming = incoming(header, u32::from(event.duration));
+        let mapped = self.out.event_timestamp(&incoming, now.media);
+        let Some(told) = self.events.relay(header, payload, now.instant, mapped) else { return false };
+        let Some(place) = self.out.relay_event(incoming, told.timestamp, now.media) else { return false };
+        let header = Header {
+            marker: told.marker,
+            payload_type: format.send_payload_type,
+            sequence: place.sequence,
+            timestamp: place.timestamp,
+            ssrc: self.out.ssrc(),
+        };
+        let mut packet = [0; rtp::HEADER_LENGTH + crate::dtmf::EVENT_LENGTH];
+        if let Ok(length) = rtp::encode(&header, &told.event.encode(), &mut packet) {
+            let sent = self.send(packet.get(..length).unwrap_or_default(), bench.counters);
+            bench.counters.relayed += u64::from(sent);
+        }
+        false
+    }
+
+    fn sound_key(&mut self, press: Press, now: MediaTime) -> bool {
+        let begins = press.is_new && self.keys.len() < MAX_KEYS;
+        if begins {
+            self.interrupt();
+            self.keys.push_back(KeyTone::new(press.digit, now));
+        }
+        if let Some(key) = self.keys.back_mut() {
+            key.on_packet(press.duration, press.ended, now);
+        }
+        begins
+    }
+
+    /// A packet of the other leg is not relayed on purpose.
+    pub(super) fn skip(&mut self, header: &Header) {
+        self.out.skip(header.ssrc, header.sequence);
+    }
+
+    /// What is relayed after this begins a talk-spurt.
+    pub(super) fn interrupt(&mut self) {
+        self.out.interrupt();
+    }
+
+    /// When [`Self::fire`] has something to do.
+    pub(super) fn due(&self) -> MediaTime {
+        if self.agreed.is_none() {
+            return MediaTime::NEVER;
+        }
+        let player = self.player.as_ref().map_or(MediaTime::NEVER, Player::due);
+        let key = self.keys.front().map_or(MediaTime::NEVER, KeyTone::due);
+        player.min(key).min(self.reports.due)
+    }
+
+    /// Sends the frames and the report that are due. True when a prompt has been heard to its end.
+    pub(super) fn fire(&mut self, bench: &mut Bench<'_>, scratch: &mut Vec<u8>) -> bool {
+        let now = bench.now.media;
+        let Some(length) = self.agreed.as_ref().map(|agreed| frame_samples(agreed.stream.ptime_ms)) else {
+            return false;
+        };
+        let mut buffer = [0; MAX_FRAME];
+        let Some(frame) = buffer.get_mut(..length) else { return false };
+        for _ in 0..MAX_CATCH_UP {
+            let Some(key) = self.keys.front_mut() else { break };
+            match key.next(frame, now) {
+                Turn::Frame { begins } => self.send_frame(frame, begins, bench),
+                Turn::Wait => break,
+                Turn::Finished => {
+                    self.keys.pop_front();
+                    if let Some(next) = self.keys.front_mut() {
+                        next.start_at(now.plus(KEY_PAUSE));
+                    }
+                }
+            }
+        }
+        let mut finished = false;
+        for _ in 0..MAX_CATCH_UP {
+            let Some(player) = self.player.as_mut() else { break };
+            match player.next(frame, now) {
+                Turn::Frame { begins } => self.send_frame(frame, begins, bench),
+                Turn::Wait => break,
+                Turn::Finished => {
+                    self.player = None;
+                    finished = true;
+                }
+            }
+        }
+        if self.reports.due <= now {
+            self.reports.due = now.plus(report_interval());
+            self.report(bench, scratch, false);
+        }
+        finished
+    }
+
+    fn send_frame(&mut self, samples: &[i16], begins: bool, bench: &mut Bench<'_>) {
+        let Some(agreed) = self.agreed.as_ref().filter(|agreed| agreed.sends) else {
+            self.gap = true;
+            return;
+        };
+        let (payload_type, codec) = (agreed.stream.send_payload_type, agreed.stream.codec);
+        let begins = begins || std::mem::take(&mut self.gap);
+        let place = self.out.originate(samples.len() as u32, begins, bench.now.media);
+        let header = Header {
+            marker: place.marker,
+            payload_type,
+            sequence: place.sequence,
+            timestamp: place.timestamp,
+            ssrc: self.out.ssrc(),
+        };
+        let mut packet = [0; rtp::HEADER_LENGTH + MAX_FRAME];
+        let Some((head, payload)) = packet.split_first_chunk_mut::<{ rtp::HEADER_LENGTH }>() else { return };
+        *head = header.encode();
+        let length = rtp::HEADER_LENGTH + g711::encode(codec, samples, payload);
+        self.send(packet.get(..length).unwrap_or_default(), bench.counters);
+    }
+
+    #[inline]
+    fn send(&mut self, packet: &[u8], counters: &mut EngineStatistics) -> bool {
+        let Some(agreed) = &self.agreed else { return false };
+        // A full socket buffer loses the packet, as a full queue in the network would.
+        let sent = self.sockets.rtp.send_to(packet, agreed.stream.remote).is_ok();
+        if sent {
+            self.statistics.sent += 1;
+            self.reports.octets += packet.len().saturating_sub(rtp::HEADER_LENGTH) as u64;
+            counters.sent += 1;
+        } else {
+            counters.unsent += 1;
+        }
+        sent
+    }
+
+    /// True when an RTCP packet is the peer's. Nothing in it acts on the call: its BYE least of all.
+    pub(super) fn on_rtcp(&mut self, datagram: &[u8], from: SocketAddr, bench: &mut Bench<'_>) -> bool {
+        let ssrc = self.out.ssrc();
+        let report = self.agreed.as_mut().filter(|agreed| agreed.rtcp.accepts(from)).and_then(|agreed| {
+            let report = rtcp::decode(datagram, ssrc).ok()?;
+            agreed.rtcp.lock(from);
+            Some(report)
+        });
+        let Some(report) = report else {
+            self.drop_packet(bench);
+            return false;
+        };
+        let instant = bench.now.instant;
+        if let Some((ssrc, info)) = report.sender {
+            self.reports.last_from_peer = Some(LastSenderReport::new(ssrc, &info, instant));
+        }
+        if let Some(block) = report.about_us {
+            self.statistics.remote_lost = block.reception.cumulative_lost;
+            self.statistics.remote_jitter = block.reception.jitter;
+            let trip = block.round_trip(NtpTime::since(self.reports.origin, instant));
+            self.statistics.round_trip = trip.or(self.statistics.round_trip);
+        }
+        true
+    }
+
+    /// SR when we sent within the last two intervals, else RR (RFC 3550 §6.4); and BYE at the end (§6.6).
+    fn report(&mut self, bench: &mut Bench<'_>, scratch: &mut Vec<u8>, bye: bool) {
+        let (sent, instant) = (self.statistics.sent, bench.now.instant);
+        let [before, last] = self.reports.sent_before;
+        self.reports.sent_before = [last, sent];
+        let info = (sent > before).then(|| SenderInfo {
+            ntp: NtpTime::since(self.reports.origin, instant),
+            rtp_timestamp: self.out.timestamp_at(bench.now.media),
+            packets: sent as u32,
+            octets: self.reports.octets as u32,
+        });
+        let last_from_peer = self.reports.last_from_peer.as_ref();
+        let block = self.reception.report().map(|found| ReportBlock::new(found, last_from_peer, instant));
+        scratch.clear();
+        rtcp::encode_report(self.out.ssrc(), info.as_ref(), block.as_ref(), &self.reports.cname, scratch);
+        if bye {
+            rtcp::encode_bye(self.out.ssrc(), scratch);
+        }
+        if let Some(to) = self.agreed.as_ref().map(|agreed| agreed.stream.remote_rtcp)
+            && to.port() != 0
+            && !to.ip().is_unspecified()
+            && self.sockets.rtcp.send_to(scratch, to).is_err()
+        {
+            bench.counters.unsent += 1;
+        }
+        let overrun = u64::from(io::overrun(&self.sockets.rtp)) + u64::from(io::overrun(&self.sockets.rtcp));
+        bench.counters.overrun += overrun.saturating_sub(self.statistics.overrun);
+        self.statistics.overrun = overrun;
+    }
+
+    /// Says BYE and returns the leg's figures.
+    pub(super) fn close(&mut self, bench: &mut Bench<'_>, scratch: &mut Vec<u8>) -> LegStatistics {
+        // RFC 3550 §6.3.7: who never sent anything leaves without a BYE.
+        if self.is_configured() {
+            self.report(bench, scratch, true);
+        }
+        LegStatistics { lost: self.reception.lost(), jitter: self.reception.jitter(), ..self.statistics }
+    }
+}
+
+fn incoming(header: &Header, duration: u32) -> Incoming {
+    let Header { marker, sequence, timestamp, ssrc, .. } = *header;
+    Incoming { ssrc, sequence, timestamp, marker, duration }
+}
+
+fn report_interval() -> u64 {
+    samples_in(rtcp::report_interval(rand::random()))
+}

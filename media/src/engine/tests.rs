@@ -1,0 +1,677 @@
+//! The engine on loopback, with phones that are bare sockets. Every wait is for a packet or an event, and is bounded.
+
+use super::{Engine, MediaHandle, MediaLimits, OpenError};
+use crate::rtp::{Header, Packet};
+use crate::{
+    CallStatistics, Codec, Digit, Direction, MediaCommand, MediaEvent, PlayMode, Prompt, Side, SourcePolicy,
+    Stream, TelephoneEventFormat, g711, rtcp,
+};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// Nothing here takes so long, unless it never comes.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Several ticks: what has not come by then was not sent.
+const QUIET: Duration = Duration::from_millis(60);
+
+fn limits() -> MediaLimits {
+    MediaLimits { ports: 17_000..=19_998, silence: None, port_rest: Duration::from_secs(60), workers: 1 }
+}
+
+/// One end of a leg.
+struct Phone {
+    rtp: UdpSocket,
+    rtcp: UdpSocket,
+    engine: u16,
+    sequence: u16,
+    timestamp: u32,
+    ssrc: u32,
+}
+
+impl Phone {
+    fn new(ssrc: u32) -> Self {
+        let socket = || {
+            let socket = UdpSocket::bind((LOCAL, 0)).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket
+        };
+        Self { rtp: socket(), rtcp: socket(), engine: 0, sequence: 65_000, timestamp: 4_000_000_000, ssrc }
+    }
+
+    fn stream(&self, codec: Codec) -> Stream {
+        let number = if codec == Codec::Pcmu { 0 } else { 8 };
+        Stream {
+            remote: self.rtp.local_addr().unwrap(),
+            remote_rtcp: self.rtcp.local_addr().unwrap(),
+            codec,
+            send_payload_type: number,
+            receive: vec![(0, Codec::Pcmu), (8, Codec::Pcma)],
+            telephone_event: Some(TelephoneEventFormat {
+                send_payload_type: 96,
+                receive_payload_type: 101,
+                clock_rate: 8000,
+            }),
+            ptime_ms: 20,
+            direction: Direction::SendRecv,
+            source: SourcePolicy::Exact,
+        }
+    }
+
+    fn header(&self, payload_type: u8) -> Header {
+        let (sequence, timestamp) = (self.sequence, self.timestamp);
+        Header { marker: false, payload_type, sequence, timestamp, ssrc: self.ssrc }
+    }
+
+    fn send_raw(&self, bytes: &[u8]) {
+        self.rtp.send_to(bytes, (LOCAL, self.engine)).unwrap();
+    }
+
+    /// 20 ms of audio made of `code`.
+    fn speak(&mut self, payload_type: u8, code: u8) {
+        let mut packet = self.header(payload_type).encode().to_vec();
+        packet.extend([code; 160]);
+        self.send_raw(&packet);
+        self.sequence = self.sequence.wrapping_add(1);
+        self.timestamp = self.timestamp.wrapping_add(160);
+    }
+
+    /// One packet of a key that went down at `start`.
+    fn key(&mut self, key: char, start: u32, duration: u16, end: bool) {
+        let mut packet = Header { timestamp: start, ..self.header(101) }.encode().to_vec();
+        let event = crate::dtmf::TelephoneEvent {
+            event: Digit::from_char(key).unwrap().event(),
+            end,
+            volume: 10,
+            duration,
+        };
+        packet.extend(event.encode());
+        self.send_raw(&packet);
+        self.sequence = self.sequence.wrapping_add(1);
+    }
+
+    /// A key of 60 ms with its three ends.
+    fn press(&mut self, key: char) {
+        let start = self.timestamp;
+        for (duration, end) in [(160, false), (320, false), (480, true), (480, true), (480, true)] {
+            self.key(key, start, duration, end);
+        }
+        self.timestamp = self.timestamp.wrapping_add(640);
+    }
+
+    fn hear(&self) -> (Header, Vec<u8>) {
+        let mut buffer = [0; 2048];
+        let (length, from) = self.rtp.recv_from(&mut buffer).expect("a packet should come");
+        assert_eq!(from.port(), self.engine, "from the port that our SDP named");
+        assert_eq!(buffer[0], 0x80, "no padding, extension or CSRC");
+        let packet = Packet::parse(&buffer[..length]).unwrap();
+        (packet.header, packet.payload.to_vec())
+    }
+
+    fn hears_nothing(&self) {
+        self.rtp.set_read_timeout(Some(QUIET)).unwrap();
+        assert!(self.rtp.recv_from(&mut [0; 2048]).is_err(), "nothing should come");
+        self.rtp.set_read_timeout(Some(PATIENCE)).unwrap();
+    }
+}
+
+/// A call whose legs are configured and bridged.
+struct TestCall {
+    engine: Engine,
+    handle: MediaHandle,
+    events: Receiver<MediaEvent>,
+    a: Phone,
+    b: Phone,
+}
+
+impl TestCall {
+    fn open(limits: MediaLimits) -> Self {
+        let engine = Engine::start(limits).unwrap();
+        let (told, events) = channel();
+        let handle = engine.open(LOCAL, LOCAL, Box::new(move |event| drop(told.send(event)))).unwrap();
+        let (mut a, mut b) = (Phone::new(0xa), Phone::new(0xb));
+        (a.engine, b.engine) = (handle.port(Side::A), handle.port(Side::B));
+        Self { engine, handle, events, a, b }
+    }
+
+    fn configured(codec_a: Codec, codec_b: Codec) -> Self {
+        let call = Self::open(limits());
+        call.configure(Side::A, call.a.stream(codec_a));
+        call.configure(Side::B, call.b.stream(codec_b));
+        call
+    }
+
+    fn bridged(codec_a: Codec, codec_b: Codec) -> Self {
+        let call = Self::configured(codec_a, codec_b);
+        call.handle.command(MediaCommand::Bridge);
+        call
+    }
+
+    fn configure(&self, side: Side, stream: Stream) {
+        self.handle.command(MediaCommand::Configure { side, stream });
+    }
+
+    fn event(&self) -> MediaEvent {
+        self.events.recv_timeout(PATIENCE).expect("an event should come")
+    }
+
+    fn close(self) -> CallStatistics {
+        self.handle.command(MediaCommand::Close);
+        match self.event() {
+            MediaEvent::Closed(statistics) => statistics,
+            event => panic!("{event:?}"),
+        }
+    }
+}
+
+#[test]
+fn each_leg_hears_the_other_under_our_own_ssrc() {
+    let mut call = TestCall::bridged(Codec::Pcmu, Codec::Pcmu);
+    let mut streams = vec![];
+    for number in 0..5u16 {
+        call.a.speak(0, 17);
+        let (header, payload) = call.b.hear();
+        assert_eq!((payload, header.payload_type, header.marker), (vec![17; 160], 0, number == 0));
+        streams.push(header);
+        call.b.speak(0, 99);
+        let (header, payload) = call.a.hear();
+        assert_eq!(payload, [99; 160]);
+        assert!(header.ssrc != call.a.ssrc && header.ssrc != call.b.ssrc && header.ssrc != streams[0].ssrc);
+    }
+    for pair in streams.windows(2) {
+        assert_eq!(pair[1].sequence, pair[0].sequence.wrapping_add(1));
+        assert_eq!(pair[1].timestamp, pair[0].timestamp.wrapping_add(160));
+        assert_eq!(pair[1].ssrc, pair[0].ssrc);
+    }
+    let statistics = call.close();
+    assert_eq!((statistics.a.received, statistics.a.sent, statistics.b.sent), (5, 5, 5));
+    assert_eq!((statistics.a.foreign, statistics.a.lost, statistics.a.overrun), (0, 0, 0));
+}
+
+#[test]
+fn strangers_change_nothing_and_get_no_answer() {
+    let mut call = TestCall::bridged(Codec::Pcmu, Codec::Pcmu);
+    let mut stranger = Phone::new(0xbad);
+    stranger.engine = call.a.engine;
+    // A spray before, between and after the peer's packets, with the peer's own SSRC and numbers.
+    for _ in 0..200 {
+        stranger.ssrc = call.a.ssrc;
+        (stranger.sequence, stranger.timestamp) = (call.a.sequence, call.a.timestamp);
+        stranger.speak(0, 66);
+    }
+    for number in 0..3 {
+        call.a.speak(0, 17);
+        stranger.speak(0, 66);
+        stranger.rtcp.send_to(&[0x80, 203, 0, 1, 0, 0, 0, 1], (LOCAL, call.a.engine + 1)).unwrap();
+        assert_eq!(call.b.hear().1, [17; 160], "packet {number}");
+    }
+    call.b.hears_nothing();
+    stranger.hears_nothing();
+    call.a.hears_nothing();
+    let statistics = call.close();
+    assert_eq!((statistics.a.received, statistics.b.sent, statistics.a.foreign), (3, 3, 206));
+}
+
+#[test]
+fn before_a_leg_is_configured_everything_is_dropped() {
+    let mut call = TestCall::open(limits());
+    call.handle.command(MediaCommand::Bridge);
+    call.configure(Side::B, call.b.stream(Codec::Pcmu));
+    call.a.speak(0, 17);
+    call.b.hears_nothing();
+    assert_eq!(call.close().a.foreign, 1);
+}
+
+#[test]
+fn another_port_of_the_address_is_locked_at_the_first_packet() {
+    let mut call = TestCall::bridged(Codec::Pcmu, Codec::Pcmu);
+    call.configure(Side::A, Stream { source: SourcePolicy::Address, ..call.a.stream(Codec::Pcmu) });
+    let mut other = Phone::new(0xa);
+    other.engine = call.a.engine;
+    other.speak(0, 17);
+    assert_eq!(call.b.hear().1, [17; 160]);
+    call.a.speak(0, 18);
+    call.b.hears_nothing();
+    call.b.speak(0, 19);
+    assert_eq!(call.a.hear().1, [19; 160], "RTP still goes where SDP said");
+}
+
+#[test]
+fn rfc3550_5_1_csrc_extension_and_padding_stay_on_their_leg() {
+    let call = TestCall::bridged(Codec::Pcmu, Codec::Pcmu);
+    let mut packet = call.a.header(0).encode().to_vec();
+    packet[0] = 0x80 | 0x20 | 0x10 | 2;
+    packet.extend(b"CSRCCSRC");
+    packet.extend([0xbe, 0xde, 0, 1]);
+    packet.extend(b"1555");
+    packet.extend([17; 160]);
+    packet.extend(*b"leak\0\0\0\x08");
+    call.a.send_raw(&packet);
+    assert_eq!(call.b.hear().1, [17; 160]);
+}
+
+#[test]
+fn what_is_no_agreed_audio_is_not_relayed_and_is_no_loss() {
+    let mut call = TestCall::bridged(Codec::Pcmu, Codec::Pcmu);
+    call.a.speak(0, 17);
+    let first = call.b.hear().0;
+    call.a.speak(13, 1); // Comfort noise was not agreed.
+    call.a.send_raw(b"");
+    call.a.send_raw(&[0x80; 11]);
+    let mut huge = call.a.header(0).encode().to_vec();
+    huge.extend([17; 1400]);
+    call.a.send_raw(&huge);
+    call.a.sequence = call.a.sequence.wrapping_add(1);
+    call.a.speak(0, 18);
+    let (header, payload) = call.b.hear();
+    assert_eq!((payload, header.sequence), (vec![18; 160], first.sequence.wrapping_add(1)));
+    let statistics = call.close();
+    assert_eq!((statistics.a.foreign, statistics.a.lost), (4, 0));
+}
+
+#[test]
+fn codecs_that_differ_are_converted() {
+    let mut call = TestCall::bridged(Codec::Pcmu, Codec::Pcma);
+    let mu = g711::encode_sample(Codec::Pcmu, 8031);
+    let a = g711::encode_sample(Codec::Pcma, g711::decode_sample(Codec::Pcmu, mu));
+    call.a.speak(0, mu);
+    let (header, payload) = call.b.hear();
+    assert_eq!((header.payload_type, payload), (8, vec![a; 160]));
+    call.b.speak(8, a);
+    let (header, payload) = call.a.hear();
+    let back = g711::encode_sample(Codec::Pcmu, g711::decode_sample(Codec::Pcma, a));
+    assert_eq!((header.payload_type, payload), (0, vec![back; 160]));
+    // The peer switches to the other format that was agreed.
+    call.a.speak(8, a);
+    assert_eq!(call.b.hear().1, [a; 160]);
+}
+
+#[test]
+fn prompt_bridge_and_prompt_are_one_stream() {
+    let mut call = TestCall::configured(Codec::Pcma, Codec::Pcma);
+    let prompt = Prompt::new("test", &[1000; 480]);
+    let play = |call: &TestCall, mode| {
+        call.handle.command(MediaCommand::Play { side: Side::B, prompt: prompt.clone(), mode });
+    };
+    play(&call, PlayMode::Once);
+    let mut heard: Vec<_> = (0..3).map(|_| call.b.hear()).collect();
+    assert_eq!(call.event(), MediaEvent::PlayFinished { side: Side::B });
+    call.handle.command(MediaCommand::Bridge);
+    for _ in 0..3 {
+        call.a.speak(8, 17);
+        heard.push(call.b.hear());
+    }
+    play(&call, PlayMode::Once);
+    // What the other party says meanwhile is not heard.
+    call.a.speak(8, 18);
+    heard.extend((0..3).map(|_| call.b.hear()));
+    assert_eq!(call.event(), MediaEvent::PlayFinished { side: Side::B });
+    call.a.speak(8, 17);
+    heard.push(call.b.hear());
+    let spoken: Vec<u8> = heard.iter().map(|(_, payload)| payload[0]).collect();
+    let tone = g711::encode_sample(Codec::Pcma, 1000);
+    assert_eq!(spoken, [tone, tone, tone, 17, 17, 17, tone, tone, tone, 17]);
+    let begins: Vec<usize> = (0..heard.len()).filter(|index| heard[*index].0.marker).collect();
+    assert_eq!(begins, [0, 3, 6, 9], "the marker tells each change of what is heard");
+    for pair in heard.windows(2) {
+        let (before, after) = (pair[0].0, pair[1].0);
+        assert_eq!((after.sequence, after.ssrc), (before.sequence.wrapping_add(1), before.ssrc));
+        assert!(crate::rtp::timestamp_delta(after.timestamp, before.timestamp) >= 160, "no overlap");
+    }
+}
+
+#[test]
+fn our_ringback_gives_way_to_the_first_bridged_audio() {
+    let mut call = TestCall::bridged(Codec::Pcmu, Codec::Pcmu);
+    let prompt = Prompt::new("ringback", &[1000; 80]);
+    let (side, mode) = (Side::A, PlayMode::UntilBridgedAudio);
+    call.handle.command(MediaCommand::Play { side, prompt, mode });
+    let ring = g711::encode_sample(Codec::Pcmu, 1000);
+    assert!((0..5).all(|_| call.a.hear().1 == [ring; 160]));
+    call.b.speak(0, 17);
+    while call.a.hear().1 != [17; 160] {}
+    call.a.hears_nothing();
+}
+
+#[test]
+fn a_loop_plays_until_it_is_stopped() {
+    let call = TestCall::configured(Codec::Pcmu, Codec::Pcmu);
+    let prompt = Prompt::new("loop", &[1000; 10]);
+    call.handle.command(MediaCommand::Play { side: Side::A, prompt, mode: PlayMode::Loop });
+    assert!((0..10).all(|_| call.a.hear().1.len() == 160));
+    call.handle.command(MediaCommand::StopPlay { side: Side::A });
+    call.a.rtp.set_read_timeout(Some(QUIET)).unwrap();
+    while call.a.rtp.recv_from(&mut [0; 2048]).is_ok() {}
+    assert!(call.events.try_recv().is_err());
+}
+
+#[test]
+fn collected_keys_are_told_once_and_neither_relayed_nor_recorded() {
+    let folder = std::env::temp_dir().join(format!("engine-{:016x}", rand::random::<u64>()));
+    let mut call = TestCall::bridged(Codec::Pcmu, Codec::Pcmu);
+    call.handle.command(MediaCommand::Record { directory: folder.clone() });
+    call.handle.command(MediaCommand::CollectDigits { side: Side::A, on: true });
+    call.a.speak(0, 17);
+    call.a.press('4');
+    call.a.press('4');
+    // The last key is still down when the bridge begins.
+    let start = call.a.timestamp;
+    call.a.key('7', start, 160, false);
+    for key in ['4', '4', '7'] {
+        let MediaEvent::Digit { side: Side::A, digit } = call.event() else { panic!() };
+        assert_eq!(digit.key(), key);
+    }
+    call.handle.command(MediaCommand::CollectDigits { side: Side::A, on: false });
+    for end in [false, true, true, true] {
+        call.a.key('7', start, 320, end);
+    }
+    call.b.hears_nothing();
+    // The next one is the other party's business.
+    call.a.timestamp = start.wrapping_add(800);
+    call.a.press('9');
+    let (header, payload) = call.b.hear();
+    assert_eq!((header.payload_type, payload[0]), (96, 9));
+    assert!(call.events.try_recv().is_err());
+    call.handle.command(MediaCommand::Close);
+    let MediaEvent::Recorded(report) = call.event() else { panic!() };
+    assert!(matches!(call.event(), MediaEvent::Closed(_)));
+    let file = hound::WavReader::open(folder.join("a-leg.wav")).unwrap();
+    assert!(file.into_samples::<i16>().all(|sample| sample.unwrap() == 0), "neither audio nor keys");
+    assert!(report.complete);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn keys_cross_the_bridge_with_the_other_legs_payload_type() {
+    let mut call = TestCall::bridged(Codec::Pcmu, Codec::Pcmu);
+    call.a.speak(0, 17);
+    let before = call.b.hear().0;
+    call.a.press('#');
+    let heard: Vec<_> = (0..5).map(|_| call.b.hear()).collect();
+    let told: Vec<_> = heard
+        .iter()
+        .map(|(header, payload)| (header.payload_type, header.marker, payload[0], payload[1] & 0x80 != 0))
+        .collect();
+    let (down, end) = ((96, false, 11, false), (96, false, 11, true));
+    assert_eq!(told, [(96, true, 11, false), down, end, end, end]);
+    for (index, (header, _)) in heard.iter().enumerate() {
+        assert_eq!(header.timestamp, before.timestamp.wrapping_add(160), "the instant of the key");
+        assert_eq!(header.sequence, before.sequence.wrapping_add(1 + index as u16));
+    }
+    call.a.speak(0, 17);
+    assert_eq!(call.b.hear().0.timestamp, before.timestamp.wrapping_add(160 + 640));
+}
+
+#[test]
+fn a_leg_without_telephone_event_hears_a_tone_of_the_same_length() {
+    let mut call = TestCall::bridged(Codec::Pcmu, Codec::Pcmu);
+    call.configure(Side::B, Stream { telephone_event: None, ..call.b.stream(Codec::Pcmu) });
+    call.a.speak(0, 0xff);
+    assert_eq!(call.b.hear().1, [0xff; 160]);
+    call.a.press('5');
+    let heard: Vec<_> = (0..3).map(|_| call.b.hear()).collect();
+    assert!(heard.iter().all(|(header, payload)| header.payload_type == 0 && payload.len() == 160));
+    let samples: Vec<i16> = heard
+        .iter()
+        .flat_map(|(_, payload)| payload)
+        .map(|code| g711::decode_sample(Codec::Pcmu, *code))
+        .collect();
+    let power = |frequency: f64| {
+        let (mut real, mut imaginary) = (0.0, 0.0);
+        for (index, sample) in samples.iter().enumerate() {
+            let angle = std::f64::consts::TAU * frequency * index as f64 / 8000.0;
+            real += f64::from(*sample) * angle.cos();
+            imaginary += f64::from(*sample) * angle.sin();
+        }
+        real.hypot(imaginary)
+    };
+    assert!(power(770.0) > 20.0 * power(697.0) && power(1336.0) > 20.0 * power(1477.0), "the key is 5");
+    call.b.hears_nothing();
+    call.a.speak(0, 0xff);
+    assert_eq!(call.b.hear().1, [0xff; 160], "audio goes on");
+}
+
+#[test]
+fn a_leg_on_hold_hears_nothing_and_is_not_heard() {
+    let mut call = TestCall::bridged(Codec::Pcmu, Codec::Pcmu);
+    call.configure(Side::B, Stream { direction: Direction::Inactive, ..call.b.stream(Codec::Pcmu) });
+    call.a.speak(0, 17);
+    call.b.speak(0, 18);
+    let prompt = Prompt::new("test", &[1000; 160]);
+    call.handle.command(MediaCommand::Play { side: Side::B, prompt, mode: PlayMode::Once });
+    assert_eq!(call.event(), MediaEvent::PlayFinished { side: Side::B });
+    call.b.hears_nothing();
+    call.a.hears_nothing();
+    call.configure(Side::B, call.b.stream(Codec::Pcmu));
+    call.a.speak(0, 19);
+    let (header, payload) = call.b.hear();
+    assert_eq!((payload, header.marker), (vec![19; 160], true));
+}
+
+#[test]
+fn a_reinvite_moves_the_peer() {
+    let mut call = TestCall::bridged(Codec::Pcmu, Codec::Pcmu);
+    call.a.speak(0, 17);
+    let before = call.b.hear().0;
+    let mut moved = Phone::new(0xb2);
+    moved.engine = call.b.engine;
+    call.configure(Side::B, moved.stream(Codec::Pcmu));
+    call.b.speak(0, 1);
+    call.a.hears_nothing();
+    moved.speak(0, 2);
+    assert_eq!(call.a.hear().1, [2; 160]);
+    call.a.speak(0, 18);
+    let after = moved.hear().0;
+    assert_eq!(
+        (after.ssrc, after.sequence),
+        (before.ssrc, before.sequence.wrapping_add(1)),
+        "our stream goes on"
+    );
+}
+
+#[test]
+fn rtcp_is_our_own_and_ends_with_bye() {
+    let mut call = TestCall::bridged(Codec::Pcmu, Codec::Pcmu);
+    call.a.speak(0, 17);
+    let ssrc = call.b.hear().0.ssrc;
+    // The peer's own report, with a BYE and a name that must not cross.
+    let mut report = vec![];
+    let cname = rtcp::Cname::from_random([7; 12]);
+    rtcp::encode_report(0xb, None, None, &cname, &mut report);
+    rtcp::encode_bye(0xb, &mut report);
+    call.b.rtcp.send_to(&report, (LOCAL, call.b.engine + 1)).unwrap();
+    call.a.speak(0, 18);
+    assert_eq!(call.b.hear().1, [18; 160], "a BYE ends nothing");
+    call.handle.command(MediaCommand::Close);
+    let mut buffer = [0; 1500];
+    loop {
+        let (length, from) = call.b.rtcp.recv_from(&mut buffer).unwrap();
+        assert_eq!(from.port(), call.b.engine + 1);
+        assert!(!buffer[..length].windows(4).any(|window| window == b"BwcH"), "the peer's name");
+        let told = rtcp::decode(&buffer[..length], 0).unwrap();
+        let (sender, info) = told.sender.expect("we sent, so this is an SR");
+        assert_eq!((sender, told.about_us), (ssrc, None));
+        if told.bye {
+            assert_eq!((info.packets, info.octets), (2, 320));
+            break;
+        }
+    }
+    assert!(matches!(call.event(), MediaEvent::Closed(_)));
+}
+
+#[test]
+fn the_peers_reports_become_figures() {
+    let mut call = TestCall::bridged(Codec::Pcmu, Codec::Pcmu);
+    call.a.speak(0, 17);
+    let ssrc = call.b.hear().0.ssrc;
+    let block = rtcp::ReportBlock {
+        reception: crate::rtp::Reception {
+            ssrc,
+            fraction_lost: 3,
+            cumulative_lost: 12,
+            extended_sequence: 1,
+            jitter: 44,
+        },
+        last_sr: 0,
+        delay_since_last_sr: 0,
+    };
+    let mut report = vec![];
+    rtcp::encode_report(0xb, None, Some(&block), &rtcp::Cname::from_random([7; 12]), &mut report);
+    call.b.rtcp.send_to(&report, (LOCAL, call.b.engine + 1)).unwrap();
+    call.b.speak(0, 1);
+    call.a.hear();
+    // RTP came after it, but through another socket: look until the report has been read.
+    call.b.rtcp.send_to(&report, (LOCAL, call.b.engine + 1)).unwrap();
+    call.b.speak(0, 1);
+    call.a.hear();
+    let statistics = call.close();
+    assert_eq!((statistics.b.remote_lost, statistics.b.remote_jitter, statistics.b.foreign), (12, 44, 0));
+}
+
+#[test]
+fn silence_is_told_once_and_not_during_hold() {
+    let limit = Duration::from_millis(100);
+    let mut call = TestCall::open(MediaLimits { silence: Some(limit), ..limits() });
+    assert!(call.events.recv_timeout(3 * limit).is_err(), "the watch begins with the first stream");
+    let hold = Stream { direction: Direction::SendOnly, ..call.a.stream(Codec::Pcmu) };
+    call.configure(Side::A, hold);
+    assert!(call.events.recv_timeout(3 * limit).is_err(), "hold suspends it");
+    call.configure(Side::A, call.a.stream(Codec::Pcmu));
+    for _ in 0..10 {
+        call.a.speak(0, 17);
+        assert!(call.events.recv_timeout(limit / 4).is_err(), "the peer lives");
+    }
+    assert_eq!(call.event(), MediaEvent::Silence);
+    assert!(call.events.recv_timeout(3 * limit).is_err(), "once");
+}
+
+#[test]
+fn a_recording_begins_at_its_command_and_ends_with_the_call() {
+    let folder = std::env::temp_dir().join(format!("engine-{:016x}", rand::random::<u64>()));
+    let mut call = TestCall::bridged(Codec::Pcmu, Codec::Pcma);
+    let directory = folder.join("2026/uuid");
+    call.handle.command(MediaCommand::Record { directory: directory.clone() });
+    for _ in 0..10 {
+        call.a.speak(0, 0x90);
+        call.b.speak(8, 0x91);
+        call.b.hear();
+        call.a.hear();
+    }
+    // A prompt is a clock: what was sent at once now lies within the call.
+    let (side, mode) = (Side::A, PlayMode::Once);
+    call.handle.command(MediaCommand::Play { side, prompt: Prompt::new("clock", &[0; 1600]), mode });
+    assert_eq!(call.event(), MediaEvent::PlayFinished { side });
+    call.handle.command(MediaCommand::Close);
+    let MediaEvent::Recorded(report) = call.event() else { panic!() };
+    let MediaEvent::Closed(statistics) = call.event() else { panic!() };
+    assert_eq!((report.complete, report.directory, statistics.b.received), (true, directory.clone(), 10));
+    for (name, codec, code) in [("a-leg.wav", Codec::Pcmu, 0x90), ("b-leg.wav", Codec::Pcma, 0x91)] {
+        let file = hound::WavReader::open(directory.join(name)).unwrap();
+        assert_eq!(u64::from(file.len()), report.samples);
+        let sample = g711::decode_sample(codec, code);
+        let spoken = file.into_samples::<i16>().filter(|found| *found.as_ref().unwrap() == sample).count();
+        assert_eq!(spoken, 1600, "{name}");
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn ports_are_even_freed_and_never_shared() {
+    let base = (15_000..16_000)
+        .step_by(4)
+        .find(|base| (0..4).all(|offset| UdpSocket::bind((LOCAL, base + offset)).is_ok()))
+        .unwrap();
+    let engine = Engine::start(MediaLimits { ports: base..=base + 2, ..limits() }).unwrap();
+    let (told, events) = channel();
+    let open = || {
+        let told = told.clone();
+        engine.open(LOCAL, LOCAL, Box::new(move |event| drop(told.send(event))))
+    };
+    for _ in 0..3 {
+        let handle = open().unwrap();
+        let mut ports = [handle.port(Side::A), handle.port(Side::B)];
+        ports.sort_unstable();
+        assert_eq!(ports, [base, base + 2]);
+        assert!(matches!(open(), Err(OpenError::NoFreePort { .. })));
+        assert_eq!((engine.statistics().ports_in_use, engine.statistics().ports_available), (2, 0));
+        drop(handle);
+        assert_eq!(events.recv_timeout(PATIENCE).unwrap(), MediaEvent::Closed(CallStatistics::default()));
+        assert_eq!(engine.statistics().ports_in_use, 0, "ports are free before the call is told");
+    }
+    // Another process holds an RTCP port: its pair is stepped over, not waited for.
+    let held = UdpSocket::bind((LOCAL, base + 1)).unwrap();
+    assert!(matches!(open(), Err(OpenError::NoFreePort { .. })));
+    drop(held);
+    assert!(open().is_ok());
+}
+
+#[test]
+fn an_address_that_is_not_ours_is_named() {
+    let engine = Engine::start(limits()).unwrap();
+    let stranger: IpAddr = "192.0.2.1".parse().unwrap();
+    let error = engine.open(LOCAL, stranger, Box::new(|_| {})).unwrap_err();
+    assert!(matches!(error, OpenError::Socket { address, .. } if address == stranger), "{error}");
+    assert_eq!(engine.statistics().ports_in_use, 0);
+}
+
+#[test]
+fn commands_after_close_are_ignored_and_slots_are_used_again() {
+    let engine = Engine::start(MediaLimits { workers: 2, ..limits() }).unwrap();
+    for _ in 0..50 {
+        let (told, events) = channel();
+        let handle = engine.open(LOCAL, LOCAL, Box::new(move |event| drop(told.send(event)))).unwrap();
+        handle.command(MediaCommand::Close);
+        handle.command(MediaCommand::Bridge);
+        handle.command(MediaCommand::Close);
+        drop(handle);
+        let heard: Vec<_> = events.iter().collect();
+        assert_eq!(
+            heard,
+            [MediaEvent::Closed(CallStatistics::default())],
+            "one last event, and the callback is gone"
+        );
+    }
+    assert_eq!((engine.statistics().calls, engine.statistics().ports_in_use), (0, 0));
+}
+
+#[test]
+fn an_event_handler_that_panics_ends_its_call_alone() {
+    let mut other = TestCall::bridged(Codec::Pcmu, Codec::Pcmu);
+    let (told, events) = channel();
+    let handler = move |event: MediaEvent| {
+        assert!(!matches!(event, MediaEvent::PlayFinished { .. }), "a bug");
+        drop(told.send(event));
+    };
+    let handle = other.engine.open(LOCAL, LOCAL, Box::new(handler)).unwrap();
+    let phone = Phone::new(1);
+    handle.command(MediaCommand::Configure { side: Side::A, stream: phone.stream(Codec::Pcmu) });
+    handle.command(MediaCommand::Play { side: Side::A, prompt: Prompt::new("", &[]), mode: PlayMode::Once });
+    assert!(matches!(events.recv_timeout(PATIENCE).unwrap(), MediaEvent::Closed(_)));
+    other.a.speak(0, 17);
+    assert_eq!(other.b.hear().1, [17; 160]);
+    assert_eq!(other.engine.statistics().ports_in_use, 2);
+}
+
+#[test]
+fn ipv6_legs_work() {
+    let local: IpAddr = "::1".parse().unwrap();
+    if UdpSocket::bind((local, 0)).is_err() {
+        return; // A machine without IPv6.
+    }
+    let engine = Engine::start(limits()).unwrap();
+    let handle = engine.open(LOCAL, local, Box::new(|_| {})).unwrap();
+    let (mut a, mut b) = (Phone::new(1), Phone::new(2));
+    b.rtp = UdpSocket::bind((local, 0)).unwrap();
+    b.rtp.set_read_timeout(Some(PATIENCE)).unwrap();
+    (a.engine, b.engine) = (handle.port(Side::A), handle.port(Side::B));
+    let remote_rtcp = SocketAddr::new(local, b.rtp.local_addr().unwrap().port() + 1);
+    handle.command(MediaCommand::Configure { side: Side::A, stream: a.stream(Codec::Pcmu) });
+    let stream = Stream { remote_rtcp, ..b.stream(Codec::Pcmu) };
+    handle.command(MediaCommand::Configure { side: Side::B, stream });
+    handle.command(MediaCommand::Bridge);
+    a.speak(0, 17);
+    assert_eq!(b.hear().1, [17; 160]);
+    b.rtp.send_to(&[b.header(0).encode().as_slice(), &[18; 160]].concat(), (local, b.engine)).unwrap();
+    assert_eq!(a.hear().1, [18; 160]);
+}

@@ -1,0 +1,401 @@
+//! One media thread: waits, reads what came, relays it at once, then does what is due.
+//!
+//! While calls live it wakes every [`TICK`] and takes all packets that came meanwhile in one go: at 10 000 packets/s a
+//! wake-up per packet would cost more than the packet. Without calls it sleeps until it is told of one. A packet costs
+//! no lock, no allocation, no reading of the clock and no log line.
+
+use super::call::{Call, Parts};
+use super::clock::{MediaClock, Now};
+use super::counters::EngineStatistics;
+use super::io::{Poller, WAKE, Wake};
+use super::leg::Bench;
+use crate::ports::PortPool;
+use crate::recorder::Recorder;
+use crate::time::{MediaTime, milliseconds};
+use crate::{CallStatistics, MediaCommand, MediaEvent};
+use std::collections::HashMap;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How long packets may wait for their batch.
+const TICK: Duration = Duration::from_millis(3);
+/// Times that all ready sockets are read in one tick.
+const ROUNDS: usize = 32;
+/// Useless packets read from one socket before the next one has its turn.
+const BURST: usize = 64;
+/// The longest datagram that is read whole; no packet of use is so long.
+const MAX_DATAGRAM: usize = 2048;
+/// How often the figures are published.
+const PUBLISH: u64 = milliseconds(200);
+
+/// What a worker is told.
+pub(super) enum ToWorker {
+    Open(Box<Parts>),
+    Command(u64, MediaCommand),
+}
+
+/// What a worker and those who talk to it share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) wake: Wake,
+    /// The worker waits for [`Wake`] and nothing else.
+    sleeping: AtomicBool,
+    /// Calls that have been given to it and have not ended.
+    pub(super) calls: AtomicUsize,
+    pub(super) published: Mutex<EngineStatistics>,
+}
+
+/// The way to a worker.
+#[derive(Debug)]
+pub(super) struct Link {
+    /// `None` only while it is dropped.
+    inbox: Option<Sender<ToWorker>>,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Shared {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            wake: Wake::new()?,
+            sleeping: AtomicBool::new(false),
+            calls: AtomicUsize::new(0),
+            published: Mutex::default(),
+        })
+    }
+
+    /// Wakes the worker if it sleeps. Pairs with [`Worker::sleep`]: whoever comes second sees what the other one did.
+    fn rouse(&self) {
+        fence(Ordering::SeqCst);
+        if self.sleeping.swap(false, Ordering::SeqCst) {
+            self.wake.wake();
+        }
+    }
+}
+
+impl Link {
+    pub(super) fn new(inbox: Sender<ToWorker>, shared: Arc<Shared>) -> Self {
+        Self { inbox: Some(inbox), shared }
+    }
+
+    /// False when the worker is gone.
+    pub(super) fn tell(&self, message: ToWorker) -> bool {
+        let told = self.inbox.as_ref().is_some_and(|inbox| inbox.send(message).is_ok());
+        self.shared.rouse();
+        told
+    }
+}
+
+impl Clone for Link {
+    fn clone(&self) -> Self {
+        Self { inbox: self.inbox.clone(), shared: self.shared.clone() }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // The worker ends when the last one is gone, for which it must look.
+        self.inbox = None;
+        self.shared.rouse();
+    }
+}
+
+/// A place for a call. A readiness event names place and generation, so a late one cannot hit the next call.
+#[derive(Default)]
+struct Slot {
+    generation: u32,
+    call: Option<Box<Call>>,
+}
+
+pub(super) struct Worker {
+    poller: Poller,
+    inbox: Receiver<ToWorker>,
+    shared: Arc<Shared>,
+    ports: Arc<Mutex<PortPool>>,
+    clock: MediaClock,
+    recorder: Recorder,
+    slots: Vec<Slot>,
+    /// When each slot's call wants to be fired; beside them so that a tick reads little memory.
+    deadlines: Vec<MediaTime>,
+    free: Vec<usize>,
+    by_id: HashMap<u64, usize>,
+    /// The slot that is being worked on, for the case of a panic.
+    current: Option<usize>,
+    counters: EngineStatistics,
+    published: MediaTime,
+    ready: Vec<u64>,
+    datagram: Box<[u8; MAX_DATAGRAM]>,
+    scratch: Vec<u8>,
+}
+
+impl Worker {
+    pub(super) fn new(
+        inbox: Receiver<ToWorker>,
+        shared: Arc<Shared>,
+        ports: Arc<Mutex<PortPool>>,
+        clock: MediaClock,
+        recorder: Recorder,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            poller: Poller::new(&shared.wake)?,
+            inbox,
+            shared,
+            ports,
+            clock,
+            recorder,
+            slots: Vec::new(),
+            deadlines: Vec::new(),
+            free: Vec::new(),
+            by_id: HashMap::new(),
+            current: None,
+            counters: EngineStatistics::default(),
+            published: MediaTime::default(),
+            ready: Vec::new(),
+            datagram: Box::new([0; MAX_DATAGRAM]),
+            scratch: Vec::new(),
+        })
+    }
+
+    /// Until nobody is left who could tell it of a call.
+    pub(super) fn run(mut self) {
+        loop {
+            match catch_unwind(AssertUnwindSafe(|| self.turn())) {
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) => return,
+                Ok(Err(error)) => {
+                    // epoll fails for a programmer's mistake only; without it there is no media.
+                    tracing::error!(%error, "media thread cannot wait for packets");
+                    std::thread::sleep(TICK);
+                }
+                Err(_) => self.bury(),
+            }
+        }
+    }
+
+    /// One tick. False when the engine has been dropped.
+    fn turn(&mut self) -> io::Result<bool> {
+        if self.by_id.is_empty() {
+            self.sleep()?;
+        } else {
+            std::thread::sleep(TICK);
+        }
+        if !self.receive()? {
+            return Ok(false);
+        }
+        let now = self.clock.now();
+        self.fire(now);
+        self.recorder.tick(now.media);
+        if now.media.since(self.published) >= PUBLISH || self.by_id.is_empty() {
+            self.publish(now.media);
+        }
+        Ok(true)
+    }
+
+    /// Waits until somebody calls [`Shared::rouse`].
+    fn sleep(&mut self) -> io::Result<()> {
+        self.shared.sleeping.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        // What was sent before the flag was up has not woken us.
+        let now = self.clock.now();
+        match self.inbox.try_recv() {
+            Ok(message) => self.take_message(message, now),
+            Err(TryRecvError::Disconnected) => {}
+            Err(TryRecvError::Empty) => {
+                self.poller.wait(true, &mut self.ready)?;
+                self.shared.wake.clear();
+            }
+        }
+        self.shared.sleeping.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn take_messages(&mut self, now: Now) -> bool {
+        loop {
+            match self.inbox.try_recv() {
+                Ok(message) => self.take_message(message, now),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => {
+                    let left: Vec<usize> = self.by_id.values().copied().collect();
+                    left.into_iter().for_each(|slot| self.close(slot, now));
+                    return false;
+                }
+            }
+        }
+    }
+
+    fn take_message(&mut self, message: ToWorker, now: Now) {
+        match message {
+            ToWorker::Open(parts) => self.open(*parts, now),
+            ToWorker::Command(id, command) => {
+                // A call that has closed hears nothing more.
+                let Some(&slot) = self.by_id.get(&id) else { return };
+                if command == MediaCommand::Close {
+                    self.close(slot, now);
+                    return;
+                }
+                self.current = Some(slot);
+                if let Some(call) = self.slots.get_mut(slot).and_then(|slot| slot.call.as_mut()) {
+                    call.handle(command, &mut self.recorder, now.media);
+                    set_deadline(&mut self.deadlines, slot, call);
+                }
+                self.current = None;
+            }
+        }
+    }
+
+    fn open(&mut self, parts: Parts, now: Now) {
+        let call = Box::new(Call::new(parts));
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            self.deadlines.push(MediaTime::NEVER);
+            self.slots.len() - 1
+        });
+        let Some(place) = self.slots.get_mut(slot) else { return };
+        for (socket, which) in call.sockets().into_iter().zip(0u64..) {
+            let token = (u64::from(place.generation) << 32) | ((slot as u64) << 2) | which;
+            if let Err(error) = self.poller.add(socket, token) {
+                // Out of watches (fs.epoll.max_user_watches): this leg stays deaf, and silence will end its call.
+                tracing::error!(%error, "media socket cannot be watched");
+            }
+        }
+        set_deadline(&mut self.deadlines, slot, &call);
+        self.by_id.insert(call.id, slot);
+        place.call = Some(call);
+        self.publish(now.media);
+    }
+
+    /// Reads all sockets that have something, in rounds, so that no flood at one of them holds up the others. Messages
+    /// are taken after the kernel's word and before the packets: what was told before a packet was sent applies to it.
+    fn receive(&mut self) -> io::Result<bool> {
+        let mut ready = std::mem::take(&mut self.ready);
+        for _ in 0..ROUNDS {
+            self.poller.wait(false, &mut ready)?;
+            let now = self.clock.now();
+            if !self.take_messages(now) {
+                return Ok(false);
+            }
+            if ready.is_empty() {
+                break;
+            }
+            for token in ready.iter().copied() {
+                match token {
+                    WAKE => self.shared.wake.clear(),
+                    _ => self.read(token, now),
+                }
+            }
+        }
+        self.ready = ready;
+        Ok(true)
+    }
+
+    /// Reads one packet of the peer, and whatever of no use lies before it.
+    #[inline]
+    fn read(&mut self, token: u64, now: Now) {
+        let (generation, slot, which) =
+            ((token >> 32) as u32, (token as u32 >> 2) as usize, (token & 3) as u8);
+        let Some(place) = self.slots.get_mut(slot).filter(|place| place.generation == generation) else {
+            return;
+        };
+        let Some(call) = place.call.as_mut() else { return };
+        self.current = Some(slot);
+        let mut bench = Bench { now, counters: &mut self.counters };
+        for _ in 0..BURST {
+            let [a, a_rtcp, b, b_rtcp] = call.sockets();
+            let socket = match which {
+                0 => a,
+                1 => a_rtcp,
+                2 => b,
+                _ => b_rtcp,
+            };
+            // An error is no packet; the socket is asked again when the kernel says so.
+            let Ok((length, from)) = socket.recv_from(self.datagram.as_mut_slice()) else { break };
+            let datagram = self.datagram.get(..length).unwrap_or_default();
+            let (accepted, moved) = call.on_packet(which, datagram, from, &mut self.recorder, &mut bench);
+            if moved {
+                set_deadline(&mut self.deadlines, slot, call);
+            }
+            if accepted {
+                break;
+            }
+        }
+        self.current = None;
+    }
+
+    fn fire(&mut self, now: Now) {
+        for slot in 0..self.deadlines.len() {
+            if self.deadlines.get(slot).is_none_or(|deadline| *deadline > now.media) {
+                continue;
+            }
+            let Some(call) = self.slots.get_mut(slot).and_then(|slot| slot.call.as_mut()) else { continue };
+            self.current = Some(slot);
+            call.fire(&mut Bench { now, counters: &mut self.counters }, &mut self.scratch);
+            set_deadline(&mut self.deadlines, slot, call);
+        }
+        self.current = None;
+    }
+
+    /// Ends a call's media: sockets first, then its ports may rest, then it is told.
+    fn close(&mut self, slot: usize, now: Now) {
+        self.current = Some(slot);
+        let Some(call) = self.slots.get_mut(slot).and_then(|slot| slot.call.as_mut()) else { return };
+        let statistics = call.close(&mut Bench { now, counters: &mut self.counters }, &mut self.scratch);
+        if let Some(call) = self.empty(slot) {
+            self.release(call, statistics, now);
+        }
+        self.current = None;
+    }
+
+    /// Takes the call out of its slot, which then waits for another one.
+    fn empty(&mut self, slot: usize) -> Option<Box<Call>> {
+        let place = self.slots.get_mut(slot)?;
+        let call = place.call.take()?;
+        place.generation = place.generation.wrapping_add(1);
+        if let Some(deadline) = self.deadlines.get_mut(slot) {
+            *deadline = MediaTime::NEVER;
+        }
+        self.by_id.remove(&call.id);
+        self.free.push(slot);
+        Some(call)
+    }
+
+    fn release(&mut self, call: Box<Call>, statistics: CallStatistics, now: Now) {
+        let (ports, recording, events) = (call.ports(), call.recording(), call.events());
+        drop(call);
+        let mut pool = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        ports.into_iter().for_each(|port| pool.free(port, now.media));
+        drop(pool);
+        self.shared.calls.fetch_sub(1, Ordering::Relaxed);
+        match recording {
+            Some(id) => self.recorder.finish(id, statistics, now.media),
+            None => events(MediaEvent::Closed(statistics)),
+        }
+    }
+
+    /// We erred in one call: that call alone ends.
+    fn bury(&mut self) {
+        let now = self.clock.now();
+        tracing::error!("a call's media panicked and is closed");
+        let Some(call) = self.current.take().and_then(|slot| self.empty(slot)) else { return };
+        let buried = AssertUnwindSafe(|| self.release(call, CallStatistics::default(), now));
+        if catch_unwind(buried).is_err() {
+            tracing::error!("a call's event handler panicked");
+        }
+    }
+
+    fn publish(&mut self, now: MediaTime) {
+        self.published = now;
+        let counters = &mut self.counters;
+        counters.recordings = self.recorder.live() as u64;
+        counters.unrecorded = self.recorder.lost();
+        *self.shared.published.lock().unwrap_or_else(PoisonError::into_inner) = *counters;
+    }
+}
+
+fn set_deadline(deadlines: &mut [MediaTime], slot: usize, call: &Call) {
+    if let Some(deadline) = deadlines.get_mut(slot) {
+        *deadline = call.deadline();
+    }
+}

@@ -1,0 +1,321 @@
+//! The last steps of a recording, and the mending of one that a crash cut off.
+//!
+//! A file is fitted to its length (whole samples, header, silence at its end), synced and hashed. A sealer may wait for
+//! the disk as long as it likes: no call and no other recording waits with it.
+
+use super::{A_LEG, B_LEG, EventSink};
+use crate::time::SAMPLE_RATE_HZ;
+use crate::{CallStatistics, LegRecording, MediaEvent, RecordingReport};
+use sha2::{Digest, Sha256};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Length of the header that hound writes for 16-bit mono PCM: RIFF, fmt of 16 bytes, data.
+const HEADER_LENGTH: u64 = 44;
+/// What a WAV file of ours may hold, so that no length field overflows: 37 hours.
+pub(super) const MAX_SAMPLES: u64 = 1 << 30;
+
+/// A recording whose files are written and closed.
+pub(super) struct Written {
+    pub(super) directory: PathBuf,
+    pub(super) samples: u64,
+    pub(super) gaps: [Vec<(u64, u64)>; 2],
+    pub(super) complete: bool,
+    pub(super) events: EventSink,
+    pub(super) statistics: CallStatistics,
+}
+
+/// Threads that complete finished recordings. Cloning shares them; they end when the last clone is dropped.
+#[derive(Debug, Clone)]
+pub struct Sealers {
+    jobs: Sender<Written>,
+}
+
+impl Sealers {
+    /// Several threads, because they spend their time waiting for the disk.
+    ///
+    /// # Errors
+    /// The system refuses a thread.
+    pub fn start(threads: usize) -> io::Result<Self> {
+        let (jobs, inbox) = channel();
+        let inbox = Arc::new(Mutex::new(inbox));
+        for index in 0..threads.max(1) {
+            let inbox = inbox.clone();
+            std::thread::Builder::new().name(format!("sealer-{index}")).spawn(move || run(&inbox))?;
+        }
+        Ok(Self { jobs })
+    }
+
+    pub(super) fn seal(&self, written: Written) {
+        if let Err(failed) = self.jobs.send(written) {
+            // All sealers are gone, which only a panic in each of them explains; the call must still hear of its end.
+            failed.0.complete();
+        }
+    }
+}
+
+fn run(inbox: &Mutex<Receiver<Written>>) {
+    loop {
+        // A sealer that panicked held the lock only while it waited.
+        let next = inbox.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(written) = next else { return };
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| written.complete())).is_err() {
+            tracing::error!("a sealer panicked; its recording stays as it is");
+        }
+    }
+}
+
+impl Written {
+    fn complete(self) {
+        let Self { directory, samples, gaps: [a, b], complete, events, statistics } = self;
+        let mut report = RecordingReport {
+            sample_rate_hz: SAMPLE_RATE_HZ,
+            samples: samples.min(MAX_SAMPLES),
+            a: LegRecording { sha256: String::new(), gaps: a },
+            b: LegRecording { sha256: String::new(), gaps: b },
+            complete: complete && samples <= MAX_SAMPLES,
+            directory,
+        };
+        if let Err(error) = report.seal() {
+            report.complete = false;
+            tracing::error!(directory = %report.directory.display(), %error, "recording cannot be completed");
+        }
+        events(MediaEvent::Recorded(report));
+        events(MediaEvent::Closed(statistics));
+    }
+}
+
+impl RecordingReport {
+    /// Fits, syncs and hashes both files; does what it can for the second one when the first one fails.
+    fn seal(&mut self) -> io::Result<()> {
+        let (directory, samples) = (self.directory.as_path(), self.samples);
+        let a = self.a.seal(&directory.join(A_LEG), samples);
+        let b = self.b.seal(&directory.join(B_LEG), samples);
+        self.complete &= a? & b?;
+        // The names must survive as well as what they name.
+        File::open(directory)?.sync_all()
+    }
+}
+
+impl LegRecording {
+    /// True when nothing of the file was missing.
+    fn seal(&mut self, path: &Path, samples: u64) -> io::Result<bool> {
+        let (kept, sha256) = seal_file(path, samples)?;
+        self.sha256 = sha256;
+        self.miss_from(kept, samples);
+        Ok(kept == samples)
+    }
+
+    /// What was not written after `kept` samples is silence up to the end.
+    fn miss_from(&mut self, kept: u64, samples: u64) {
+        if kept >= samples {
+            return;
+        }
+        self.gaps.retain(|(start, _)| *start < kept);
+        match self.gaps.last_mut() {
+            Some((start, length)) if *start + *length >= kept => *length = samples - *start,
+            _ => self.gaps.push((kept, samples - kept)),
+        }
+    }
+}
+
+/// Mends the files of a recording that a crash cut off, so that both are playable and of equal length. `None` when
+/// there is no file. The gaps within are not known any more; what was cut off at one file's end is listed.
+///
+/// # Errors
+/// What the system says, or [`io::ErrorKind::InvalidData`] for a file that is none of ours.
+pub fn repair(directory: &Path) -> io::Result<Option<RecordingReport>> {
+    let mut samples = None;
+    for name in [A_LEG, B_LEG] {
+        match File::open(directory.join(name)) {
+            Ok(file) => samples = samples.max(Some(samples_in(&file)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let Some(samples) = samples else { return Ok(None) };
+    let mut report = RecordingReport {
+        directory: directory.to_owned(),
+        sample_rate_hz: SAMPLE_RATE_HZ,
+        samples,
+        a: LegRecording::default(),
+        b: LegRecording::default(),
+        complete: false,
+    };
+    report.seal()?;
+    report.complete = false;
+    Ok(Some(report))
+}
+
+/// Fits, syncs and hashes one file; returns how many samples it held before it was padded, and its SHA-256.
+fn seal_file(path: &Path, samples: u64) -> io::Result<(u64, String)> {
+    let file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o640).open(path)?;
+    let kept = samples_in(&file)?.min(samples);
+    let length = HEADER_LENGTH + 2 * samples;
+    if file.metadata()?.len() != length {
+        // First cut, then grow: what lay behind the last whole sample must not be heard. Growing takes no space on the
+        // disk, so it works on a full one.
+        file.set_len(HEADER_LENGTH + 2 * kept)?;
+        file.set_len(length)?;
+    }
+    let header = header(samples);
+    let mut found = [0; HEADER_LENGTH as usize];
+    file.read_exact_at(&mut found, 0)?;
+    if found != header {
+        file.write_all_at(&header, 0)?;
+    }
+    file.sync_all()?;
+    Ok((kept, hash(&file)?))
+}
+
+/// Whole samples after the header, as the file's length tells it.
+fn samples_in(file: &File) -> io::Result<u64> {
+    let length = file.metadata()?.len();
+    let mut found = [0; HEADER_LENGTH as usize];
+    if length >= HEADER_LENGTH {
+        file.read_exact_at(&mut found, 0)?;
+        // A power cut may have left nulls; but a file that says to be something else is not for us to cut.
+        let ours = header(0);
+        if found.starts_with(b"RIFF") && found.get(8..40) != ours.get(8..40) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+    }
+    Ok((length.saturating_sub(HEADER_LENGTH) / 2).min(MAX_SAMPLES))
+}
+
+/// The header of 16-bit mono PCM, byte for byte what hound writes.
+fn header(samples: u64) -> [u8; HEADER_LENGTH as usize] {
+    let bytes = u32::try_from(2 * samples.min(MAX_SAMPLES)).unwrap_or(u32::MAX);
+    let mut header = [0; HEADER_LENGTH as usize];
+    let fields: [&[u8]; 13] = [
+        b"RIFF",
+        &bytes.saturating_add(36).to_le_bytes(),
+        b"WAVE",
+        b"fmt ",
+        &16u32.to_le_bytes(),
+        &1u16.to_le_bytes(),
+        &1u16.to_le_bytes(),
+        &SAMPLE_RATE_HZ.to_le_bytes(),
+        &(2 * SAMPLE_RATE_HZ).to_le_bytes(),
+        &2u16.to_le_bytes(),
+        &16u16.to_le_bytes(),
+        b"data",
+        &bytes.to_le_bytes(),
+    ];
+    for (to, from) in header.iter_mut().zip(fields.into_iter().flatten()) {
+        *to = *from;
+    }
+    header
+}
+
+fn hash(file: &File) -> io::Result<String> {
+    let mut reader = io::BufReader::with_capacity(1 << 16, file);
+    let mut hasher = Sha256::new();
+    let mut piece = [0; 4096];
+    loop {
+        match reader.read(&mut piece)? {
+            0 => break,
+            count => hasher.update(piece.get(..count).unwrap_or_default()),
+        }
+    }
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recorder::writer::tests::{Folder, read};
+
+    fn wav(samples: &[i16]) -> Vec<u8> {
+        let mut bytes = header(samples.len() as u64).to_vec();
+        bytes.extend(samples.iter().flat_map(|sample| sample.to_le_bytes()));
+        bytes
+    }
+
+    #[test]
+    fn the_header_is_the_one_that_hound_writes() {
+        let mut written = io::Cursor::new(vec![]);
+        let spec = hound::WavSpec {
+            channels: 1,
+            sample_rate: SAMPLE_RATE_HZ,
+            bits_per_sample: 16,
+            sample_format: hound::SampleFormat::Int,
+        };
+        let mut writer = hound::WavWriter::new(&mut written, spec).unwrap();
+        [1i16, -2, 3].iter().for_each(|sample| writer.write_sample(*sample).unwrap());
+        writer.finalize().unwrap();
+        assert_eq!(written.into_inner(), wav(&[1, -2, 3]));
+    }
+
+    #[test]
+    fn a_recording_cut_by_a_crash_is_mended() {
+        let full: Vec<i16> = (0..1000).collect();
+        let mut behind = wav(&full);
+        behind[4..8].copy_from_slice(&[9, 0, 0, 0]); // The header was not flushed, and half a sample is left.
+        behind[40..44].copy_from_slice(&[9, 0, 0, 0]);
+        behind.push(7);
+        type Row = (&'static str, Option<Vec<u8>>, Option<Vec<u8>>, [usize; 2]);
+        let table: [Row; 5] = [
+            ("header behind its data, other leg shorter", Some(behind), Some(wav(&full[..600])), [1000, 600]),
+            ("a leg without a file", Some(wav(&full)), None, [1000, 0]),
+            ("a leg cut within its header", Some(wav(&full)[..20].to_vec()), Some(wav(&full)), [0, 1000]),
+            ("an empty file", Some(vec![]), Some(wav(&full)), [0, 1000]),
+            ("both whole", Some(wav(&full)), Some(wav(&full)), [1000, 1000]),
+        ];
+        for (fact, a, b, kept) in table {
+            let folder = Folder::new();
+            for (name, bytes) in [(A_LEG, a), (B_LEG, b)] {
+                if let Some(bytes) = bytes {
+                    std::fs::write(folder.path().join(name), bytes).unwrap();
+                }
+            }
+            let report = repair(folder.path()).unwrap().unwrap();
+            assert_eq!((report.samples, report.complete), (1000, false), "{fact}");
+            for (name, leg, kept) in [(A_LEG, &report.a, kept[0]), (B_LEG, &report.b, kept[1])] {
+                let path = folder.path().join(name);
+                let mut expected = full[..kept].to_vec();
+                expected.resize(1000, 0);
+                assert_eq!(read(&path), expected, "{fact}: {name}");
+                let gap = (kept < 1000).then_some((kept as u64, 1000 - kept as u64));
+                assert_eq!(leg.gaps, gap.into_iter().collect::<Vec<_>>(), "{fact}: {name}");
+                let digest = Sha256::digest(std::fs::read(&path).unwrap());
+                assert_eq!(leg.sha256, digest.iter().map(|b| format!("{b:02x}")).collect::<String>());
+            }
+            assert_eq!(
+                repair(folder.path()).unwrap().unwrap().samples,
+                1000,
+                "mending twice changes nothing"
+            );
+        }
+    }
+
+    #[test]
+    fn there_is_nothing_to_mend_in_an_empty_folder() {
+        let folder = Folder::new();
+        assert_eq!(repair(folder.path()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_file_that_is_not_ours_is_left_alone() {
+        let folder = Folder::new();
+        let mut stereo = wav(&[1, 2, 3, 4]);
+        stereo[22] = 2;
+        std::fs::write(folder.path().join(A_LEG), &stereo).unwrap();
+        assert_eq!(repair(folder.path()).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(std::fs::read(folder.path().join(A_LEG)).unwrap(), stereo);
+    }
+
+    #[test]
+    fn gaps_at_the_end_are_joined() {
+        let mut leg = LegRecording { sha256: String::new(), gaps: vec![(0, 10), (50, 20), (90, 5)] };
+        leg.miss_from(60, 100);
+        assert_eq!(leg.gaps, [(0, 10), (50, 50)]);
+        leg.miss_from(100, 100);
+        assert_eq!(leg.gaps, [(0, 10), (50, 50)]);
+    }
+}

@@ -1,0 +1,136 @@
+//! Answers: JSON with an `api_id`, and `error` when something is wrong.
+
+use std::borrow::Cow;
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::masking::allocate::Refusal;
+use crate::store::{ChangeRefusal, StoreError};
+
+/// Why a request is not done: status and text of the answer. The text never repeats a value that was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ApiError {
+    pub(super) status: StatusCode,
+    pub(super) text: Cow<'static, str>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, text: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, text: text.into() }
+    }
+
+    /// 400.
+    pub(super) fn bad(text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, text)
+    }
+
+    /// 400, in Plivo's words for a value that is not allowed.
+    pub(super) fn invalid(name: &str, expectation: &str) -> Self {
+        Self::bad(format!("Invalid parameter. {name} {expectation}"))
+    }
+
+    /// 400, in Plivo's words for a value that is not there.
+    pub(super) fn missing(name: &str) -> Self {
+        Self::bad(format!("Mandatory parameter missing. {name} must be present."))
+    }
+
+    pub(super) fn unauthorized() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "Authentication failed. The auth id of the path and its auth token must be given by HTTP Basic.",
+        )
+    }
+
+    pub(super) fn not_found(text: &'static str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, text)
+    }
+
+    pub(super) fn no_session() -> Self {
+        Self::not_found("Session not found.")
+    }
+
+    pub(super) fn method_not_allowed() -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed.")
+    }
+
+    pub(super) fn too_large() -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "The body is too large. Allowed: 65536 bytes.")
+    }
+
+    pub(super) fn too_slow() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "The body did not arrive in time.")
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = reply(self.status, [("error", Value::from(self.text))]);
+        if self.status == StatusCode::UNAUTHORIZED {
+            let challenge = HeaderValue::from_static("Basic realm=\"maskline\", charset=\"UTF-8\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "a request failed");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "Internal server error.")
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NoNumberInCountry(iso2) => Self::new(
+                StatusCode::NOT_FOUND,
+                format!(
+                    "No compatible virtual numbers found for country code {iso2}. Please check the number \
+                     masking reserved virtual numbers pool"
+                ),
+            ),
+            Refusal::Exhausted => Self::bad("Number pool exhausted or not available."),
+        }
+    }
+}
+
+impl From<ChangeRefusal> for ApiError {
+    fn from(refusal: ChangeRefusal) -> Self {
+        match refusal {
+            ChangeRefusal::NotFound => Self::no_session(),
+            ChangeRefusal::Expired => Self::bad("Session already expired"),
+            ChangeRefusal::PartiesFixed => Self::invalid(
+                "first_party and second_party",
+                "can be changed only in a single-party session, while one of them is missing.",
+            ),
+            ChangeRefusal::SameParty => {
+                Self::invalid("second_party", "must be another number than first_party.")
+            }
+            ChangeRefusal::PartyBusy => Self::invalid(
+                "first_party or second_party",
+                "is in another active session on the same virtual number.",
+            ),
+        }
+    }
+}
+
+/// An answer with a fresh `api_id` in front.
+pub(super) fn reply<const N: usize>(status: StatusCode, fields: [(&str, Value); N]) -> Response {
+    let mut body = Map::with_capacity(N + 1);
+    body.insert("api_id".to_owned(), Uuid::new_v4().to_string().into());
+    body.extend(fields.into_iter().map(|(name, value)| (name.to_owned(), value)));
+    (status, Json(Value::Object(body))).into_response()
+}
+
+/// An answer whose fields stand beside `api_id`.
+pub(super) fn reply_flat(status: StatusCode, fields: Map<String, Value>) -> Response {
+    let mut body = Map::with_capacity(fields.len() + 1);
+    body.insert("api_id".to_owned(), Uuid::new_v4().to_string().into());
+    body.extend(fields);
+    (status, Json(Value::Object(body))).into_response()
+}

@@ -1,0 +1,161 @@
+//! The REST API in Plivo's manner, and the health and metrics pages beside it.
+//!
+//! | path | does |
+//! | --- | --- |
+//! | `/v1/Account/{auth_id}/Masking/Session/` | POST creates, GET lists |
+//! | `/v1/Account/{auth_id}/Masking/Session/{uuid}/` | GET reads, POST updates, DELETE ends (`?hangup=true`: its calls too) |
+//! | `/v1/Account/{auth_id}/Call/` and `…/Call/{uuid}/` | GET lists and reads legs |
+//! | `/healthz`, `/readyz`, `/metrics` | for the operator, without credentials |
+//!
+//! Paths may lack their last slash and may have one twice, because SDKs send them so. Every answer is JSON with
+//! an `api_id`, errors included; whatever the client can cause is a 4xx, because SDKs repeat a request after a
+//! 5xx. No answer and no log line repeats a value that was sent.
+
+mod auth;
+mod calls;
+mod error;
+mod list;
+mod params;
+mod session_body;
+mod session_view;
+mod sessions;
+mod time;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn, map_request};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use jiff::Timestamp;
+use metrics_exporter_prometheus::PrometheusHandle;
+use uuid::Uuid;
+
+use crate::clock;
+use crate::store::Store;
+use error::ApiError;
+
+/// What the API can do to calls.
+pub trait CallControl: Send + Sync + 'static {
+    /// Hangs up every live call of the session. Does not wait for it.
+    fn hang_up_session(&self, session: Uuid);
+}
+
+/// Whether new calls are taken. Clones share it; it begins as not ready.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness(Arc<AtomicBool>);
+
+impl Readiness {
+    /// Says whether new calls are taken from now on.
+    pub fn set(&self, accepting: bool) {
+        self.0.store(accepting, Ordering::Release);
+    }
+
+    /// Whether new calls are taken.
+    #[must_use]
+    pub fn is_accepting(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// What every request may use.
+#[derive(Clone)]
+pub struct ApiState {
+    /// Accounts, sessions and call records.
+    pub store: Store,
+    /// What `/readyz` says.
+    pub readiness: Readiness,
+    /// The calls.
+    pub calls: Arc<dyn CallControl>,
+    /// What `/metrics` shows; `None`: nothing.
+    pub metrics: Option<PrometheusHandle>,
+    /// How this API is reached from outside (`https://masking.example.com`), for the URLs in answers; `None`:
+    /// `http://` and the request's own `Host`.
+    pub base_url: Option<String>,
+    /// Wall time.
+    pub now: fn() -> Timestamp,
+}
+
+impl ApiState {
+    /// With the system's clock, and URLs as the request names its host.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        readiness: Readiness,
+        calls: Arc<dyn CallControl>,
+        metrics: Option<PrometheusHandle>,
+    ) -> Self {
+        Self { store, readiness, calls, metrics, base_url: None, now: clock::wall_now }
+    }
+}
+
+/// The whole HTTP surface.
+pub fn router(state: ApiState) -> Router {
+    let routes = Router::new()
+        .route("/v1/Account/{auth_id}/Masking/Session", get(sessions::list).post(sessions::create))
+        .route(
+            "/v1/Account/{auth_id}/Masking/Session/{uuid}",
+            get(sessions::read).post(sessions::update).delete(sessions::expire),
+        )
+        .route("/v1/Account/{auth_id}/Call", get(calls::list))
+        .route("/v1/Account/{auth_id}/Call/{uuid}", get(calls::read))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(show_metrics))
+        .fallback(|| async { ApiError::not_found("There is nothing at this path.") })
+        .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
+        .with_state(state);
+    // The paths are brought into one form before the routes are tried.
+    Router::new().fallback_service(routes).layer(map_request(normalise)).layer(from_fn(count))
+}
+
+/// Takes double slashes and the last one out of the path.
+#[allow(clippy::unused_async)] // axum wants a future.
+async fn normalise(mut request: Request) -> Request {
+    let path = request.uri().path();
+    if path.contains("//") || (path.len() > 1 && path.ends_with('/')) {
+        let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+        let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+        if let Ok(uri) = Uri::try_from(format!("/{}{query}", segments.join("/"))) {
+            *request.uri_mut() = uri;
+        }
+    }
+    request
+}
+
+async fn count(request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let class = match response.status().as_u16() {
+        200..=299 => "2xx",
+        400..=499 => "4xx",
+        500..=599 => "5xx",
+        _ => "other",
+    };
+    metrics::counter!("maskline_api_requests_total", "status" => class).increment(1);
+    response
+}
+
+async fn readyz(State(state): State<ApiState>) -> (StatusCode, &'static str) {
+    if !state.readiness.is_accepting() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "takes no new calls\n");
+    }
+    match state.store.ping().await {
+        Ok(()) => (StatusCode::OK, "ready\n"),
+        Err(error) => {
+            tracing::warn!(%error, "not ready");
+            (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer\n")
+        }
+    }
+}
+
+#[allow(clippy::unused_async)] // axum wants a future.
+async fn show_metrics(State(state): State<ApiState>) -> Response {
+    let text = state.metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+#[cfg(test)]
+mod tests;
