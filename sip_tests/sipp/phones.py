@@ -3,6 +3,7 @@
 import pathlib
 import re
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -83,31 +84,49 @@ class Phone:
 
 
 class Listener:
-    """A UDP port that is only counted: audio that arrives, or calls that should not."""
+    """A UDP port at which everything is counted: audio, or calls that should not come.
 
-    def __init__(self, port):
+    One that speaks sends silence as PCMU to whoever sent first, like a phone in a quiet room.
+    """
+
+    def __init__(self, port, speaks=False):
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind(("127.0.0.1", port))
         self.socket.settimeout(0.2)
         self.datagrams = []
         self.count = 0
         self.open = True
-        self.thread = threading.Thread(target=self.listen, daemon=True)
-        self.thread.start()
+        self.peer = None
+        self.threads = [threading.Thread(target=self.listen, daemon=True)]
+        if speaks:
+            self.threads.append(threading.Thread(target=self.speak, daemon=True))
+        for thread in self.threads:
+            thread.start()
 
     def listen(self):
         while self.open:
             try:
-                datagram = self.socket.recv(65536)
+                datagram, self.peer = self.socket.recvfrom(65536)
             except TimeoutError:
                 continue
             self.count += 1
             if len(self.datagrams) < 3:
                 self.datagrams.append(datagram)
 
+    def speak(self):
+        number, due = 0, time.monotonic()
+        while self.open:
+            if self.peer:
+                header = struct.pack("!BBHII", 0x80, 0, number % 65536, number * 160 % 2**32, 0x4711)
+                self.socket.sendto(header + b"\xff" * 160, self.peer)
+                number += 1
+            due += 1 / RTP_PER_SECOND
+            time.sleep(max(0.0, due - time.monotonic()))
+
     def close(self):
         self.open = False
-        self.thread.join()
+        for thread in self.threads:
+            thread.join()
         self.socket.close()
 
 
@@ -159,7 +178,7 @@ class Play:
             maskline.make_session(self.line, parties | case.session)
         phones, listeners, wrong = [], {}, []
         try:
-            listeners["caller_media"] = Listener(self.caller_media)
+            listeners["caller_media"] = Listener(self.caller_media, case.speaks)
             listeners["callee_media"] = Listener(self.callee_media)
             for side, file, port in (
                 ("callee-first", case.first_gateway, self.first_port),
@@ -188,6 +207,8 @@ class Play:
                 if failed:
                     # The others get a moment to see how it ends.
                     until = min(until, time.monotonic() + 1)
+                elif caller.process.poll() is not None:
+                    until = min(until, time.monotonic() + 5)
                 time.sleep(0.05)
             wrong = [f"{phone.side} ended with {phone.process.poll()}" for phone in phones if phone.process.poll() != 0]
             wrong += self.audit(phones, listeners)
@@ -224,7 +245,6 @@ class Play:
         if rung and rung.count:
             wrong.append(f"the callee is rung: {rung.datagrams[0].decode('utf-8', 'replace')}")
         packets = listeners["caller_media"].count
-        # A little less: the last packets may come after SIPp's end, or be lost by a busy machine.
         if packets < case.hears_ms * RTP_PER_SECOND / 1000:
             wrong.append(f"the caller hears {packets} packets, not {case.hears_ms} ms")
         return wrong

@@ -58,7 +58,10 @@ def expand(text, values):
 def scenario(side, name, values):
     """One side's scenario as a text for `sipp -sf`."""
     text = (HERE / side / f"{name}.xml").read_text(encoding="utf-8")
-    return expand(text, DEFAULTS | values)
+    text = expand(text, DEFAULTS | values)
+    # SIPp takes a variable that is set and never used for an error.
+    variables = ",".join(sorted(set(re.findall(r'assign_to="(\w+)"', text))))
+    return text.replace("</scenario>", f'  <Reference variables="{variables}"/>\n</scenario>')
 
 
 MESSAGE = re.compile(r"^-{20,}[^\n]*\n\w+ message (sent|received)[^\n]*:\n\n", re.MULTILINE)
