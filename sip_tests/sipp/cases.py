@@ -22,27 +22,31 @@ class Case:
     same: tuple = ()  # (beginning of a message, how often the caller gets it, byte for byte)
     hears_ms: int = 0  # how much audio the caller gets at least
     speaks: bool = False  # the caller sends RTP once he gets some, so that silence does not end the call
+    lasts_s: tuple = (0, 15)  # from the caller's first message to his last, at least and at most
+    # Hang-up codes of Plivo in the CDRs of the A-leg and of each B-leg.
+    causes: tuple = (4000, 4000)
     limit: int = 20  # seconds
 
 
-def refusal(name, callee_status, caller_status, phrase):
+def refusal(name, callee_status, caller_status, phrase, cause):
     return Case(
         name,
         "is_refused",
         "refuses",
         values={"callee_status": callee_status, "caller_status": caller_status, "caller_phrase": phrase},
+        causes=(cause, cause),
     )
 
 
 def refused(name, status, phrase, caller="is_refused", **more):
     """Refused by us: nobody is rung."""
     values = {"caller_status": status, "caller_phrase": phrase} | more.pop("values", {})
-    return Case(name, caller, values=values, **more)
+    return Case(name, caller, values=values, **({"causes": ()} | more))
 
 
 def outside(name, method, status, phrase, **values):
     values |= {"method": method, "caller_status": status, "caller_phrase": phrase}
-    return Case(name, "asks_outside", session=None, values={"to_tag": ""} | values)
+    return Case(name, "asks_outside", session=None, values={"to_tag": ""} | values, causes=())
 
 
 def inside(name, method, rest, status, phrase, check="check_nothing", **values):
@@ -77,6 +81,8 @@ CASES = [
         values={"bye_within_ms": "70000"},
         hears_ms=8500,
         speaks=True,
+        lasts_s=(33, 60),
+        causes=(3030,),
         limit=75,
     ),
     Case(
@@ -87,6 +93,8 @@ CASES = [
         values={"bye_within_ms": "30000"},
         hears_ms=2000,
         speaks=True,
+        lasts_s=(6, 30),
+        causes=(3030,),
         limit=40,
     ),
     Case(
@@ -96,6 +104,7 @@ CASES = [
         session=PIN | {"force_pin_authentication": True},
         values={"bye_within_ms": "20000"},
         speaks=True,
+        lasts_s=(6, 25),
         limit=30,
     ),
     # The call table.
@@ -138,36 +147,48 @@ CASES = [
         session=PLAY,
         hears_ms=2900,
         speaks=True,
+        causes=(5020,),
     ),
-    refused("stranger_without_sessions_gets_404", "404", "Not Found", who="stranger", **NO_SESSION),
-    refused("stranger_among_sessions_of_others_gets_404", "404", "Not Found", who="stranger"),
+    refused("stranger_without_sessions_gets_404", "404", "Not Found", who="stranger", **NO_SESSION, causes=(5020,)),
+    refused("stranger_among_sessions_of_others_gets_404", "404", "Not Found", who="stranger", causes=(5020,)),
     # Ways to end.
-    Case("caller_cancels_while_it_rings", "cancels", "is_cancelled"),
-    Case("cancel_crossing_200_ends_with_ack_and_bye", "cancels", "answers_the_cancel"),
-    refusal("callee_486_is_486", "486", "486", "Busy Here"),
-    refusal("callee_603_is_603", "603", "603", "Decline"),
-    refusal("callee_600_is_600", "600", "600", "Busy Everywhere"),
-    refusal("callee_404_is_480", "404", "480", "Temporarily Unavailable"),
-    refusal("callee_302_is_500_and_not_followed", "302", "500", "Server Internal Error"),
-    refusal("callee_503_is_500", "503", "500", "Server Internal Error"),
-    refusal("callee_401_is_500", "401", "500", "Server Internal Error"),
-    refusal("callee_415_is_488", "415", "488", "Not Acceptable Here"),
+    Case("caller_cancels_while_it_rings", "cancels", "is_cancelled", causes=(1000, 1000)),
+    Case("cancel_crossing_200_ends_with_ack_and_bye", "cancels", "answers_the_cancel", causes=(1000, 1000)),
+    refusal("callee_486_is_486", "486", "486", "Busy Here", 3010),
+    refusal("callee_603_is_603", "603", "603", "Decline", 3110),
+    refusal("callee_600_is_600", "600", "600", "Busy Everywhere", 3100),
+    refusal("callee_404_is_480", "404", "480", "Temporarily Unavailable", 2000),
+    refusal("callee_302_is_500_and_not_followed", "302", "500", "Server Internal Error", 3080),
+    refusal("callee_503_is_500", "503", "500", "Server Internal Error", 3090),
+    refusal("callee_401_is_500", "401", "500", "Server Internal Error", 3040),
+    refusal("callee_415_is_488", "415", "488", "Not Acceptable Here", 3020),
     Case(
         "gateway_that_says_503_is_left_for_the_next",
         "hangs_up",
         "is_hung_up",
         first_gateway="refuses",
+        causes=(4000, 3090, 4000),
         values={"callee_status": "503"},
     ),
     Case(
         "nobody_answers_within_ring_timeout",
         "is_refused",
         "is_cancelled",
-        session={"ring_timeout": 2},
+        # Longer than the silence that ends a call: while it rings nobody can speak.
+        session={"ring_timeout": 4},
         values={"caller_status": "480", "caller_phrase": "Temporarily Unavailable"},
+        lasts_s=(4, 8),
+        causes=(6010, 6010),
     ),
-    Case("call_time_limit_ends_both_legs", "is_hung_up", "is_hung_up", session={"call_time_limit": 1}),
-    Case("silence_ends_both_legs", "is_hung_up", "is_hung_up"),
+    Case(
+        "call_time_limit_ends_both_legs",
+        "is_hung_up",
+        "is_hung_up",
+        session={"call_time_limit": 1},
+        lasts_s=(1, 8),
+        causes=(6000, 6000),
+    ),
+    Case("silence_ends_both_legs", "is_hung_up", "is_hung_up", lasts_s=(2, 8), causes=(6020, 6020)),
     # Set-up.
     Case("late_offer_is_answered_in_the_ack", "offers_late", "is_hung_up"),
     Case("early_media_passes_as_our_own", "hears_early_media", "has_early_media"),
@@ -185,6 +206,7 @@ CASES = [
         "is_cancelled",
         repetitions=True,
         same=("SIP/2.0 487", 2),
+        causes=(1000, 1000),
     ),
     Case("tcp_both_ways_and_caller_hangs_up", "hangs_up", "is_hung_up", caller_transport="tcp", callee_transport="tcp"),
     Case("tcp_both_ways_and_callee_hangs_up", "is_hung_up", "hangs_up", caller_transport="tcp", callee_transport="tcp"),
@@ -209,7 +231,13 @@ CASES = [
         "Bad Extension",
         values={"extra_header": "Require: foo", "caller_check": "check_unsupported"},
     ),
-    refused("video_alone_gets_488", "488", "Not Acceptable Here", values={"media_line": "m=video 40000 RTP/AVP 96"}),
+    refused(
+        "video_alone_gets_488",
+        "488",
+        "Not Acceptable Here",
+        values={"media_line": "m=video 40000 RTP/AVP 96"},
+        causes=(3020,),
+    ),
     refused("used_up_max_forwards_gets_483", "483", "Too Many Hops", values={"max_forwards": "0"}),
 ]
 

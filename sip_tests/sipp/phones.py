@@ -212,6 +212,7 @@ class Play:
                 time.sleep(0.05)
             wrong = [f"{phone.side} ended with {phone.process.poll()}" for phone in phones if phone.process.poll() != 0]
             wrong += self.audit(phones, listeners)
+            wrong += self.audit_records(maskline)
         except (AssertionError, KeyError, OSError) as error:
             wrong.append(f"{type(error).__name__}: {error}")
         finally:
@@ -249,8 +250,21 @@ class Play:
             wrong.append(f"the caller hears {packets} packets, not {case.hears_ms} ms")
         return wrong
 
+    def audit_records(self, maskline):
+        """Each leg has left a record with its cause; they are written when the media has closed."""
+        expected = self.case.causes
+        until = time.monotonic() + 5
+        while maskline.causes(self.line) != expected and time.monotonic() < until:
+            time.sleep(0.1)
+        causes = maskline.causes(self.line)
+        return [] if causes == expected else [f"the records' hang-up codes are {causes}, not {expected}"]
+
     def audit_caller(self, caller):
         wrong = []
+        least, most = self.case.lasts_s
+        took = scenario.span_s(caller.log)
+        if not least <= took <= most:
+            wrong.append(f"it lasted {took:.1f} s, not {least} to {most}")
         answers = [m for m in caller.received() if re.search(r"^CSeq: 1 INVITE", m, re.MULTILINE)]
         tags = set()
         for answer in answers:

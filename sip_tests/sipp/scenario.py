@@ -4,6 +4,7 @@
 too. The innermost braces are filled in first, so a part may be chosen by a value: `{{>{{rest}}}}`.
 """
 
+import datetime
 import pathlib
 import re
 import shlex
@@ -64,7 +65,14 @@ def scenario(side, name, values):
     return text.replace("</scenario>", f'  <Reference variables="{variables}"/>\n</scenario>')
 
 
+TIME = re.compile(r"^-{20,} (\S+ \S+)$", re.MULTILINE)
 MESSAGE = re.compile(r"^-{20,}[^\n]*\n\w+ message (sent|received)[^\n]*:\n\n", re.MULTILINE)
+
+
+def span_s(log):
+    """Seconds from the first message to the last."""
+    times = [datetime.datetime.fromisoformat(time) for time in TIME.findall(log.read_text(errors="replace"))]
+    return (times[-1] - times[0]).total_seconds() if times else 0.0
 
 
 def messages(log):

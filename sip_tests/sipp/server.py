@@ -165,6 +165,15 @@ class Server:
         if number != line.number:
             raise AssertionError(f"the session is on {number} instead of {line.number}")
 
+    def causes(self, line):
+        """Hang-up codes of the A-leg and of each B-leg of the account's only call; None while one is not over."""
+        status, answer = self.request("GET", f"/v1/Account/{line.auth_id}/Call/", line.auth_id)
+        if status != 200:
+            raise AssertionError(f"no list of calls: {status} {answer}")
+        legs = json.loads(answer)["objects"]
+        legs.sort(key=lambda leg: (leg["call_direction"] == "outbound", leg["attempt"]))
+        return tuple(leg["hangup_cause_code"] if leg["end_time"] else None for leg in legs)
+
     def metrics(self):
         """Sum of all series of each metric."""
         sums = {}
