@@ -2,6 +2,7 @@
 
 // Each test file uses a part of this.
 #![allow(dead_code, unreachable_pub)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::disallowed_methods)]
 
 use maskline::config::Config;
 use maskline::service::Service;
