@@ -201,13 +201,14 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// One statement for 64, 32, 16, 8, 4, 2 and 1 rows each, so that few texts serve every batch.
-struct Statements([(usize, String); 7]);
+/// One statement for 8, 4, 2 and 1 rows each, so that few texts serve every batch. More rows would not be
+/// cheaper: SQLite looks for the name of each `$n` in a list of all of them.
+struct Statements([(usize, String); 4]);
 
 impl Statements {
     /// `statement` makes the text around `VALUES ($1, …), (…)`, each row `width` values wide.
     fn new(width: usize, statement: impl Fn(&str) -> String) -> Self {
-        Self([64, 32, 16, 8, 4, 2, 1].map(|rows| {
+        Self([8, 4, 2, 1].map(|rows| {
             let mut values = String::from("VALUES ");
             for row in 0..rows {
                 let row: Vec<String> =
