@@ -42,6 +42,8 @@ struct Track {
     caller: SocketAddr,
     call_id: String,
     opened: Instant,
+    /// When a message of the call came last.
+    heard: Instant,
     ended: Option<Instant>,
     finished: Option<Instant>,
     ports: Ports,
@@ -113,6 +115,11 @@ impl Judge {
         self.faults.push(format!("{:.3} s: {fault}", at.as_secs_f64()));
     }
 
+    /// How often this was noted.
+    pub fn noted(&self, what: &str) -> usize {
+        self.notes.iter().filter(|(_, note)| note.contains(what)).count()
+    }
+
     pub fn note(&mut self, now: Instant, text: impl FnOnce() -> String) {
         if self.verbose {
             self.notes.push((now - self.start, text()));
@@ -127,6 +134,7 @@ impl Judge {
             caller,
             call_id: call_id.to_owned(),
             opened: now,
+            heard: now,
             ended: None,
             finished: None,
             ports: Ports::Never,
@@ -161,6 +169,9 @@ impl Judge {
     /// A message for the call has arrived.
     pub fn received(&mut self, call: usize, wire: &Bytes, now: Instant) {
         self.now = now;
+        if let Some(track) = self.tracks.get_mut(call) {
+            track.heard = now;
+        }
         let Some(message) = Message::read(wire) else { return };
         let Some(status) = message.status() else { return };
         let Some(track) = self.tracks.get_mut(call) else { return };
@@ -331,7 +342,7 @@ impl Judge {
             if to != Some(track.caller) || (protocol == Protocol::Tcp) != tcp || connection.is_some() != tcp {
                 Some("goes elsewhere".to_owned())
             } else {
-                to_caller(track, &message, &mut self.outcome)
+                to_caller(track, &message)
             }
         } else {
             let gateways = self.plan.gateways.len();
@@ -353,7 +364,7 @@ impl Judge {
             .filter_map(|name| message::user_of(message::uri_of(message.header(name)?)))
             .collect();
         let ours = |user: &&&str| {
-            **user == super::plan::DID || **user == super::plan::NOT_OURS || **user == "desk"
+            **user == super::plan::DID || **user == super::plan::NOT_OURS || user.starts_with("desk")
         };
         let theirs = users.iter().find(|user| !ours(user));
         let is_caller = |user: &&&str| {
@@ -390,8 +401,8 @@ impl Judge {
             let ended = *track.ended.get_or_insert(now);
             if machine.is_finished() && track.finished.is_none() {
                 track.finished = Some(now);
-                // Cut off instead of finished: something was still waiting.
-                if now >= ended + LINGERING {
+                // Cut off instead of finished: something was still waiting, and not for a peer that goes on talking.
+                if now >= ended + LINGERING && now >= track.heard + TRANSACTION + s(1) {
                     wrong = Some("something lingers for ever");
                 }
             }
@@ -437,18 +448,24 @@ impl Judge {
 
     /// What no gateway may see: Call-IDs and tags of the callers' legs.
     pub fn ids_of_callers(&self) -> Vec<String> {
-        self.tracks.iter().flat_map(|track| [Some(track.call_id.clone()), track.tag.clone()]).flatten().collect()
+        self.tracks
+            .iter()
+            .flat_map(|track| [Some(track.call_id.clone()), track.tag.clone()])
+            .flatten()
+            .collect()
     }
 
     /// What no caller may see.
     pub fn ids_of_callees(&self) -> Vec<String> {
         let callees = self.tracks.iter().flat_map(|track| &track.callees);
-        callees.flat_map(|callee| [callee.call_id.clone(), callee.tag.clone(), callee.branch.clone()]).collect()
+        callees
+            .flat_map(|callee| [callee.call_id.clone(), callee.tag.clone(), callee.branch.clone()])
+            .collect()
     }
 }
 
 /// What is wrong with a message to the A-leg.
-fn to_caller(track: &mut Track, message: &Message, outcome: &mut Outcome) -> Option<String> {
+fn to_caller(track: &mut Track, message: &Message) -> Option<String> {
     let Some(status) = message.status() else {
         return (!message.is("BYE")).then(|| "no such request may go to a caller".into());
     };
@@ -465,9 +482,6 @@ fn to_caller(track: &mut Track, message: &Message, outcome: &mut Outcome) -> Opt
     }
     if !initial || status == 100 {
         return None;
-    }
-    if status < 300 {
-        outcome.finals.insert(status);
     }
     let tag = message.to_tag().unwrap_or_default().to_owned();
     let before = track.tag.get_or_insert(tag.clone());

@@ -102,7 +102,8 @@ impl CallerPlan {
         plan.lose_acks = *pick(random, &[0, 0, 0, 0, 0, 0, 1, 3, 1000]);
         plan.deeds = deeds(random, 0.6);
         for _ in 0..4 {
-            let keys = pick(random, &["2468", "1357", "2468#", "1111", "12#", "#", "", "99*2468", "24681357"]);
+            let keys =
+                pick(random, &["2468", "1357", "2468#", "1111", "12#", "#", "", "99*2468", "24681357"]);
             plan.typing.push(Typing {
                 after: ms(random.random_range(0..14_000)),
                 gap: ms(*pick(random, &[100, 300, 1000, 6000])),
@@ -116,7 +117,9 @@ impl CallerPlan {
     fn from(&self) -> String {
         match self.anonymous {
             true => "\"Anonymous\" <sip:anonymous@anonymous.invalid>".into(),
-            false => format!("\"Name{}\" <sip:{}@host-{}.example;user=phone>", self.mark, self.number, self.mark),
+            false => {
+                format!("\"Name{}\" <sip:{}@host-{}.example;user=phone>", self.mark, self.number, self.mark)
+            }
         }
     }
 }
@@ -183,8 +186,8 @@ impl CalleePlan {
 
 /// Final answers of callees.
 pub const FAILURES: [u16; 30] = [
-    300, 301, 302, 380, 400, 401, 402, 403, 404, 407, 408, 410, 415, 420, 480, 481, 482, 484, 486, 487, 488, 491, 500,
-    502, 503, 504, 600, 603, 604, 606,
+    300, 301, 302, 380, 400, 401, 402, 403, 404, 407, 408, 410, 415, 420, 480, 481, 482, 484, 486, 487, 488,
+    491, 500, 502, 503, 504, 600, 603, 604, 606,
 ];
 
 #[derive(Debug)]
@@ -306,13 +309,6 @@ impl Phone {
 
     pub fn ends(&self) -> Vec<Option<End>> {
         (0..self.agent.calls()).map(|call| self.agent.end(call)).collect()
-    }
-
-    pub fn mark(&self) -> &str {
-        match &self.role {
-            Role::Caller(plan) => &plan.mark,
-            Role::Callee(plan) => &plan.mark,
-        }
     }
 
     /// Takes one message and returns what it sends.
@@ -452,7 +448,9 @@ impl Phone {
         if self.agent.end(call).is_some() || !self.agent.is_confirmed(call) {
             return;
         }
-        let relay = |key: &char| ("application/dtmf-relay".to_owned(), format!("Signal={key}\r\nDuration=160\r\n").into_bytes());
+        let relay = |key: &char| {
+            ("application/dtmf-relay".to_owned(), format!("Signal={key}\r\nDuration=160\r\n").into_bytes())
+        };
         match deed {
             Deed::Bye => self.agent.bye(call, &[], now),
             Deed::Hold => self.reinvite(call, Some("sendonly"), now),

@@ -78,6 +78,17 @@ pub struct MediaPlan {
     pub cdr_delay: Option<Duration>,
 }
 
+/// Messages that do not arrive.
+#[derive(Debug, Clone)]
+pub struct Lost {
+    /// `service`, `caller 0`, `gateway 0`.
+    pub from: &'static str,
+    /// `ACK`, `200 BYE`.
+    pub what: &'static str,
+    /// The first so many.
+    pub times: u32,
+}
+
 /// One run.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -87,6 +98,10 @@ pub struct Plan {
     pub link: Link,
     /// From then on.
     pub weather: Vec<(Duration, Link)>,
+    /// What is lost by name.
+    pub lost: Vec<Lost>,
+    /// What gateways say takes so much longer.
+    pub gateway_delay: Duration,
     /// Every call that is made.
     pub callers: Vec<CallerPlan>,
     /// The gateways of the number's trunk, in order.
@@ -103,8 +118,6 @@ pub struct Plan {
     pub delete_at: Option<Duration>,
     /// Both phones send BYE at the same moment, so long after the bridge.
     pub both_hang_up_after: Option<Duration>,
-    /// `host[:port]` of each gateway's URI, when it is another than its address.
-    pub gateway_host: Option<String>,
     /// The gateway URIs name a transport.
     pub pinned: bool,
     /// Nothing can be sent by TCP to the gateways.
@@ -195,6 +208,8 @@ impl Plan {
             profile: Profile::Calm,
             link: Link::perfect(),
             weather: vec![],
+            lost: vec![],
+            gateway_delay: Duration::ZERO,
             callers: vec![CallerPlan::plain(&first, &mut random)],
             gateways: vec![CalleePlan::plain(&mut random)],
             sessions: vec![session(&first, Some(&second), &mut ids)],
@@ -211,7 +226,6 @@ impl Plan {
             hang_up_at: None,
             delete_at: None,
             both_hang_up_after: None,
-            gateway_host: None,
             pinned: true,
             tcp_fails: false,
             early_media: true,

@@ -168,11 +168,6 @@ impl Service {
             && self.merges.is_empty()
     }
 
-    /// Calls made so far.
-    pub fn calls(&self) -> usize {
-        self.calls.len()
-    }
-
     fn wall<T: Default + std::ops::Add<Duration, Output = T>>(&self, now: Instant) -> T {
         epoch_plus(now - self.start)
     }
@@ -433,7 +428,7 @@ impl Service {
                     pinned: self.plan.pinned,
                     token: None,
                 },
-                host: self.plan.gateway_host.clone().unwrap_or_else(|| gateway.to_string()),
+                host: gateway.to_string(),
                 address: self.leg_address(Protocol::Udp),
             });
         }
@@ -446,7 +441,8 @@ impl Service {
         let wall = epoch_plus(at);
         active.retain(|session| session.is_active(wall));
         let own = |caller| active.iter().filter(move |session| session.role_of(caller).is_some()).cloned();
-        let mut sessions: Vec<_> = query.caller.as_ref().map(|caller| own(caller).collect()).unwrap_or_default();
+        let mut sessions: Vec<_> =
+            query.caller.as_ref().map(|caller| own(caller).collect()).unwrap_or_default();
         if sessions.is_empty() {
             let strangers = |session: &&maskline::masking::session::MaskingSession| {
                 session.takes_strangers() || !session.unknown_caller_play.is_empty()

@@ -2,7 +2,7 @@
 
 use super::judge::Outcome;
 use super::phone::{Phone, Role};
-use super::plan::{Plan, Profile};
+use super::plan::{Lost, Plan, Profile};
 use super::service::{Prompted, Service};
 use bytes::Bytes;
 use maskline::prompts::PromptLibrary;
@@ -10,7 +10,7 @@ use maskline::sip::transport::Protocol;
 use sip_tests::agent::End;
 use sip_tests::leak::{self, Marks};
 use sip_tests::message::Message;
-use sip_tests::sim::{Network, What};
+use sip_tests::sim::{Link, Network, What};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -36,6 +36,7 @@ pub struct World {
     pub service: Service,
     network: Network<Parcel>,
     weather: usize,
+    lost: Vec<Lost>,
 }
 
 fn prompts() -> PromptLibrary {
@@ -60,8 +61,15 @@ impl World {
         }
         let mut network = Network::new(start, plan.seed);
         network.set_links(plan.link);
+        if plan.gateway_delay > Duration::ZERO {
+            for node in plan.callers.len() + 1..=phones.len() {
+                let delay = plan.link.delay + plan.gateway_delay;
+                network.set_link(node, SERVICE, Link { delay, ..plan.link });
+            }
+        }
+        let lost = plan.lost.clone();
         let service = Service::new(plan, prompts(), start, verbose);
-        let mut world = Self { start, phones, service, network, weather: 0 };
+        let mut world = Self { start, phones, service, network, weather: 0, lost };
         world.go();
         world.judge();
         world
@@ -119,7 +127,7 @@ impl World {
         let protocol = if tcp { Protocol::Tcp } else { Protocol::Udp };
         for wire in sent {
             self.note(now, node, SERVICE, &wire, false);
-            self.network.send(node, SERVICE, Parcel { wire, protocol });
+            self.carry(node, SERVICE, Parcel { wire, protocol });
         }
         self.wake(node);
     }
@@ -132,7 +140,7 @@ impl World {
             };
             self.note(now, SERVICE, place + 1, &outgoing.wire, false);
             let parcel = Parcel { wire: outgoing.wire, protocol: outgoing.protocol };
-            self.network.send(SERVICE, place + 1, parcel);
+            self.carry(SERVICE, place + 1, parcel);
         }
         for prompted in std::mem::take(&mut self.service.prompted) {
             let (Prompted::Caller(address, at, deed) | Prompted::Callee(address, at, deed)) = prompted;
@@ -142,6 +150,21 @@ impl World {
             }
         }
         self.wake(SERVICE);
+    }
+
+    /// Through the network, unless it is to be lost.
+    fn carry(&mut self, from: usize, to: usize, parcel: Parcel) {
+        if !self.lost.is_empty()
+            && let Some(what) = Message::read(&parcel.wire).map(|message| label(&message))
+        {
+            let name = if from == SERVICE { "service" } else { self.phones[from - 1].name.as_str() };
+            let fits = |lost: &&mut Lost| lost.from == name && lost.what == what && lost.times > 0;
+            if let Some(lost) = self.lost.iter_mut().find(fits) {
+                lost.times -= 1;
+                return;
+            }
+        }
+        self.network.send(from, to, parcel);
     }
 
     fn note(&mut self, now: Instant, from: usize, to: usize, wire: &Bytes, arrived: bool) {
@@ -212,7 +235,8 @@ impl World {
                 Role::Callee(_) => call_ids.get(call).cloned().unwrap_or_default(),
             };
             // Nothing of this phone ever arrived, so that RFC 3261 §9.1 forbids CANCEL.
-            let unheard = matches!(phone.role, Role::Callee(_)) && !self.service.judge.heard.contains(&call_id);
+            let unheard =
+                matches!(phone.role, Role::Callee(_)) && !self.service.judge.heard.contains(&call_id);
             let cut_off = self.service.plan.profile == Profile::Broken
                 && self.service.judge.ending_sent.contains(&call_id)
                 && !arrived(&call_id);
@@ -300,9 +324,7 @@ impl World {
 
     /// What a phone received, by its name: status and method of a response, method of a request.
     pub fn received(&self, name: &str) -> Vec<String> {
-        let phone = self.phones.iter().find(|phone| phone.name == name);
-        let messages = phone.into_iter().flat_map(|phone| &phone.seen);
-        messages.filter_map(|(_, wire)| Message::read(wire)).map(|message| label(&message)).collect()
+        self.messages(name).iter().map(label).collect()
     }
 
     /// The same with the time since the beginning.
@@ -311,6 +333,17 @@ impl World {
         let messages = phone.into_iter().flat_map(|phone| &phone.seen);
         let read = |(at, wire): &(Instant, Bytes)| Some((*at - self.start, label(&Message::read(wire)?)));
         messages.filter_map(read).collect()
+    }
+
+    /// Every message that a phone received.
+    pub fn messages(&self, name: &str) -> Vec<Message> {
+        let phone = self.phones.iter().find(|phone| phone.name == name);
+        phone.into_iter().flat_map(|phone| &phone.seen).filter_map(|(_, wire)| Message::read(wire)).collect()
+    }
+
+    /// When a phone received that for the first time.
+    pub fn first(&self, name: &str, what: &str) -> Option<Duration> {
+        self.received_at(name).into_iter().find(|(_, label)| label == what).map(|(at, _)| at)
     }
 
     /// How a phone's calls ended.
