@@ -124,12 +124,17 @@ impl Service {
         let store = Store::open(&config.store.url).await?;
         let new_account = prepare(&store, config).await?;
         let (prompts, loader) = PromptLibrary::with_loader(&config.http.fetch_allow)?;
+        for number in &config.numbers {
+            if let WrittenNoSession::Play(url) = &number.no_session {
+                prompts.prefetch(url);
+            }
+        }
         let engine = Engine::start(config.media.limits.clone()).map_err(StartError::Media)?;
         let shell = Arc::new(Shell::new(ShellParts {
             store: store.clone(),
             engine,
             trunks: config.trunks.clone(),
-            prompts,
+            prompts: prompts.clone(),
             recordings: config.recordings.directory.clone(),
             sip_public: config.sip.public_address,
             media_public: config.media.public_address,
@@ -157,6 +162,7 @@ impl Service {
             store: store.clone(),
             readiness: readiness.clone(),
             calls: Arc::new(Control(Arc::clone(&shell))),
+            prompts,
             metrics: Some(metrics),
             base_url: None,
             now: clock::wall_now,

@@ -4,6 +4,8 @@
 #![allow(dead_code, unreachable_pub)]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::disallowed_methods)]
 
+pub mod talk;
+
 use maskline::config::Config;
 use maskline::service::Service;
 use serde_json::{Value, json};
@@ -43,6 +45,10 @@ pub struct Setup {
     pub sip: &'static str,
     /// Lines of `[media]`.
     pub media: &'static str,
+    /// Lines of `[http]`.
+    pub http: &'static str,
+    /// Where recordings go; below the server's own folder when `None`.
+    pub recordings: Option<PathBuf>,
     /// Lines of the one trunk.
     pub trunk: &'static str,
     /// How many virtual numbers there are, from +12025550100 on.
@@ -53,7 +59,7 @@ pub struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { sip: "", media: "", trunk: "", numbers: 1, number: "" }
+        Self { sip: "", media: "", http: "", recordings: None, trunk: "", numbers: 1, number: "" }
     }
 }
 
@@ -67,14 +73,16 @@ impl Server {
     pub async fn with(gateway: SocketAddr, setup: Setup) -> Self {
         let folder = std::env::temp_dir().join(format!("maskline-test-{:016x}", rand::random::<u64>()));
         let path = folder.display();
-        let Setup { sip, media, trunk, numbers, number } = setup;
+        let Setup { sip, media, http, recordings, trunk, numbers, number } = setup;
+        let recordings = recordings.unwrap_or_else(|| folder.join("recordings"));
+        let recordings = recordings.display();
         let numbers: String = (0..numbers)
             .map(|n| format!("[[numbers]]\nnumber = \"+120255501{n:02}\"\ntrunk = \"carrier\"\n{number}\n"))
             .collect();
         let text = format!(
             "[sip]\nlisten = [\"udp://127.0.0.1:0\", \"tcp://127.0.0.1:0\"]\n{sip}\n[media]\n{media}\n\
-             [http]\nlisten = \"127.0.0.1:0\"\n[store]\nurl = \"sqlite://{path}/maskline.db\"\n\
-             [recordings]\ndirectory = \"{path}/recordings\"\n\
+             [http]\nlisten = \"127.0.0.1:0\"\n{http}\n[store]\nurl = \"sqlite://{path}/maskline.db\"\n\
+             [recordings]\ndirectory = \"{recordings}\"\n\
              [[trunks]]\nname = \"carrier\"\ngateways = [\"sip:{gateway};transport=udp\"]\n\
              allow = [\"127.0.0.0/8\"]\n{trunk}\n{numbers}"
         );
@@ -120,20 +128,7 @@ impl Server {
 
     /// Any request.
     pub async fn http(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
-        let body = body.map(ToString::to_string).unwrap_or_default();
-        let token = base64(format!("{}:{}", self.auth_id, self.auth_token).as_bytes());
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Basic {token}\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            self.service.http(),
-            body.len()
-        );
-        let mut stream = TcpStream::connect(self.service.http()).await.unwrap();
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+        http(self.service.http(), (&self.auth_id, &self.auth_token), method, path, body).await
     }
 
     /// Waits until a recording is filed that is not among `known`; returns its folder.
@@ -167,6 +162,29 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.folder);
     }
+}
+
+/// One HTTP request with credentials: status and body of the answer.
+pub async fn http(
+    server: SocketAddr,
+    (user, password): (&str, &str),
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+) -> (u16, String) {
+    let body = body.map(ToString::to_string).unwrap_or_default();
+    let token = base64(format!("{user}:{password}").as_bytes());
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {server}\r\nAuthorization: Basic {token}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let mut stream = TcpStream::connect(server).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
 /// Every folder of a call below the recordings directory.
