@@ -131,6 +131,8 @@ impl Dispatcher {
 
     fn route(&self, shell: &Arc<Shell>, message: Message, flow: Flow, peer: Peer) {
         let known = match &message {
+            // RFC 3261 §18.1.2: a response to us has our Via and no other.
+            Message::Response(response) if response.is_misrouted() => None,
             Message::Response(response) => self.index.dialog(DialogKey::of_response(response)),
             Message::Request(request) if request.method == Method::CANCEL => {
                 self.index.invite(&TransactionKey::of_invite(request))
@@ -178,13 +180,7 @@ impl Dispatcher {
                 if shell.is_draining() {
                     return self.reply_with(shell, request, flow, 503, vec![HeaderOut::RetryAfter(60)]);
                 }
-                return self.reply_with(
-                    shell,
-                    request,
-                    flow,
-                    200,
-                    vec![HeaderOut::Allow, HeaderOut::Accept],
-                );
+                return self.reply_with(shell, request, flow, 200, vec![HeaderOut::Allow, HeaderOut::Accept]);
             }
             Method::Known(_) => 405,
             Method::Other(_) => 501,

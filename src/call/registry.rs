@@ -326,6 +326,7 @@ impl Shell {
             permit: Some(permit),
             unsettled: Some(Unsettled::new(self)),
             keys,
+            known_session: None,
         };
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
@@ -502,9 +503,6 @@ impl Shell {
 
     /// Which session a call belongs to, for [`Self::hang_up_session`].
     pub(super) fn registry_entry(&self, handle: &CallHandle, session: Option<Uuid>) {
-        if session.is_none() {
-            return;
-        }
         if let Some(mut entry) = self.calls.get_mut(&handle.id) {
             entry.value_mut().1 = session;
         }

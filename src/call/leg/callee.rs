@@ -233,9 +233,10 @@ impl Leg {
         let ack = dialog.ack(cseq, via).encode();
         out.send(ack.clone(), &hop);
         if let SetUp::Outgoing(outgoing) = &mut self.set_up
-            && outgoing.acks.len() < MAX_FORKS {
-                outgoing.acks.push((tag.to_owned(), ack, hop));
-            }
+            && outgoing.acks.len() < MAX_FORKS
+        {
+            outgoing.acks.push((tag.to_owned(), ack, hop));
+        }
         if self.state != State::SettingUp {
             return self.send_bye_on(&mut dialog, None, out);
         }
@@ -300,18 +301,19 @@ impl Leg {
     pub(super) fn on_invite_not_sent(&mut self, out: &mut Output<'_>) {
         let SetUp::Outgoing(outgoing) = &mut self.set_up else { return };
         if outgoing.machine.is_calling()
-            && let Some(mut hop) = outgoing.hop.fall_back_to_udp() {
-                outgoing.invite.via.transport = Protocol::Udp.via_name();
-                outgoing.invite.via.branch = out.ids.branch();
-                if let Some(token) = &mut hop.token {
-                    token.branch = ByteStr::from(outgoing.branch());
-                }
-                outgoing.hop = hop;
-                let (machine, actions) = InviteClient::start(outgoing.invite.encode(), false, out.now);
-                outgoing.machine = machine;
-                self.perform_invite(actions, out);
-                return;
+            && let Some(mut hop) = outgoing.hop.fall_back_to_udp()
+        {
+            outgoing.invite.via.transport = Protocol::Udp.via_name();
+            outgoing.invite.via.branch = out.ids.branch();
+            if let Some(token) = &mut hop.token {
+                token.branch = ByteStr::from(outgoing.branch());
             }
+            outgoing.hop = hop;
+            let (machine, actions) = InviteClient::start(outgoing.invite.encode(), false, out.now);
+            outgoing.machine = machine;
+            self.perform_invite(actions, out);
+            return;
+        }
         self.feed_invite(invite_client::Event::TransportFailed, out);
         if self.state == State::SettingUp {
             self.state = State::Ended;

@@ -303,9 +303,10 @@ impl Leg {
     /// A request of ours could not be sent.
     pub(crate) fn on_send_failed(&mut self, branch: &str, out: &mut Output<'_>) {
         if let SetUp::Outgoing(outgoing) = &self.set_up
-            && outgoing.branch() == branch {
-                return self.on_invite_not_sent(out);
-            }
+            && outgoing.branch() == branch
+        {
+            return self.on_invite_not_sent(out);
+        }
         let Some(index) = self.clients.iter().position(|client| client.request.via.branch == branch) else {
             return;
         };

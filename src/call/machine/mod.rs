@@ -239,7 +239,7 @@ impl Call {
             Event::Timeout => self.on_timeout(&mut actions, now),
         }
         self.settle(&mut actions, now);
-        debug_assert!(self.deadline().is_none_or(|at| at > now), "a fired timer must move on");
+        assert!(self.deadline().is_none_or(|at| at > now), "a fired timer must move on, or the shell would spin");
         actions
     }
 
