@@ -131,6 +131,8 @@ impl Dispatcher {
 
     fn route(&self, shell: &Arc<Shell>, message: Message, flow: Flow, peer: Peer) {
         let known = match &message {
+            // RFC 3261 §8.1.3.3: a response with more Vias than our own one was not meant for us.
+            Message::Response(response) if response.is_misrouted() => None,
             Message::Response(response) => self.index.dialog(DialogKey::of_response(response)),
             Message::Request(request) if request.method == Method::CANCEL => {
                 self.index.invite(&TransactionKey::of_invite(request))
