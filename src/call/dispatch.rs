@@ -177,6 +177,9 @@ impl Dispatcher {
                 }
             }
             method if *method == Method::OPTIONS => {
+                if let Some(unsupported) = identity::unsupported(&request.head) {
+                    return self.reply_with(shell, request, flow, 420, vec![unsupported]);
+                }
                 if shell.is_draining() {
                     return self.reply_with(shell, request, flow, 503, vec![HeaderOut::RetryAfter(60)]);
                 }
