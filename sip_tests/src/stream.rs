@@ -313,6 +313,15 @@ impl MediaSession {
         }
     }
 
+    /// Sends one packet of one's own making to the far side's RTCP address.
+    pub fn send_raw_rtcp(&self, bytes: &[u8]) {
+        let Some(remote) = self.remote() else { return };
+        let shared = &self.shared;
+        if shared.rtcp.try_send_to(bytes, remote.rtcp).is_ok() {
+            shared.transcript.add(&shared.phone, Direction::Sent, Kind::Rtcp, remote.rtcp, bytes);
+        }
+    }
+
     /// Sends a report now, whatever the interval.
     pub fn send_report(&self) {
         self.shared.send_report(None);

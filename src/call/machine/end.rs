@@ -22,7 +22,9 @@ impl Call {
         now: Instant,
     ) {
         self.order_a(Order::Refuse { status, retry_after: None }, actions, now);
-        let source = if self.b.is_some() { HangupSource::Callee } else { HangupSource::System };
+        // `ring_timeout` is our own impatience, whoever did not answer.
+        let of_callee = self.b.is_some() && cause != HangupCause::RingTimeout;
+        let source = if of_callee { HangupSource::Callee } else { HangupSource::System };
         self.cdr.ended(self.a_uuid, cause, source, Some(status), now);
         self.end(cause, HangupSource::System, actions, now);
     }
