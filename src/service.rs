@@ -70,7 +70,10 @@ pub fn serve(config: &Checked) -> ExitCode {
     for warning in &config.warnings {
         warn!("{warning}");
     }
+    // The media has a thread per core; signalling needs less, and every thread more is a wake-up more per message.
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let outcome = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.div_ceil(2))
         .enable_all()
         .build()
         .map_err(StartError::Runtime)

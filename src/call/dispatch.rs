@@ -148,7 +148,7 @@ impl Dispatcher {
         };
         match (known, message) {
             (Some(call), message) => {
-                if call.inbox.try_send(Event::Message(Box::new(message), flow)).is_err() {
+                if call.inbox.try_send(Event::Message(Box::new((message, flow)))).is_err() {
                     // Full: a UDP peer repeats it. Gone: the call has just ended.
                     shell.counters.inbox_full.increment(1);
                 }

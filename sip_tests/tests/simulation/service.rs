@@ -180,13 +180,13 @@ impl Service {
             let event = match pending {
                 Pending::Event(event) => event,
                 Pending::Key(digit) if running.media.collecting => {
-                    Event::Media(MediaEvent::Digit { side: Side::A, digit })
+                    Event::Media(Box::new(MediaEvent::Digit { side: Side::A, digit }))
                 }
                 Pending::Played(side, number) if running.media.playing.get(&side) == Some(&number) => {
                     running.media.playing.remove(&side);
-                    Event::Media(MediaEvent::PlayFinished { side })
+                    Event::Media(Box::new(MediaEvent::PlayFinished { side }))
                 }
-                Pending::Silence if running.media.open => Event::Media(MediaEvent::Silence),
+                Pending::Silence if running.media.open => Event::Media(Box::new(MediaEvent::Silence)),
                 Pending::Key(_) | Pending::Played(..) | Pending::Silence => continue,
             };
             self.feed(call, event, now);
@@ -232,7 +232,7 @@ impl Service {
         match (known, message) {
             (Some(call), message) => {
                 self.judge.received(call, wire, now);
-                self.feed(call, Event::Message(Box::new(message), flow), now);
+                self.feed(call, Event::Message(Box::new((message, flow))), now);
             }
             (None, Message::Response(_)) => {}
             (None, Message::Request(request)) => self.answer(&request, &flow, now),
@@ -369,7 +369,6 @@ impl Service {
                 Action::OpenMedia { .. } => self.open_media(index, now),
                 Action::Media(command) => self.media(index, command, now),
                 Action::LegOpened(_) | Action::LegAnswered(..) => {
-                    self.later(now + Duration::from_millis(3), index, Pending::Event(Event::Noted));
                 }
                 Action::FileRecording(..) => {
                     let at = now + self.plan.media.filing_delay;
@@ -529,10 +528,10 @@ impl Service {
                 b: LegRecording::default(),
                 complete: true,
             };
-            let event = Event::Media(MediaEvent::Recorded(report));
+            let event = Event::Media(Box::new(MediaEvent::Recorded(report)));
             self.later(now + delay, index, Pending::Event(event));
         }
-        let event = Event::Media(MediaEvent::Closed(CallStatistics::default()));
+        let event = Event::Media(Box::new(MediaEvent::Closed(CallStatistics::default())));
         self.later(now + delay, index, Pending::Event(event));
     }
 }

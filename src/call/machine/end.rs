@@ -115,9 +115,16 @@ impl Call {
         actions.push(Action::CloseCall(Box::new(self.cdr.finish(now))));
     }
 
+    /// The call's record is stored. What lingers from now on are transactions: the rest is let go, because at
+    /// hundreds of calls per second there are thousands of such calls.
     pub(super) fn on_cdr_stored(&mut self) {
         if let State::Draining { cdr, .. } = &mut self.state {
             *cdr = CdrState::Closed;
+            self.cdr.forget();
+            self.session = None;
+            self.query = None;
+            self.outlets = Vec::new();
+            self.recordings = std::path::PathBuf::new();
         }
     }
 
