@@ -5,6 +5,7 @@
 #![allow(dead_code, unreachable_pub)]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::disallowed_methods)]
 
+pub mod child;
 pub mod talk;
 
 use maskline::config::Config;
@@ -71,7 +72,17 @@ pub struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         let (gateways, allow) = (vec![], "127.0.0.0/8");
-        Self { sip: "", media: "", http: "", recordings: None, trunk: "", numbers: 1, number: "", gateways, allow }
+        Self {
+            sip: "",
+            media: "",
+            http: "",
+            recordings: None,
+            trunk: "",
+            numbers: 1,
+            number: "",
+            gateways,
+            allow,
+        }
     }
 }
 
