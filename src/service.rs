@@ -55,6 +55,9 @@ pub enum StartError {
         /// The system's word.
         source: io::Error,
     },
+    /// What fetches prompts.
+    #[error("prompts: {0}")]
+    Prompts(#[from] crate::prompts::FetchError),
     /// Threads of the runtime.
     #[error("runtime: {0}")]
     Runtime(io::Error),
@@ -120,12 +123,13 @@ impl Service {
         let metrics = metrics_handle();
         let store = Store::open(&config.store.url).await?;
         let new_account = prepare(&store, config).await?;
+        let (prompts, loader) = PromptLibrary::with_loader(&config.http.fetch_allow)?;
         let engine = Engine::start(config.media.limits.clone()).map_err(StartError::Media)?;
         let shell = Arc::new(Shell::new(ShellParts {
             store: store.clone(),
             engine,
             trunks: config.trunks.clone(),
-            prompts: PromptLibrary::default(),
+            prompts,
             recordings: config.recordings.directory.clone(),
             sip_public: config.sip.public_address,
             media_public: config.media.public_address,
@@ -169,6 +173,7 @@ impl Service {
             }
         });
         jobs.spawn(heartbeat(store));
+        jobs.spawn(loader.run());
         readiness.set(true);
         Ok(Self { shell, index, transports, readiness, http, new_account, jobs, stop_http })
     }
@@ -213,7 +218,10 @@ impl Service {
             clock::sleep(DRAIN_STEP).await;
         }
         if self.shell.live_calls() > 0 {
-            warn!(calls = self.shell.live_calls(), "sip.drain_seconds is over: the calls that are left are ended");
+            warn!(
+                calls = self.shell.live_calls(),
+                "sip.drain_seconds is over: the calls that are left are ended"
+            );
             self.shell.hang_up_all(HangupCause::Scheduled);
         }
         // BYEs, CDRs and manifests of the last calls; what has to repeat a BYE is not waited for.
@@ -254,7 +262,11 @@ impl Service {
         };
         let id = account.split(':').next().unwrap_or("$AUTH_ID");
         let Some(number) = config.numbers.first() else { return Ok(()) };
-        writeln!(out, "\nTry it. Make a session; its answer names the virtual number, {} at first:", number.did)?;
+        writeln!(
+            out,
+            "\nTry it. Make a session; its answer names the virtual number, {} at first:",
+            number.did
+        )?;
         writeln!(
             out,
             "  curl -u {account} -H 'Content-Type: application/json' \\\n    \
@@ -265,7 +277,11 @@ impl Service {
         let gateway = config.trunks.get(&number.trunk).and_then(|trunk| trunk.gateways.first());
         if let Some(gateway) = gateway {
             writeln!(out, "Let a softphone, or `sipp -sn uas`, answer at {gateway},")?;
-            writeln!(out, "and call {} as user +12025550142 from another one. The README says more.", number.did)?;
+            writeln!(
+                out,
+                "and call {} as user +12025550142 from another one. The README says more.",
+                number.did
+            )?;
         }
         Ok(())
     }
@@ -310,7 +326,9 @@ async fn prepare(store: &Store, config: &Checked) -> Result<Option<NewAccount>, 
     let directory = config.recordings.directory.clone();
     match tokio::task::spawn_blocking(move || repair::unfinished(&directory)).await {
         Ok(Ok(0)) | Err(_) => {}
-        Ok(Ok(repaired)) => warn!(recordings = repaired, "recordings that an earlier process left are completed"),
+        Ok(Ok(repaired)) => {
+            warn!(recordings = repaired, "recordings that an earlier process left are completed")
+        }
         Ok(Err(error)) => warn!("recordings: {error}"),
     }
     Ok(new_account)

@@ -1,9 +1,9 @@
 //! Where a received packet belongs in a recording: order, gaps and silence.
 //!
-//! A recording's timeline is wall time, sample 0 is the instant of the record command. A leg's first packet is put where
-//! it arrived; the RTP timestamps (RFC 3550 §5.1) place all that follow it, so that jitter, loss and reordering do not
-//! move what was said. Another SSRC, a jump of the timestamps, or a sender's clock that has drifted away from ours puts
-//! the anchor anew. Relayed audio never waits here: it passes at once.
+//! A recording's timeline is wall time, sample 0 is the instant of the record command. A leg's first packet
+//! is put where it arrived; the RTP timestamps (RFC 3550 §5.1) place all that follow it, so that jitter, loss
+//! and reordering do not move what was said. Another SSRC, a jump of the timestamps, or a sender's clock that
+//! has drifted away from ours puts the anchor anew. Relayed audio never waits here: it passes at once.
 //!
 //! ```text
 //!   written │←──────── held back for late packets ────────→│ now │←─ early ─→│
@@ -24,7 +24,8 @@ const CAPACITY: usize = milliseconds(1600) as usize;
 const DRIFT: i64 = milliseconds(150) as i64;
 /// ... for so long has drifted.
 const DRIFT_LASTS: i64 = milliseconds(1000) as i64;
-/// In-order packets that are too late for so long are not a stall being made up, but a clock that had stopped.
+/// In-order packets that are too late for so long are not a stall being made up, but a clock that had
+/// stopped.
 const STALL_LASTS: i64 = milliseconds(200) as i64;
 /// No stall is so long.
 const STALL_LATEST: i64 = milliseconds(3000) as i64;
@@ -72,8 +73,8 @@ struct Anchor {
 }
 
 impl Placement {
-    /// Where the packet's first sample belongs, in samples from the start of the recording, negative when it was said
-    /// before; `None` when the packet comes too late.
+    /// Where the packet's first sample belongs, in samples from the start of the recording, negative when it
+    /// was said before; `None` when the packet comes too late.
     pub fn place(&mut self, packet: &Arrived) -> Option<i64> {
         let arrival = i64::try_from(packet.arrival).unwrap_or(i64::MAX);
         let Some(anchor) = self.anchor.as_mut().filter(|anchor| anchor.ssrc == packet.ssrc) else {
@@ -133,8 +134,8 @@ impl Anchor {
         self.position.saturating_add(i64::from(timestamp_delta(timestamp, self.timestamp)))
     }
 
-    /// True while packets that come too late look like a network's backlog: it ends soon, and then the timestamps
-    /// are right again. A jump of the timestamps, or a talk-spurt after a pause, is none.
+    /// True while packets that come too late look like a network's backlog: it ends soon, and then the
+    /// timestamps are right again. A jump of the timestamps, or a talk-spurt after a pause, is none.
     fn is_stall(&self, packet: &Arrived, ahead: i16, late: i64, arrival: i64) -> bool {
         let steps = u32::from(ahead.unsigned_abs());
         let continuous = timestamp_delta(packet.timestamp, self.timestamp)
@@ -173,30 +174,37 @@ impl Timeline {
         self.gaps
     }
 
-    /// Puts audio in its place. The first to come stays: a repeated packet changes nothing. What lies before the audio
-    /// already emitted, or too far ahead, is cut off.
+    /// Puts audio in its place. The first to come stays: a repeated packet changes nothing. What lies before
+    /// the audio already emitted, or too far ahead, is cut off.
     pub fn insert(&mut self, position: i64, samples: &[i16]) {
-        self.each(position, samples.len(), |slot, index| {
-            if *slot == EMPTY {
-                *slot = samples.get(index).copied().unwrap_or(0).max(EMPTY + 1);
+        self.pieces(position, samples.len(), |piece, offset| {
+            for (slot, sample) in piece.iter_mut().zip(samples.get(offset..).unwrap_or_default()) {
+                if *slot == EMPTY {
+                    *slot = (*sample).max(EMPTY + 1);
+                }
             }
         });
     }
 
     /// Puts silence in place of whatever was or will be said there.
     pub fn mute(&mut self, position: i64, samples: usize) {
-        self.each(position, samples, |slot, _| *slot = 0);
+        self.pieces(position, samples, |piece, _| piece.fill(0));
     }
 
-    fn each(&mut self, position: i64, count: usize, mut put: impl FnMut(&mut i16, usize)) {
+    /// Visits `count` samples from `position` on, as far as the ring holds them, in contiguous pieces; the
+    /// second argument counts from `position`.
+    fn pieces(&mut self, position: i64, count: usize, mut visit: impl FnMut(&mut [i16], usize)) {
+        let limit = self.base.saturating_add(CAPACITY as u64);
         let end = position.saturating_add(i64::try_from(count).unwrap_or(i64::MAX));
-        let first = u64::try_from(position).unwrap_or(0).max(self.base);
-        let end = u64::try_from(end).unwrap_or(0).min(self.base.saturating_add(CAPACITY as u64));
-        for at in first..end.max(first) {
-            let index = i64::try_from(at).unwrap_or(i64::MAX).saturating_sub(position);
-            if let Some(slot) = self.ring.get_mut((at % CAPACITY as u64) as usize) {
-                put(slot, usize::try_from(index).unwrap_or(usize::MAX));
-            }
+        let end = u64::try_from(end).unwrap_or(0).min(limit);
+        let mut at = u64::try_from(position).unwrap_or(0).max(self.base);
+        while at < end {
+            let from = (at % CAPACITY as u64) as usize;
+            let length = (CAPACITY - from).min((end - at) as usize);
+            let offset = i64::try_from(at).unwrap_or(i64::MAX).saturating_sub(position);
+            let Some(piece) = self.ring.get_mut(from..from + length) else { return };
+            visit(piece, usize::try_from(offset).unwrap_or(usize::MAX));
+            at += length as u64;
         }
     }
 
@@ -225,6 +233,9 @@ impl Timeline {
 
 /// Turns what is empty into silence and lists it.
 fn list_gaps(gaps: &mut Vec<(u64, u64)>, base: u64, piece: &mut [i16]) {
+    if !piece.contains(&EMPTY) {
+        return;
+    }
     for (at, sample) in (base..).zip(piece).filter(|(_, sample)| **sample == EMPTY) {
         *sample = 0;
         let full = gaps.len() >= MAX_GAPS;
@@ -451,10 +462,14 @@ mod tests {
     }
 
     proptest! {
-        /// No stream, however wild, makes a file of another length or panics; gaps are in order and within it.
+        /// No stream, however wild, makes a file of another length or panics; gaps are in order and within
+        /// it.
         #[test]
         fn the_file_has_its_length_whatever_arrives(
-            packets in prop::collection::vec((any::<u16>(), any::<u32>(), 0u32..2, any::<bool>(), 0u64..3000, 0usize..400), 0..100),
+            packets in prop::collection::vec(
+                (any::<u16>(), any::<u32>(), 0u32..2, any::<bool>(), 0u64..3000, 0usize..400),
+                0..100,
+            ),
         ) {
             let mut leg = Leg::new();
             let mut arrival = 0;
@@ -476,7 +491,9 @@ mod tests {
 
         /// Jitter, reordering and repeats within the window leave no trace.
         #[test]
-        fn disorder_within_the_window_leaves_no_trace(delays in prop::collection::vec((0u64..250, any::<bool>()), 40)) {
+        fn disorder_within_the_window_leaves_no_trace(
+            delays in prop::collection::vec((0u64..250, any::<bool>()), 40),
+        ) {
             let mut arrivals: Vec<(u64, usize)> = vec![(0, 0)];
             for (number, (delay, twice)) in delays.iter().enumerate().skip(1) {
                 arrivals.push((20 * number as u64 + delay, number));

@@ -1,8 +1,8 @@
 //! What we say ourselves: prompts and keys, frame by frame on a schedule that does not drift.
 //!
-//! A frame is due one packet time after the one before it, counted from the first, whenever the engine happens to
-//! look (RFC 3550 §5.1 wants timestamps by the sampling clock). Audio is linear here; the leg's codec comes later.
-//! Pure: the time is an argument.
+//! A frame is due one packet time after the one before it, counted from the first, whenever the engine
+//! happens to look (RFC 3550 §5.1 wants timestamps by the sampling clock). Audio is linear here; the leg's
+//! codec comes later. Pure: the time is an argument.
 
 use crate::time::{MediaTime, milliseconds};
 use crate::tone::DtmfTone;
@@ -98,8 +98,8 @@ impl Player {
         self.prompt.samples().is_empty() && self.mode != PlayMode::Once
     }
 
-    /// Fills `frame` when one is due. A prompt that is repeated goes on without a seam; the end of one that is not is
-    /// filled with silence, and is reported when that has been heard.
+    /// Fills `frame` when one is due. A prompt that is repeated goes on without a seam; the end of one that
+    /// is not is filled with silence, and is reported when that has been heard.
     pub fn next(&mut self, frame: &mut [i16], now: MediaTime) -> Turn {
         if self.is_empty_loop() || now < self.schedule.due {
             return Turn::Wait;
@@ -119,8 +119,8 @@ impl Player {
     }
 }
 
-/// A key on its way to a leg without telephone-event: a tone of the same length (RFC 4733 §2.5.2.2), which begins
-/// before it is known when the key is released.
+/// A key on its way to a leg without telephone-event: a tone of the same length (RFC 4733 §2.5.2.2), which
+/// begins before it is known when the key is released.
 #[derive(Debug, Clone)]
 pub struct KeyTone {
     tone: DtmfTone,

@@ -1,8 +1,9 @@
 //! The RTP port allocator: the longest-rested port first.
 //!
-//! RTP takes an even port and RTCP the odd one above (RFC 3550 §11), so one entry here stands for the pair. A freed
-//! port goes to the end of the queue: a late sender's packets then meet a closed port rather than the next call for as
-//! long as the range allows. No port is refused only because it rests. Binds no socket and reads no clock.
+//! RTP takes an even port and RTCP the odd one above (RFC 3550 §11), so one entry here stands for the pair. A
+//! freed port goes to the end of the queue: a late sender's packets then meet a closed port rather than the
+//! next call for as long as the range allows. No port is refused only because it rests. Binds no socket and
+//! reads no clock.
 
 use crate::time::{MediaTime, samples_in};
 use std::collections::VecDeque;
@@ -38,7 +39,8 @@ impl PortPool {
         Self { free, rest: samples_in(rest), taken: 0, taken_early: 0 }
     }
 
-    /// The longest-rested port, which is the caller's until [`Self::free`], [`Self::defer`] or [`Self::give_back`].
+    /// The longest-rested port, which is the caller's until [`Self::free`], [`Self::defer`] or
+    /// [`Self::give_back`].
     pub fn take(&mut self, now: MediaTime) -> Option<u16> {
         let Resting { port, since } = self.free.pop_front()?;
         self.taken += 1;

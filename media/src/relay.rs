@@ -1,9 +1,10 @@
 //! One leg's outgoing RTP stream: a single SSRC from the first prompt to the last relayed packet.
 //!
-//! RFC 3550 §5.1: whatever the leg hears, prompts, tones or the other party, leaves in one sequence space and on one
-//! timeline that follows our clock. What is relayed keeps its losses and its order, as far as they are plausible: the
-//! numbers of the far stream are shifted, and shifted anew ("anchored") when another SSRC, a jump or a prompt comes
-//! between. Nothing of the far header is copied but these differences and the marker. Reads no clock, touches no socket.
+//! RFC 3550 §5.1: whatever the leg hears, prompts, tones or the other party, leaves in one sequence space and
+//! on one timeline that follows our clock. What is relayed keeps its losses and its order, as far as they are
+//! plausible: the numbers of the far stream are shifted, and shifted anew ("anchored") when another SSRC, a
+//! jump or a prompt comes between. Nothing of the far header is copied but these differences and the marker.
+//! Reads no clock, touches no socket.
 //!
 //! ```text
 //! prompt │ 1000 1001 1002 │                        relayed: number + offset
@@ -16,7 +17,8 @@ use crate::time::{MediaTime, milliseconds};
 
 /// A jump of so many packets or more is a new start and not a loss (RFC 3550 A.1).
 const MAX_DROPOUT: i16 = 3000;
-/// Packets so far behind the newest, counted from 0 downwards, are late; further ones are misplaced (RFC 3550 A.1).
+/// Packets so far behind the newest, counted from 0 downwards, are late; further ones are misplaced (RFC 3550
+/// A.1).
 const LATEST: i16 = -100;
 /// A step of the far timestamps so much longer than the time that passed is a jump.
 const MAX_LEAP: i64 = milliseconds(1000) as i64;
@@ -100,14 +102,15 @@ impl OutStream {
         self.ssrc
     }
 
-    /// The RTP timestamp that stands for `now`: what a sender report pairs with the wall clock (RFC 3550 §6.4.1).
+    /// The RTP timestamp that stands for `now`: what a sender report pairs with the wall clock (RFC 3550
+    /// §6.4.1).
     #[must_use]
     pub fn timestamp_at(&self, now: MediaTime) -> u32 {
         self.origin.wrapping_add(now.samples() as u32)
     }
 
-    /// The next packet of our own making, `duration` samples long. `begins` starts a talk-spurt: the time since the
-    /// last packet becomes a gap.
+    /// The next packet of our own making, `duration` samples long. `begins` starts a talk-spurt: the time
+    /// since the last packet becomes a gap.
     pub fn originate(&mut self, duration: u32, begins: bool, now: MediaTime) -> Outgoing {
         let begins = begins || self.end.is_none() || self.relayed.is_some();
         self.relayed = None;
@@ -137,8 +140,9 @@ impl OutStream {
         Some(self.keep(mapping, &packet, timestamp))
     }
 
-    /// The instant, in our timeline, at which the key of an event went down, judged by its first packet. All packets
-    /// of one event carry the same (RFC 4733 §2.2), so [`crate::dtmf::EventRelay`] keeps it for the others.
+    /// The instant, in our timeline, at which the key of an event went down, judged by its first packet. All
+    /// packets of one event carry the same (RFC 4733 §2.2), so [`crate::dtmf::EventRelay`] keeps it for the
+    /// others.
     #[must_use]
     pub fn event_timestamp(&self, packet: &Incoming, now: MediaTime) -> u32 {
         let mapped = self.relayed.as_ref().filter(|mapping| mapping.ssrc == packet.ssrc);
@@ -148,8 +152,8 @@ impl OutStream {
         }
     }
 
-    /// The place of a relayed telephone-event packet whose timestamp is to be `timestamp`, with the packet's own marker;
-    /// `None` as for audio.
+    /// The place of a relayed telephone-event packet whose timestamp is to be `timestamp`, with the packet's
+    /// own marker; `None` as for audio.
     pub fn relay_event(&mut self, packet: Incoming, timestamp: u32, now: MediaTime) -> Option<Outgoing> {
         let (place, mapping) = self.place(&packet)?;
         let Some(mut mapping) = mapping.filter(|_| !matches!(place, Place::New)) else {
@@ -166,7 +170,8 @@ impl OutStream {
         Some(self.keep(mapping, &packet, timestamp))
     }
 
-    /// A packet of the far stream is not relayed on purpose: its number is not left out, so it looks like no loss.
+    /// A packet of the far stream is not relayed on purpose: its number is not left out, so it looks like no
+    /// loss.
     pub fn skip(&mut self, ssrc: u32, sequence: u16) {
         if let Some(mapping) = self.relayed.as_mut().filter(|mapping| mapping.ssrc == ssrc)
             && sequence_delta(sequence, mapping.newest) == 1
@@ -487,8 +492,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever arrives in whatever order, the newest number that we sent never falls back by more than a late
-        /// packet may, and our own frames follow it without a step back.
+        /// Whatever arrives in whatever order, the newest number that we sent never falls back by more than a
+        /// late packet may, and our own frames follow it without a step back.
         #[test]
         fn the_stream_never_runs_backwards(steps in prop::collection::vec((step(), 0u64..100), 1..200)) {
             let mut stream = stream();
@@ -520,7 +525,8 @@ mod tests {
                 if own && let Some(end) = end {
                     prop_assert!(timestamp_delta(out.timestamp, end) >= 0);
                 }
-                newest = Some(newest.filter(|n| sequence_delta(out.sequence, *n) <= 0).unwrap_or(out.sequence));
+                let later = newest.filter(|newest| sequence_delta(out.sequence, *newest) <= 0);
+                newest = Some(later.unwrap_or(out.sequence));
                 let this = out.timestamp.wrapping_add(duration);
                 end = Some(end.filter(|end| timestamp_delta(this, *end) <= 0).unwrap_or(this));
             }

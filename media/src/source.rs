@@ -1,8 +1,8 @@
 //! Is this packet the peer's? The first question about every packet, and the answer to RTP bleed.
 //!
-//! A leg's source is the address and port that its SDP named. Only an offer/answer exchange of that leg moves it;
-//! packets never do, except that [`SourcePolicy::Address`] lets the first one choose the port of the same address.
-//! What comes from elsewhere changes nothing and gets no answer.
+//! A leg's source is the address and port that its SDP named. Only an offer/answer exchange of that leg moves
+//! it; packets never do, except that [`SourcePolicy::Address`] lets the first one choose the port of the same
+//! address. What comes from elsewhere changes nothing and gets no answer.
 
 use crate::SourcePolicy;
 use std::net::SocketAddr;
@@ -30,7 +30,8 @@ impl Source {
         self
     }
 
-    /// The source after another offer/answer exchange: a lock holds for as long as the SDP names the same place.
+    /// The source after another offer/answer exchange: a lock holds for as long as the SDP names the same
+    /// place.
     #[must_use]
     pub fn succeed(self, next: Self) -> Self {
         if (self.expected, self.alternative, self.policy) == (next.expected, next.alternative, next.policy) {
@@ -53,7 +54,8 @@ impl Source {
         }
     }
 
-    /// A packet from `from` was accepted and is well formed: with [`SourcePolicy::Address`] no other port counts now.
+    /// A packet from `from` was accepted and is well formed: with [`SourcePolicy::Address`] no other port
+    /// counts now.
     #[inline]
     pub fn lock(&mut self, from: SocketAddr) {
         if self.policy == SourcePolicy::Address && self.locked.is_none() {

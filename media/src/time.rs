@@ -1,7 +1,8 @@
 //! Media time: what the pure parts of the media plane take for a clock.
 //!
-//! One unit serves RTP timestamps, prompts, recordings and timers alike: the sample at 8000 Hz, 125 µs. It never reads
-//! a clock; the engine turns the system's monotonic clock into a [`MediaTime`] once per batch of packets.
+//! One unit serves RTP timestamps, prompts, recordings and timers alike: the sample at 8000 Hz, 125 µs. It
+//! never reads a clock; the engine turns the system's monotonic clock into a [`MediaTime`] once per batch of
+//! packets.
 
 use std::time::Duration;
 

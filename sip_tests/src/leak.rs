@@ -222,12 +222,14 @@ fn stands_alone(hay: &[u8], needle: &[u8]) -> bool {
 fn packed(number: &str) -> Vec<(&'static str, Vec<u8>)> {
     let digits: Vec<u8> = number.bytes().map(|b| b.wrapping_sub(b'0')).collect();
     let mut forms = vec![];
-    for skip in 0..2 {
+    // Of an odd number of digits the last one stands beside a filler, or the first one beside another field.
+    // It is never left out: numbers of one block differ in their last digit only.
+    for (skip, filler) in [(0, 0xf), (0, 0), (1, 0xf)] {
         let pairs: Vec<[u8; 2]> = digits
             .get(skip..)
             .unwrap_or_default()
-            .chunks_exact(2)
-            .filter_map(|c| c.try_into().ok())
+            .chunks(2)
+            .map(|pair| [pair.first().copied().unwrap_or(filler), pair.get(1).copied().unwrap_or(filler)])
             .collect();
         if pairs.len() >= 4 {
             forms.push(("packed digits", pairs.iter().map(|[a, b]| (a << 4) | b).collect()));

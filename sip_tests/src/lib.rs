@@ -24,6 +24,7 @@ pub mod patterns;
 pub mod phone;
 pub mod rtp;
 pub mod sdp;
+pub mod sim;
 pub mod stream;
 pub mod transcript;
 pub mod wav;

@@ -30,11 +30,7 @@ pub(super) struct Params(HashMap<String, Value>);
 impl Params {
     /// Reads a JSON object; an empty body is an empty one.
     pub(super) async fn read(body: Body) -> Result<Self, ApiError> {
-        let deadline = Some(clock::now() + BODY_TIME);
-        let bytes = tokio::select! {
-            bytes = to_bytes(body, MAX_BODY) => bytes.map_err(|_| ApiError::too_large())?,
-            () = clock::sleep_until(deadline) => return Err(ApiError::too_slow()),
-        };
+        let bytes = in_time(to_bytes(body, MAX_BODY)).await?.map_err(|_| ApiError::too_large())?;
         Self::parse(&bytes)
     }
 
@@ -137,7 +133,13 @@ impl Params {
     fn number(&self, name: &str) -> Result<Option<i64>, ApiError> {
         let text = match self.value(name) {
             None => return Ok(None),
-            Some(Value::Number(number)) => number.to_string(),
+            Some(Value::Number(number)) => match number.as_f64() {
+                // Such a number was read as a fraction.
+                Some(large) if large.abs() >= 9e18 => {
+                    return Ok(Some(if large < 0.0 { i64::MIN } else { i64::MAX }));
+                }
+                _ => number.to_string(),
+            },
             Some(Value::String(text)) => text.trim().to_owned(),
             Some(_) => String::new(),
         };
@@ -196,6 +198,14 @@ impl Params {
         let refuse = || ApiError::invalid(name, "allowed values are mp3 or wav.");
         let Some(text) = self.text(name).map_err(|_| refuse())? else { return Ok(None) };
         RecordFormat::parse(&text).map(Some).ok_or_else(refuse)
+    }
+}
+
+/// What does not arrive would hold its connection for ever.
+async fn in_time<T>(arrival: impl Future<Output = T>) -> Result<T, ApiError> {
+    tokio::select! {
+        arrived = arrival => Ok(arrived),
+        () = clock::sleep(BODY_TIME) => Err(ApiError::too_slow()),
     }
 }
 
@@ -260,7 +270,7 @@ mod tests {
         for (json, text) in [
             ("11", range),
             ("-1", range),
-            ("1e300", whole),
+            ("-1e300", range),
             ("99999999999999999999999", range),
             (r#""-99999999999999999999999""#, range),
             ("5.5", whole),
@@ -352,6 +362,13 @@ mod tests {
             assert!(error.text.starts_with(start), "{body}: {}", error.text);
         }
         assert!(Params::parse(b" \r\n").is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_given_up() {
+        let never = std::future::pending::<()>();
+        assert_eq!(in_time(never).await, Err(ApiError::too_slow()));
+        assert_eq!(in_time(std::future::ready(1)).await, Ok(1));
     }
 
     #[test]

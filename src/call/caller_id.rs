@@ -3,8 +3,8 @@
 
 use crate::number::{Did, E164};
 use crate::sip::address::NameAddr;
-use crate::sip::wire::ByteStr;
 use crate::sip::message::{Head, Request};
+use crate::sip::wire::ByteStr;
 use crate::trunk::{CallerFrom, Trunk};
 
 /// Identity values of one header that are looked at: RFC 3325 §9.1 allows two.
@@ -28,7 +28,9 @@ pub fn dialled(invite: &Request, trunk: &Trunk) -> Option<Did> {
 
 fn identities(head: &Head, name: &str, trunk: &Trunk) -> Option<E164> {
     let values = head.tokens(name).into_iter().take(MAX_IDENTITIES);
-    values.filter_map(|value| NameAddr::parse(&ByteStr::from(value.as_str()))).find_map(|who| number_of(&who, trunk))
+    values
+        .filter_map(|value| NameAddr::parse(&ByteStr::from(value.as_str())))
+        .find_map(|who| number_of(&who, trunk))
 }
 
 fn number_of(identity: &NameAddr, trunk: &Trunk) -> Option<E164> {

@@ -327,8 +327,7 @@ impl CdrBuilder {
     /// The finished record. A leg that nobody ended was ended by an error of ours.
     #[must_use]
     pub fn finish(&mut self, now: Instant) -> Cdr {
-        let open: Vec<_> =
-            self.legs.iter().filter(|leg| !leg.ended).map(|leg| leg.cdr.opened.leg).collect();
+        let open: Vec<_> = self.legs.iter().filter(|leg| !leg.ended).map(|leg| leg.cdr.opened.leg).collect();
         for leg in open {
             self.ended(leg, HangupCause::InternalError, HangupSource::System, None, now);
         }

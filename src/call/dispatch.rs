@@ -8,11 +8,11 @@ use super::identity;
 use super::leg::response_hop;
 use super::registry::{Admission, Shell};
 use crate::ids::IdSource;
-use crate::sip::key::{DialogKey, TransactionKey};
 use crate::sip::encode::{HeaderOut, ResponseOut};
+use crate::sip::key::{DialogKey, TransactionKey};
 use crate::sip::message::{Message, Method, ParseError, Request};
-use crate::sip::wire::ByteStr;
 use crate::sip::transport::{Flow, Handler, SendToken};
+use crate::sip::wire::ByteStr;
 use crate::trunk::TrunkId;
 use dashmap::DashMap;
 use sha2::{Digest, Sha256};
@@ -131,6 +131,8 @@ impl Dispatcher {
 
     fn route(&self, shell: &Arc<Shell>, message: Message, flow: Flow, peer: Peer) {
         let known = match &message {
+            // RFC 3261 §18.1.2: a response to us has our Via and no other.
+            Message::Response(response) if response.is_misrouted() => None,
             Message::Response(response) => self.index.dialog(DialogKey::of_response(response)),
             Message::Request(request) if request.method == Method::CANCEL => {
                 self.index.invite(&TransactionKey::of_invite(request))
@@ -152,12 +154,12 @@ impl Dispatcher {
                 }
             }
             (None, Message::Response(_)) => shell.counters.stray_responses.increment(1),
-            (None, Message::Request(request)) => self.answer(shell, request, flow, peer),
+            (None, Message::Request(request)) => self.answer(shell, &request, flow, peer),
         }
     }
 
     /// A request of no call.
-    fn answer(&self, shell: &Arc<Shell>, request: Request, flow: Flow, peer: Peer) {
+    fn answer(&self, shell: &Arc<Shell>, request: &Request, flow: Flow, peer: Peer) {
         let in_dialog = request.head.to.tag().is_some();
         let status = match &request.method {
             method if *method == Method::ACK => return,
@@ -168,22 +170,22 @@ impl Dispatcher {
                     shell.counters.refused_source.increment(1);
                     return;
                 };
-                if self.index.merges.contains_key(&merge_key(&request)) {
+                if self.index.merges.contains_key(&merge_key(request)) {
                     482
                 } else {
-                    return self.new_call(shell, &request, flow, trunk);
+                    return self.new_call(shell, request, flow, trunk);
                 }
             }
             method if *method == Method::OPTIONS => {
                 if shell.is_draining() {
-                    return self.reply_with(shell, &request, flow, 503, vec![HeaderOut::RetryAfter(60)]);
+                    return self.reply_with(shell, request, flow, 503, vec![HeaderOut::RetryAfter(60)]);
                 }
-                return self.reply_with(shell, &request, flow, 200, vec![HeaderOut::Allow, HeaderOut::Accept]);
+                return self.reply_with(shell, request, flow, 200, vec![HeaderOut::Allow, HeaderOut::Accept]);
             }
             Method::Known(_) => 405,
             Method::Other(_) => 501,
         };
-        self.reply_with(shell, &request, flow, status, Vec::new());
+        self.reply_with(shell, request, flow, status, Vec::new());
     }
 
     fn new_call(&self, shell: &Arc<Shell>, invite: &Request, flow: Flow, trunk: TrunkId) {
@@ -211,7 +213,7 @@ impl Dispatcher {
         let mut response: ResponseOut =
             identity::response(&request.response_head(flow.peer), status, Some(&tag));
         response.headers.extend(headers);
-        shell.send(response.encode(), response_hop(request, &flow));
+        shell.send(response.encode(), &response_hop(request, &flow));
     }
 
     fn stateless_tag(&self, request: &Request) -> String {

@@ -185,7 +185,9 @@ impl PinCollector {
             return vec![];
         }
         match self.stage {
-            Stage::Prompting { .. } | Stage::Explaining { .. } | Stage::LeaveTaking { .. } => self.on_played(now),
+            Stage::Prompting { .. } | Stage::Explaining { .. } | Stage::LeaveTaking { .. } => {
+                self.on_played(now)
+            }
             Stage::Waiting { .. } | Stage::Typing { .. } => self.judge(now),
             Stage::Pausing { .. } => self.ask_again(now),
             Stage::Opened | Stage::Ended => vec![],

@@ -295,7 +295,8 @@ impl Shell {
             return Admission::Refused(Refusal::from(500));
         };
         let mut ids = IdSource::from_system();
-        let Some(address) = self.leg_address(flow.protocol, flow.peer.ip(), Some(flow.local), &mut ids) else {
+        let Some(address) = self.leg_address(flow.protocol, flow.peer.ip(), Some(flow.local), &mut ids)
+        else {
             return Admission::Refused(Refusal::from(500));
         };
         let parameters = CallParameters {
@@ -317,7 +318,16 @@ impl Shell {
         self.calls.insert(handle.id, (handle.clone(), None));
         let span = info_span!("call", id = %handle.id);
         let entry = RegistryEntry { shell: Arc::clone(self), id: handle.id };
-        let task = CallTask { call, handle, inbox, shell: Arc::clone(self), permit: Some(permit), unsettled: Some(Unsettled::new(self)), keys };
+        let task = CallTask {
+            call,
+            handle,
+            inbox,
+            shell: Arc::clone(self),
+            permit: Some(permit),
+            unsettled: Some(Unsettled::new(self)),
+            keys,
+            known_session: None,
+        };
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
         tasks.spawn(
@@ -345,7 +355,8 @@ impl Shell {
         if !below(&self.live, self.limits.max_calls) {
             return None;
         }
-        let trunk_limit = profile.max_calls.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        let trunk_limit =
+            profile.max_calls.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
         if !below(&load.live, trunk_limit) {
             self.live.fetch_sub(1, Ordering::AcqRel);
             return None;
@@ -393,7 +404,7 @@ impl Shell {
     }
 
     /// Sends by address at once, by name after a look-up in a task of its own.
-    pub(super) fn send(self: &Arc<Self>, wire: Bytes, to: Hop) {
+    pub(super) fn send(self: &Arc<Self>, wire: Bytes, to: &Hop) {
         let destination = |address| Destination {
             protocol: to.protocol,
             address,
@@ -426,10 +437,11 @@ impl Shell {
     /// The store's word on a number, and the gateways that its B-leg may leave by.
     pub(super) async fn find(&self, query: &Query) -> Result<Found, StoreFailed> {
         let at = clock::wall_now();
-        let route = self.store.find_route(&query.dialled, query.caller.as_ref(), at).await.map_err(|error| {
-            self.complain("store", &error);
-            StoreFailed
-        })?;
+        let route =
+            self.store.find_route(&query.dialled, query.caller.as_ref(), at).await.map_err(|error| {
+                self.complain("store", &error);
+                StoreFailed
+            })?;
         let mut outlets = Vec::new();
         let trunk = route.as_ref().and_then(|route| self.trunks.id(&route.number.trunk));
         if let Some(trunk) = trunk.and_then(|id| self.shared_trunks.get(id.index())) {
@@ -451,7 +463,8 @@ impl Shell {
             None => resolve(&gateway.host, port).await?,
         };
         let mut ids = IdSource::from_system();
-        let literal = if gateway.host.contains(':') { format!("[{}]", gateway.host) } else { gateway.host.clone() };
+        let literal =
+            if gateway.host.contains(':') { format!("[{}]", gateway.host) } else { gateway.host.clone() };
         Some(Outlet {
             trunk: Arc::clone(trunk),
             hop: Hop {
@@ -490,9 +503,6 @@ impl Shell {
 
     /// Which session a call belongs to, for [`Self::hang_up_session`].
     pub(super) fn registry_entry(&self, handle: &CallHandle, session: Option<Uuid>) {
-        if session.is_none() {
-            return;
-        }
         if let Some(mut entry) = self.calls.get_mut(&handle.id) {
             entry.value_mut().1 = session;
         }

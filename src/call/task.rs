@@ -13,6 +13,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{error, info};
+use uuid::Uuid;
 
 /// One call's task. When it ends, its keys, sockets and transactions are gone.
 pub(super) struct CallTask {
@@ -25,6 +26,8 @@ pub(super) struct CallTask {
     /// Given back when the record is stored: a drain waits for it.
     pub(super) unsettled: Option<Unsettled>,
     pub(super) keys: KeyGuard,
+    /// What the registry knows of it.
+    pub(super) known_session: Option<Uuid>,
 }
 
 /// What a running task has beside the call.
@@ -84,7 +87,7 @@ impl CallTask {
         for action in actions {
             let (shell, jobs) = (Arc::clone(&self.shell), &mut hands.jobs);
             match action {
-                Action::Send { wire, to } => shell.send(wire, to),
+                Action::Send { wire, to } => shell.send(wire, &to),
                 Action::FindSession(query) => {
                     jobs.spawn(async move { Event::Found(shell.find(&query).await.map(Box::new)) });
                 }
@@ -116,7 +119,10 @@ impl CallTask {
                 Action::Bridged => shell.counters.bridged.increment(1),
             }
         }
-        self.shell.registry_entry(&self.handle, self.call.session());
+        if self.known_session != self.call.session() {
+            self.known_session = self.call.session();
+            self.shell.registry_entry(&self.handle, self.known_session);
+        }
         if !self.call.is_live() {
             self.permit = None;
         }

@@ -104,10 +104,11 @@ pub async fn run(fault: Option<Fault>) -> Result<Report, Failed> {
     // 1. A session, as an application makes it.
     let session = client.create_session(ALICE, BOB, ALICE_PIN, BOB_PIN).await?;
     let number = session.virtual_number.clone();
-    report.note(format!("session {} on virtual number {number}", session.uuid));
+    report.note(&format!("session {} on virtual number {number}", session.uuid));
 
     // 2. Alice, a registered number, calls it.
-    let scene = Scene { transcript: &transcript, server: sip, number: &number, folder: &folder, client: &client };
+    let scene =
+        Scene { transcript: &transcript, server: sip, number: &number, folder: &folder, client: &client };
     let options = CallOptions { from_display: Some(ALICE_NAME.into()), ..CallOptions::from(ALICE) };
     let call = alice.call(sip, &number, options).await?;
     let incoming = bob.next_call(PATIENCE).await?;
@@ -116,7 +117,10 @@ pub async fn run(fault: Option<Fault>) -> Result<Report, Failed> {
     // 3. The same number from a phone that nobody knows: the PIN first.
     let call = stranger.call(sip, &number, CallOptions::from(STRANGER)).await?;
     call.answered(PATIENCE).await?;
-    report.check("the stranger is answered and asked for a PIN", call.media().wait_packets(40, PATIENCE).await.is_ok());
+    report.check(
+        "the stranger is answered and asked for a PIN",
+        call.media().wait_packets(40, PATIENCE).await.is_ok(),
+    );
     report.check("nobody is rung before the PIN", bob.next_call(Duration::from_millis(300)).await.is_err());
     call.media().dtmf(ALICE_PIN, Pattern::Clean).await;
     let incoming = bob.next_call(PATIENCE).await?;
@@ -188,7 +192,8 @@ impl Scene<'_> {
             a.1.len() == b.1.len(),
         );
         let named = fs::read_to_string(recording.join("call.json"))?;
-        let clean = [ALICE, BOB, STRANGER].iter().all(|number| !named.contains(number.trim_start_matches('+')));
+        let clean =
+            [ALICE, BOB, STRANGER].iter().all(|number| !named.contains(number.trim_start_matches('+')));
         report.check("call.json names uuids and no number", clean);
         let leg = report::first_leg(&named).ok_or("call.json names no leg")?;
         let cdr = self.client.call(&leg).await?;
@@ -262,7 +267,8 @@ fn heard(said: &[i16], heard: &[i16]) -> Heard {
 }
 
 fn leak_on_purpose(transcript: &Transcript, server: SocketAddr) {
-    let message = format!("INVITE sip:bob SIP/2.0\r\nP-Asserted-Identity: <sip:{ALICE}@carrier.example>\r\n\r\n");
+    let message =
+        format!("INVITE sip:bob SIP/2.0\r\nP-Asserted-Identity: <sip:{ALICE}@carrier.example>\r\n\r\n");
     transcript.add(&Arc::from("Bob"), Direction::Received, Kind::Sip, server, message.as_bytes());
 }
 

@@ -48,7 +48,7 @@ impl Report {
         text
     }
 
-    pub(super) fn note(&mut self, text: String) {
+    pub(super) fn note(&mut self, text: &str) {
         let _ = writeln!(self.story, "{text}");
     }
 
@@ -79,7 +79,11 @@ impl Report {
         let found = transcript.leaks_to(phone, marks);
         self.check(&format!("nothing that {phone}'s phone received holds {what}"), found.is_empty());
         for finding in found.iter().take(SHOWN) {
-            let _ = writeln!(self.story, "          {} as {}: {}", finding.mark, finding.encoding, finding.excerpt);
+            let _ = writeln!(
+                self.story,
+                "          {} as {}: {}",
+                finding.mark, finding.encoding, finding.excerpt
+            );
         }
     }
 
@@ -92,7 +96,7 @@ impl Report {
                 .iter()
                 .flat_map(|message| {
                     ["From", "To", "P-Asserted-Identity", "Remote-Party-ID", "Contact"]
-                        .map(|header| user_in(&message, header))
+                        .map(|header| user_in(message, header))
                 })
                 .flatten()
                 // The users of our Contacts are random.
@@ -113,7 +117,8 @@ pub(super) fn user_in(message: &Message, header: &str) -> Option<String> {
 pub(super) fn folders(directory: &Path) -> Vec<PathBuf> {
     let mut folders = vec![directory.to_owned()];
     for _ in ["year", "month", "day", "interaction"] {
-        let children = |folder: &PathBuf| fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path());
+        let children =
+            |folder: &PathBuf| fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path());
         folders = folders.iter().flat_map(children).filter(|path| path.is_dir()).collect();
     }
     folders

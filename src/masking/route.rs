@@ -172,3 +172,164 @@ fn pin_plan(sessions: &[MaskingSession], caller: Option<&E164>) -> Option<PinPla
     }
     Some(plan)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::masking::session::{HttpMethod, PinSettings, RecordFormat};
+    use crate::store::VirtualNumber;
+    use jiff::{SignedDuration, Timestamp};
+    use std::time::Duration;
+    use uuid::Uuid;
+
+    const FIRST: &str = "12025550142";
+    const SECOND: &str = "12025550143";
+    const STRANGER: &str = "12025550177";
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn session(first: Option<&str>, second: Option<&str>) -> MaskingSession {
+        MaskingSession {
+            uuid: Uuid::nil(),
+            account: "MA".to_owned(),
+            subaccount: None,
+            virtual_number: Did::parse("12025550100").unwrap(),
+            first_party: first.and_then(E164::parse),
+            second_party: second.and_then(E164::parse),
+            created_at: NOW,
+            modified_at: NOW,
+            expires_at: NOW + SignedDuration::from_secs(60),
+            ended_at: None,
+            call_time_limit: Duration::from_secs(60),
+            ring_timeout: Duration::from_secs(45),
+            record: true,
+            record_file_format: RecordFormat::Mp3,
+            recording_callback_url: String::new(),
+            recording_callback_method: HttpMethod::Post,
+            callback_url: String::new(),
+            callback_method: HttpMethod::Post,
+            initiate_call_to_first_party: false,
+            first_party_play_url: "first.wav".to_owned(),
+            second_party_play_url: "second.wav".to_owned(),
+            pin: None,
+            unknown_caller_play: String::new(),
+            geomatch: true,
+            single_party: None,
+            cooloff: Duration::ZERO,
+        }
+    }
+
+    fn with_pins(mut session: MaskingSession, force: bool) -> MaskingSession {
+        session.pin = Some(PinSettings {
+            first_party_pin: Pin::parse("1111").unwrap(),
+            second_party_pin: Pin::parse("2222").unwrap(),
+            prompt_play: String::new(),
+            retry: 1,
+            retry_wait: Duration::from_secs(5),
+            incorrect_play: String::new(),
+            force,
+            generated: false,
+            generate_length: 4,
+        });
+        session
+    }
+
+    fn call(caller: Option<&str>, sessions: Vec<MaskingSession>, no_session: NoSession) -> Decision {
+        let did = Did::parse("12025550100").unwrap();
+        let number =
+            VirtualNumber { did: did.clone(), trunk: "t".to_owned(), account: "MA".to_owned(), no_session };
+        let query = Query { dialled: did, caller: caller.and_then(E164::parse) };
+        decide(&query, Some(&Route { number, sessions }), NOW)
+    }
+
+    /// A short word for a decision: whom it rings, or what else happens.
+    fn word(decision: &Decision) -> String {
+        match decision {
+            Decision::Refuse(status) => status.to_string(),
+            Decision::Dial(plan) => format!("dial {}", plan.callee.digits()),
+            Decision::Play { url, .. } => format!("play {url}"),
+            Decision::Forward(uri) => format!("to {uri}"),
+            Decision::AskPin(plan) => {
+                let door = |(pin, to): &(Pin, Option<DialPlan>)| {
+                    let to = to.as_ref().map_or("nobody", |plan| plan.callee.digits());
+                    format!("{}→{to}", pin.digits())
+                };
+                format!("pin {}", plan.doors.iter().map(door).collect::<Vec<_>>().join(" "))
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_row_that_fits_decides() {
+        use NoSession::{Play, Reject, Sip};
+        let both = || session(Some(FIRST), Some(SECOND));
+        let single = || MaskingSession { single_party: Some(true), ..session(Some(FIRST), None) };
+        let told = || MaskingSession { unknown_caller_play: "sorry.wav".to_owned(), ..both() };
+        let ended = || MaskingSession { ended_at: Some(NOW), ..both() };
+        let expired = || MaskingSession { expires_at: NOW, ..both() };
+        let strangers_pin = "pin 1111→12025550143 2222→12025550142";
+        let table = [
+            ("party: the other party", Some(FIRST), vec![both()], Reject, "dial 12025550143"),
+            ("and the other way round", Some(SECOND), vec![both()], Reject, "dial 12025550142"),
+            (
+                "PINs are for strangers",
+                Some(FIRST),
+                vec![with_pins(both(), false)],
+                Reject,
+                "dial 12025550143",
+            ),
+            (
+                "forced: only his own",
+                Some(FIRST),
+                vec![with_pins(both(), true)],
+                Reject,
+                "pin 1111→12025550143",
+            ),
+            ("the other's own", Some(SECOND), vec![with_pins(both(), true)], Reject, "pin 2222→12025550142"),
+            ("single party: anybody", Some(STRANGER), vec![single()], Reject, "dial 12025550142"),
+            ("single party: no number", None, vec![single()], Reject, "dial 12025550142"),
+            ("its party has nobody to call", Some(FIRST), vec![single()], Reject, "404"),
+            ("stranger with PIN", Some(STRANGER), vec![with_pins(both(), false)], Reject, strangers_pin),
+            ("no number, with PIN", None, vec![with_pins(both(), true)], Reject, strangers_pin),
+            ("stranger, message", Some(STRANGER), vec![told()], Sip("sip:a@b".into()), "play sorry.wav"),
+            (
+                "PIN before message",
+                Some(STRANGER),
+                vec![told(), with_pins(both(), false)],
+                Reject,
+                strangers_pin,
+            ),
+            ("stranger", Some(STRANGER), vec![both()], Reject, "404"),
+            ("nobody", Some(STRANGER), vec![], Reject, "404"),
+            ("no_session message", Some(STRANGER), vec![], Play("bye.wav".into()), "play bye.wav"),
+            ("no_session URI", None, vec![both()], Sip("sip:desk@pbx".into()), "to sip:desk@pbx"),
+            ("deleted", Some(FIRST), vec![ended()], Reject, "404"),
+            ("expired at this moment", Some(FIRST), vec![expired()], Reject, "404"),
+        ];
+        for (requirement, caller, sessions, no_session, expected) in table {
+            assert_eq!(word(&call(caller, sessions, no_session)), expected, "{requirement}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_not_ours_is_404() {
+        let query = Query { dialled: Did::parse("12025550100").unwrap(), caller: E164::parse(FIRST) };
+        assert_eq!(decide(&query, None, NOW), Decision::Refuse(404));
+    }
+
+    #[test]
+    fn a_pin_that_would_ring_the_caller_himself_leads_nowhere() {
+        let other = with_pins(session(Some(FIRST), Some(SECOND)), false);
+        let route = vec![other];
+        let plan = pin_plan(&route, E164::parse(SECOND).as_ref()).unwrap();
+        assert_eq!(word(&Decision::AskPin(plan)), "pin 1111→nobody 2222→12025550142");
+    }
+
+    #[test]
+    fn each_party_hears_its_own_message() {
+        let session = Arc::new(session(Some(FIRST), Some(SECOND)));
+        let to_second = plan_to(&session, PartyRole::Second).unwrap();
+        assert_eq!((to_second.caller_play_url(), to_second.callee_play_url()), ("first.wav", "second.wav"));
+        let to_first = plan_to(&session, PartyRole::First).unwrap();
+        assert_eq!((to_first.caller_play_url(), to_first.callee_play_url()), ("second.wav", "first.wav"));
+    }
+}

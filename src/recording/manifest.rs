@@ -71,8 +71,20 @@ pub fn write(names: Names, report: &RecordingReport) -> Result<(), ManifestError
         duration_ms: report.samples.saturating_mul(1000) / u64::from(report.sample_rate_hz.max(1)),
         complete: report.complete,
         legs: [
-            Leg { leg: "a", file: "a-leg.wav", leg_uuid: names.a, sha256: &report.a.sha256, gaps: &report.a.gaps },
-            Leg { leg: "b", file: "b-leg.wav", leg_uuid: names.b, sha256: &report.b.sha256, gaps: &report.b.gaps },
+            Leg {
+                leg: "a",
+                file: "a-leg.wav",
+                leg_uuid: names.a,
+                sha256: &report.a.sha256,
+                gaps: &report.a.gaps,
+            },
+            Leg {
+                leg: "b",
+                file: "b-leg.wav",
+                leg_uuid: names.b,
+                sha256: &report.b.sha256,
+                gaps: &report.b.gaps,
+            },
         ],
     };
     let json = serde_json::to_vec_pretty(&manifest).unwrap_or_default();

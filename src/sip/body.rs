@@ -17,7 +17,8 @@ pub fn sdp(head: &Head, body: &Bytes) -> Result<Option<Bytes>, u16> {
         return Ok(None);
     }
     let optional = |disposition: Option<&str>| {
-        disposition.is_some_and(|text| text.to_ascii_lowercase().replace(' ', "").contains("handling=optional"))
+        disposition
+            .is_some_and(|text| text.to_ascii_lowercase().replace(' ', "").contains("handling=optional"))
     };
     if head.header("Content-Encoding").is_some_and(|coding| !coding.trim().eq_ignore_ascii_case("identity")) {
         return Err(415);

@@ -3,9 +3,9 @@
 //! Never sends and never parses; it says what a request inside the dialog looks like and which
 //! incoming requests are in order.
 
-use super::key::DialogKey;
 use super::address::NameAddr;
 use super::encode::{AddressOut, HeaderOut, RequestOut, ViaOut};
+use super::key::DialogKey;
 use super::message::{Method, Request, Response};
 use super::uri::Uri;
 use super::wire::ByteStr;
@@ -163,6 +163,7 @@ fn target_of(contact: &NameAddr) -> String {
 
 /// The URI inside `<…>` of a Route or Record-Route value.
 fn route_uri(route: &str) -> Option<Uri> {
-    let inner = route.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map_or(route, |(uri, _)| uri);
+    let inner =
+        route.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map_or(route, |(uri, _)| uri);
     Uri::parse(inner.trim())
 }

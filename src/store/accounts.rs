@@ -107,7 +107,7 @@ struct EnsureAccount {
 impl Write for EnsureAccount {
     type Done = Option<NewAccount>;
 
-    async fn apply(self, connection: &mut SqliteConnection) -> Result<Self::Done, StoreError> {
+    async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<Self::Done, StoreError> {
         let Self { configured, fresh, now } = self;
         // A credential that is no longer configured must not open anything.
         let made_ones = i64::from(configured.is_empty());
@@ -116,7 +116,7 @@ impl Write for EnsureAccount {
             .execute(&mut *connection)
             .await?;
         for (position, (auth_id, token_hash)) in configured.iter().enumerate() {
-            insert(connection, auth_id, token_hash, 1, i64::try_from(position).unwrap_or(i64::MAX), now)
+            insert(connection, auth_id, token_hash, 1, i64::try_from(position).unwrap_or(i64::MAX), *now)
                 .await?;
         }
         let active = sqlx::query("SELECT auth_id FROM accounts WHERE active = 1 LIMIT 1")
@@ -125,8 +125,8 @@ impl Write for EnsureAccount {
         if active.is_some() {
             return Ok(None);
         }
-        insert(connection, &fresh.auth_id, &hash(&fresh.auth_token), 0, 0, now).await?;
-        Ok(Some(fresh))
+        insert(connection, &fresh.auth_id, &hash(&fresh.auth_token), 0, 0, *now).await?;
+        Ok(Some(fresh.clone()))
     }
 }
 

@@ -1,13 +1,14 @@
 //! Call records: an interaction is one call, a leg is one side of it and one attempt.
 //!
 //! A row exists from the INVITE on, so that a process that dies leaves a record; what a row holds is completed
-//! by the close, which also works alone.
+//! by the close, which also works alone. The writing itself is in `call_writes`.
 
 use jiff::Timestamp;
 use media::Side;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use uuid::Uuid;
 
+use super::call_writes::CallWrite;
 use super::row::{Columns, micros};
 use super::writer::Write;
 use super::{Store, StoreError};
@@ -170,7 +171,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the database fails.
     pub async fn open_leg(&self, leg: LegOpened) -> Result<(), StoreError> {
-        self.write(OpenLeg(leg)).await
+        self.write_call(CallWrite::Open(leg)).await
     }
 
     /// Notes that a leg was answered.
@@ -178,7 +179,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the database fails.
     pub async fn answer_leg(&self, leg: Uuid, at: Timestamp) -> Result<(), StoreError> {
-        self.write(AnswerLeg(leg, at)).await
+        self.write_call(CallWrite::Answer(leg, at)).await
     }
 
     /// Completes the rows of a call and of its legs in one transaction; makes those that are missing.
@@ -186,7 +187,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the database fails; then nothing of it is stored and it may be repeated.
     pub async fn close_call(&self, cdr: Cdr) -> Result<(), StoreError> {
-        self.write(CloseCall(Box::new(cdr))).await
+        self.write_call(CallWrite::Close(Box::new(cdr))).await
     }
 
     /// Notes that this process lives; every second or so.
@@ -329,149 +330,13 @@ fn leg_row(row: &SqliteRow) -> Result<LegRow, StoreError> {
     })
 }
 
-/// Makes or completes a call's row: what is known replaces what was not, never the other way round.
-async fn upsert_interaction(
-    connection: &mut SqliteConnection,
-    call: (Uuid, Option<Uuid>, Option<&str>, Option<&Did>, Timestamp),
-    ended_at: Option<Timestamp>,
-    recording: Option<&RecordingRow>,
-) -> Result<(), StoreError> {
-    let (uuid, session, account, number, started_at) = call;
-    sqlx::query(
-        "INSERT INTO interactions (uuid, session, account, virtual_number, started_at, ended_at,
-             recording_directory, recording_samples, recording_complete)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-         ON CONFLICT (uuid) DO UPDATE SET
-             session = COALESCE(excluded.session, interactions.session),
-             account = COALESCE(excluded.account, interactions.account),
-             virtual_number = COALESCE(excluded.virtual_number, interactions.virtual_number),
-             ended_at = COALESCE(excluded.ended_at, interactions.ended_at),
-             recording_directory = COALESCE(excluded.recording_directory, interactions.recording_directory),
-             recording_samples = COALESCE(excluded.recording_samples, interactions.recording_samples),
-             recording_complete = COALESCE(excluded.recording_complete, interactions.recording_complete)",
-    )
-    .bind(uuid.to_string())
-    .bind(session.map(|uuid| uuid.to_string()))
-    .bind(account)
-    .bind(number.map(Did::digits))
-    .bind(micros(started_at))
-    .bind(ended_at.map(micros))
-    .bind(recording.map(|recording| recording.directory.as_str()))
-    .bind(recording.map(|recording| count(recording.samples)))
-    .bind(recording.map(|recording| i64::from(recording.complete)))
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-async fn upsert_leg(connection: &mut SqliteConnection, leg: &LegOpened) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO legs (uuid, interaction, session, account, side, attempt, virtual_number, party, role,
-             trunk, started_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
-         ON CONFLICT (uuid) DO UPDATE SET
-             session = COALESCE(excluded.session, legs.session),
-             account = COALESCE(excluded.account, legs.account),
-             virtual_number = COALESCE(excluded.virtual_number, legs.virtual_number),
-             party = COALESCE(excluded.party, legs.party), role = COALESCE(excluded.role, legs.role)",
-    )
-    .bind(leg.leg.to_string())
-    .bind(leg.interaction.to_string())
-    .bind(leg.session.map(|uuid| uuid.to_string()))
-    .bind(&leg.account)
-    .bind(match leg.side {
-        Side::A => "A",
-        Side::B => "B",
-    })
-    .bind(i64::from(leg.attempt))
-    .bind(leg.virtual_number.as_ref().map(Did::digits))
-    .bind(leg.party.as_ref().map(E164::digits))
-    .bind(leg.role.map(|role| match role {
-        PartyRole::First => "first",
-        PartyRole::Second => "second",
-    }))
-    .bind(&leg.trunk)
-    .bind(micros(leg.started_at))
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-struct OpenLeg(LegOpened);
-
-impl Write for OpenLeg {
-    type Done = ();
-
-    async fn apply(self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
-        let leg = &self.0;
-        let number = leg.virtual_number.as_ref();
-        let call = (leg.interaction, leg.session, leg.account.as_deref(), number, leg.started_at);
-        upsert_interaction(connection, call, None, None).await?;
-        upsert_leg(connection, leg).await
-    }
-}
-
-struct AnswerLeg(Uuid, Timestamp);
-
-impl Write for AnswerLeg {
-    type Done = ();
-
-    async fn apply(self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
-        sqlx::query("UPDATE legs SET answered_at = $2 WHERE uuid = $1 AND answered_at IS NULL")
-            .bind(self.0.to_string())
-            .bind(micros(self.1))
-            .execute(connection)
-            .await?;
-        Ok(())
-    }
-}
-
-struct CloseCall(Box<Cdr>);
-
-impl Write for CloseCall {
-    type Done = ();
-
-    async fn apply(self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
-        let cdr = &self.0;
-        let number = cdr.virtual_number.as_ref();
-        let account = cdr.legs.iter().find_map(|leg| leg.opened.account.as_deref());
-        let call = (cdr.interaction, cdr.session, account, number, cdr.started_at);
-        upsert_interaction(connection, call, Some(cdr.ended_at), cdr.recording.as_ref()).await?;
-        for leg in &cdr.legs {
-            upsert_leg(connection, &leg.opened).await?;
-            sqlx::query(
-                "UPDATE legs SET ringing_at = $2, answered_at = $3, ended_at = $4, hangup_cause_name = $5,
-                     hangup_cause_code = $6, hangup_source = $7, sip_status = $8, packets_received = $9,
-                     packets_sent = $10, packets_lost = $11, jitter = $12 WHERE uuid = $1",
-            )
-            .bind(leg.opened.leg.to_string())
-            .bind(leg.ringing_at.map(micros))
-            .bind(leg.answered_at.map(micros))
-            .bind(micros(leg.ended_at))
-            .bind(leg.hangup_cause_name)
-            .bind(i64::from(leg.hangup_cause_code))
-            .bind(leg.hangup_source)
-            .bind(leg.sip_status.map(i64::from))
-            .bind(count(leg.packets_received))
-            .bind(count(leg.packets_sent))
-            .bind(count(leg.packets_lost))
-            .bind(i64::from(leg.jitter))
-            .execute(&mut *connection)
-            .await?;
-        }
-        Ok(())
-    }
-}
-
-fn count(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
-}
-
 struct Heartbeat(Timestamp);
 
 impl Write for Heartbeat {
     type Done = ();
+    const MAY_WAIT: bool = true;
 
-    async fn apply(self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
         sqlx::query(
             "INSERT INTO heartbeats (id, beat_at) VALUES (1, $1)
              ON CONFLICT (id) DO UPDATE SET beat_at = excluded.beat_at",
@@ -488,7 +353,7 @@ struct CloseOrphans(Timestamp);
 impl Write for CloseOrphans {
     type Done = u64;
 
-    async fn apply(self, connection: &mut SqliteConnection) -> Result<u64, StoreError> {
+    async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<u64, StoreError> {
         let beat = sqlx::query("SELECT beat_at FROM heartbeats WHERE id = 1")
             .fetch_optional(&mut *connection)
             .await?;
@@ -501,21 +366,24 @@ impl Write for CloseOrphans {
             "UPDATE legs SET hangup_cause_name = $2, hangup_cause_code = $3, hangup_source = $4,
                  ended_at = CASE WHEN COALESCE(answered_at, ringing_at, started_at) > $1
                                  THEN COALESCE(answered_at, ringing_at, started_at) ELSE $1 END
-             WHERE ended_at IS NULL",
+             WHERE ended_at IS NULL RETURNING interaction",
         )
         .bind(beat)
         .bind(ORPHAN_CAUSE.0)
         .bind(ORPHAN_CAUSE.1)
         .bind(ORPHAN_SOURCE)
-        .execute(&mut *connection)
+        .fetch_all(&mut *connection)
         .await?;
-        sqlx::query(
-            "UPDATE interactions SET ended_at =
-                 COALESCE((SELECT MAX(l.ended_at) FROM legs l WHERE l.interaction = interactions.uuid), started_at)
-             WHERE ended_at IS NULL",
-        )
-        .execute(&mut *connection)
-        .await?;
-        Ok(legs.rows_affected())
+        for leg in &legs {
+            sqlx::query(
+                "UPDATE interactions SET ended_at =
+                     (SELECT MAX(l.ended_at) FROM legs l WHERE l.interaction = interactions.uuid)
+                 WHERE uuid = $1 AND ended_at IS NULL",
+            )
+            .bind(leg.text("interaction")?)
+            .execute(&mut *connection)
+            .await?;
+        }
+        Ok(u64::try_from(legs.len()).unwrap_or(u64::MAX))
     }
 }

@@ -10,13 +10,19 @@
 //! that was answered survives a `kill -9`, and many calls share one commit. What reads and then writes (the
 //! allocation of a number) is atomic, because nobody else writes.
 //!
-//! Accounts and virtual numbers change at start only and are also kept in memory. Parties' numbers and PINs
+//! Accounts and virtual numbers change at start only and are also kept in memory, and so are the latest
+//! look-ups of calls until a session on that number changes. Parties' numbers and PINs
 //! lie in the rows because the API gives them back; they are in no error and in no log line.
 
 mod accounts;
+mod allocation;
+mod call_writes;
 mod calls;
 mod numbers;
+mod route_cache;
 mod row;
+mod session_row;
+mod session_types;
 mod sessions;
 mod writer;
 
@@ -37,13 +43,15 @@ use tokio::sync::{mpsc, oneshot};
 pub use accounts::NewAccount;
 pub use calls::{Cdr, InteractionRow, LegCdr, LegOpened, LegRow, RecordingRow};
 pub use numbers::{NoSession, Route, VirtualNumber, VirtualNumberConfig};
-pub use sessions::{
+pub use session_types::{
     ChangeRefusal, NewPin, NewSession, SessionFilter, SessionPage, SessionState, SessionUpdate, TimeRange,
 };
 
 use accounts::Account;
+use call_writes::CallWrite;
 use numbers::PoolNumber;
-use writer::{Queued, Write};
+use route_cache::RouteCache;
+use writer::{Queued, Write, Writer};
 
 /// How many writes may wait for the writer task; further callers wait for room.
 const QUEUE: usize = 4096;
@@ -62,6 +70,7 @@ struct Inner {
     readers: SqlitePool,
     queue: mpsc::Sender<writer::Order>,
     directory: RwLock<Arc<Directory>>,
+    routes: Arc<RouteCache>,
 }
 
 /// What changes at start only.
@@ -134,11 +143,12 @@ impl Store {
             .test_before_acquire(false)
             .idle_timeout(None)
             .max_lifetime(None)
-            .connect_with(options.pragma("query_only", "1"))
+            .connect_with(options.clone().pragma("query_only", "1"))
             .await?;
         let (queue, orders) = mpsc::channel(QUEUE);
-        tokio::spawn(writer::run(connection, orders));
-        let store = Self { inner: Arc::new(Inner { readers, queue, directory: RwLock::default() }) };
+        let routes = Arc::new(RouteCache::new());
+        tokio::spawn(writer::run(Writer::new(options, connection, routes.clone()), orders));
+        let store = Self { inner: Arc::new(Inner { readers, queue, directory: RwLock::default(), routes }) };
         store.reload_directory().await?;
         Ok(store)
     }
@@ -187,8 +197,16 @@ impl Store {
     /// Queues `write` and waits until the transaction that holds it is committed.
     async fn write<W: Write>(&self, write: W) -> Result<W::Done, StoreError> {
         let (reply, done) = oneshot::channel();
-        let order = writer::Order::Write(Box::new(Queued { write, reply }));
+        let order =
+            writer::Order::Write { write: Box::new(Queued::new(write, reply)), may_wait: W::MAY_WAIT };
         self.inner.queue.send(order).await.map_err(|_| StoreError::Closed)?;
+        done.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// As [`Self::write`], for what is said about calls.
+    async fn write_call(&self, write: CallWrite) -> Result<(), StoreError> {
+        let (reply, done) = oneshot::channel();
+        self.inner.queue.send(writer::Order::Call(write, reply)).await.map_err(|_| StoreError::Closed)?;
         done.await.map_err(|_| StoreError::Closed)?
     }
 }

@@ -1,5 +1,7 @@
 //! Virtual numbers, and what a call to one finds on it.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 
@@ -113,14 +115,51 @@ impl Store {
         now: Timestamp,
     ) -> Result<Option<Route>, StoreError> {
         let Some(number) = self.virtual_number(dialled.as_number()) else { return Ok(None) };
+        let generation = self.inner.routes.generation(dialled);
         let mut found = match caller {
-            Some(caller) => sessions::of_party(self.readers(), dialled, caller, now).await?,
+            Some(caller) => self.sessions_of_party(dialled, caller, generation, now).await?,
             None => vec![],
         };
         if found.is_empty() {
-            found = sessions::for_strangers(self.readers(), dialled, now).await?;
+            found = self.sessions_for_strangers(dialled, generation, now).await?;
         }
         Ok(Some(Route { number, sessions: found }))
+    }
+
+    async fn sessions_of_party(
+        &self,
+        dialled: &Did,
+        caller: &E164,
+        generation: u64,
+        now: Timestamp,
+    ) -> Result<Vec<MaskingSession>, StoreError> {
+        let routes = &self.inner.routes;
+        let known = match routes.of_party(dialled, caller, generation) {
+            Some(known) => known,
+            None => {
+                let found = Arc::new(sessions::of_party(self.readers(), dialled, caller, now).await?);
+                routes.keep_party(dialled, caller, generation, &found);
+                found
+            }
+        };
+        Ok(known.iter().filter(|session| session.is_active(now)).cloned().collect())
+    }
+
+    async fn sessions_for_strangers(
+        &self,
+        dialled: &Did,
+        generation: u64,
+        now: Timestamp,
+    ) -> Result<Vec<MaskingSession>, StoreError> {
+        let routes = &self.inner.routes;
+        let known = routes.for_strangers(dialled, generation);
+        // When one has expired, another message may have become the latest.
+        if let Some(known) = known.filter(|known| known.iter().all(|session| session.is_active(now))) {
+            return Ok(known.to_vec());
+        }
+        let found = Arc::new(sessions::for_strangers(self.readers(), dialled, now).await?);
+        routes.keep_strangers(dialled, generation, &found);
+        Ok(found.to_vec())
     }
 }
 
@@ -154,7 +193,7 @@ struct SyncNumbers(Vec<VirtualNumberConfig>);
 impl Write for SyncNumbers {
     type Done = ();
 
-    async fn apply(self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
         sqlx::query("UPDATE numbers SET active = 0").execute(&mut *connection).await?;
         for (position, number) in self.0.iter().enumerate() {
             sqlx::query(

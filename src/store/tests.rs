@@ -397,11 +397,14 @@ async fn a_message_for_strangers_is_found_where_no_session_takes_them() {
     let (store, _scratch) = store(1).await;
     let message =
         |first, url: &str| NewSession { unknown_caller_play: url.into(), ..wanted(first, first + 1) };
-    create(&store, message(1, "http://a/old.wav"), at(0)).await.unwrap();
-    let newest = create(&store, message(3, "http://a/new.wav"), at(1)).await.unwrap();
+    let older = create(&store, message(1, "http://a/old.wav"), at(0)).await.unwrap();
+    let short = NewSession { expiry: Duration::from_secs(60), ..message(3, "http://a/new.wav") };
+    let newest = create(&store, short, at(1)).await.unwrap();
     create(&store, wanted(5, 6), at(2)).await.unwrap();
     let route = store.find_route(&did(0), Some(&party(77)), at(3)).await.unwrap().unwrap();
     assert_eq!(route.sessions, [newest]);
+    let route = store.find_route(&did(0), Some(&party(77)), at(61)).await.unwrap().unwrap();
+    assert_eq!(route.sessions, [older], "the newest has expired");
 }
 
 #[tokio::test]
@@ -500,7 +503,7 @@ async fn concurrent_creates_never_give_a_caller_two_sessions_on_a_number() {
         }
         let caller = session.first_party.as_ref();
         let route = store.find_route(&session.virtual_number, caller, at(1)).await.unwrap().unwrap();
-        assert_eq!(route.sessions, [session.clone()]);
+        assert_eq!(route.sessions, std::slice::from_ref(session));
     }
     assert!(pins.values().all(|pins| pins.len() <= 2 * 16));
 }
@@ -534,7 +537,8 @@ async fn lists_filter_page_and_count() {
     assert_eq!(list(state(SessionState::Expired), 20, 0).await, (vec![4, 0], 2));
     assert_eq!(list(SessionFilter { first_party: Some(party(2)), ..any() }, 20, 0).await.0, [1]);
     assert_eq!(list(SessionFilter { second_party: Some(party(2)), ..any() }, 20, 0).await, (vec![], 0));
-    assert_eq!(list(SessionFilter { virtual_number: Some(did(2)), ..any() }, 20, 0).await.0, []);
+    let on_last = SessionFilter { virtual_number: Some(did(2)), ..any() };
+    assert_eq!(list(on_last, 20, 0).await, (vec![], 0));
     let created = TimeRange { from: Some(at(10)), until: Some(at(30)) };
     assert_eq!(list(SessionFilter { created, ..any() }, 20, 0).await.0, [2, 1]);
     let ends = TimeRange { from: None, until: Some(at(101)) };
@@ -641,6 +645,102 @@ async fn a_close_without_an_open_is_a_whole_record() {
     assert_eq!(sides, [(a, Some(at(90))), (b, Some(at(89)))]);
 }
 
+/// Calls of one batch are put together in memory, those of several batches by the database: with one result.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_share_a_batch_are_recorded_like_calls_that_do_not() {
+    let (store, _scratch) = store(1).await;
+    let session = create(&store, wanted(1, 2), at(0)).await.unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for index in 0..100 {
+        let (store, session) = (store.clone(), session.clone());
+        tasks.spawn(async move {
+            let interaction = Uuid::new_v4();
+            let (a, b) =
+                (leg(&session, interaction, Side::A, at(60)), leg(&session, interaction, Side::B, at(61)));
+            let early = LegOpened { session: None, account: None, role: None, ..a.clone() };
+            // What one write knows, the other need not.
+            let cdr = cdr(LegOpened { party: None, ..a.clone() }, b.clone());
+            if index % 2 == 0 {
+                let (one, two, three) = tokio::join!(
+                    store.open_leg(early),
+                    store.open_leg(b.clone()),
+                    store.answer_leg(b.leg, at(99)), // The close knows better.
+                );
+                [one, two, three].into_iter().for_each(Result::unwrap);
+                store.close_call(cdr).await.unwrap();
+            } else {
+                let (one, two, three, four) = tokio::join!(
+                    store.open_leg(early),
+                    store.open_leg(b.clone()),
+                    store.answer_leg(b.leg, at(99)),
+                    store.close_call(cdr)
+                );
+                [one, two, three, four].into_iter().for_each(Result::unwrap);
+            }
+            (a, b)
+        });
+    }
+    while let Some(legs) = tasks.join_next().await {
+        let (a, b) = legs.unwrap();
+        for (opened, ended_at) in [(a, at(90)), (b, at(89))] {
+            let row = store.find_leg(ACCOUNT, opened.leg).await.unwrap().unwrap();
+            let known = (row.opened, row.answered_at, row.ended_at, row.packets_sent);
+            assert_eq!(known, (opened, Some(at(62)), Some(ended_at), 11));
+        }
+    }
+    let calls = store.interactions(session.uuid).await.unwrap();
+    assert_eq!(calls.len(), 100);
+    assert!(
+        calls
+            .iter()
+            .all(|call| call.legs.len() == 2 && call.ended_at == Some(at(90)) && call.recording.is_some())
+    );
+}
+
+#[tokio::test]
+async fn a_call_record_that_cannot_be_stored_leaves_the_others() {
+    let (store, _scratch) = store(1).await;
+    let session = create(&store, wanted(1, 2), at(0)).await.unwrap();
+    let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON legs WHEN NEW.trunk = 'bad' BEGIN SELECT RAISE(ABORT, 'no'); END";
+    struct Run(&'static str);
+    impl Write for Run {
+        type Done = ();
+        async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+            sqlx::query(self.0).execute(connection).await?;
+            Ok(())
+        }
+    }
+    store.write(Run(refuse)).await.unwrap();
+    let good = leg(&session, Uuid::new_v4(), Side::A, at(1));
+    let bad = LegOpened { trunk: "bad".into(), ..leg(&session, Uuid::new_v4(), Side::A, at(1)) };
+    let (first, second) = tokio::join!(store.open_leg(bad.clone()), store.open_leg(good.clone()));
+    assert!(matches!(first, Err(StoreError::Database(_))));
+    second.unwrap();
+    assert!(store.find_leg(ACCOUNT, good.leg).await.unwrap().is_some());
+    assert!(matches!(store.open_leg(bad).await, Err(StoreError::Database(_))), "alone as well");
+}
+
+#[tokio::test]
+async fn a_change_of_a_session_is_seen_by_the_next_call() {
+    let (store, _scratch) = store(1).await;
+    let found = async |caller, now| -> Vec<MaskingSession> {
+        store.find_route(&did(0), Some(&party(caller)), now).await.unwrap().unwrap().sessions
+    };
+    assert_eq!(found(1, at(0)).await, [], "and this is remembered");
+    let session = create(&store, wanted(1, 2), at(0)).await.unwrap();
+    assert_eq!(found(1, at(1)).await, std::slice::from_ref(&session));
+    let longer = SessionUpdate { expiry: Some(Duration::from_secs(7200)), ..SessionUpdate::default() };
+    let longer = store.update_session(ACCOUNT, session.uuid, longer, at(2)).await.unwrap().unwrap();
+    assert_eq!(found(1, at(5000)).await, [longer]);
+    assert_eq!(found(9, at(5000)).await, []);
+    let open = NewSession { second_party: None, single_party: Some(true), ..wanted(5, 0) };
+    let open = create(&store, open, at(5000)).await.unwrap();
+    assert_eq!(found(9, at(5001)).await, std::slice::from_ref(&open), "a stranger is taken now");
+    store.expire_session(ACCOUNT, open.uuid, at(5002)).await.unwrap().unwrap();
+    store.expire_session(ACCOUNT, session.uuid, at(5002)).await.unwrap().unwrap();
+    assert_eq!((found(9, at(5003)).await, found(1, at(5003)).await), (vec![], vec![]));
+}
+
 #[tokio::test]
 async fn what_a_dead_process_left_open_is_closed_at_its_last_heartbeat() {
     let (store, scratch) = store(1).await;
@@ -667,7 +767,7 @@ async fn a_write_that_fails_in_a_batch_leaves_the_others() {
     struct Broken;
     impl Write for Broken {
         type Done = ();
-        async fn apply(self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+        async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
             sqlx::query("INSERT INTO heartbeats (id, beat_at) VALUES (99, 1)")
                 .execute(&mut *connection)
                 .await?;
@@ -687,6 +787,26 @@ async fn a_write_that_fails_in_a_batch_leaves_the_others() {
     assert_eq!(beats.len(), 1, "what the broken one wrote is undone");
 }
 
+/// SQLite ends a transaction by itself when the disk is full.
+#[tokio::test]
+async fn the_store_goes_on_after_a_transaction_was_lost() {
+    struct Lost;
+    impl Write for Lost {
+        type Done = ();
+        async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+            sqlx::query("ROLLBACK").execute(&mut *connection).await?;
+            Err(StoreError::Corrupt("disk full"))
+        }
+    }
+    let (store, _scratch) = store(1).await;
+    for second in 0..3 {
+        let (lost, beat) = tokio::join!(store.write(Lost), store.heartbeat(at(second)));
+        assert!(matches!(lost, Err(StoreError::Corrupt("disk full"))));
+        beat.unwrap();
+    }
+    create(&store, wanted(1, 2), at(0)).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_store_error_names_no_party_and_no_pin() {
     let (store, _scratch) = store(1).await;
@@ -699,9 +819,9 @@ async fn a_store_error_names_no_party_and_no_pin() {
     struct Twice(String);
     impl Write for Twice {
         type Done = ();
-        async fn apply(self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+        async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
             sqlx::query("UPDATE sessions SET first_party = 'x', first_party_pin = 'y', created_at = NULL WHERE uuid = $1")
-                .bind(self.0)
+                .bind(self.0.clone())
                 .execute(connection)
                 .await?;
             Ok(())

@@ -128,7 +128,8 @@ impl Call {
         }
     }
 
-    /// A datagram came on socket 0–3. Returns whether it was the peer's, and whether the deadline may have moved.
+    /// A datagram came on socket 0–3. Returns whether it was the peer's, and whether the deadline may have
+    /// moved.
     #[inline]
     pub(super) fn on_packet(
         &mut self,
@@ -206,8 +207,8 @@ impl Call {
         if press.is_some_and(|press| press.is_new) {
             near.withheld = false;
         }
-        // The end of a key that was collected, a PIN's last digit above all, is not for the other party; neither are
-        // stragglers of keys before the newest one, for which that cannot be told.
+        // The end of a key that was collected, a PIN's last digit above all, is not for the other party;
+        // neither are stragglers of keys before the newest one, for which that cannot be told.
         match press.filter(|_| !near.withheld) {
             Some(press) => far.relay_key(header, packet.payload, press, bench),
             None => {

@@ -1,7 +1,7 @@
 //! The narrow waist to the kernel: UDP sockets, readiness and waking. The only `unsafe` of the project.
 //!
-//! Everything above works with tokens and datagrams, so that another way of moving packets (io_uring) can stand
-//! beside this one. epoll, level-triggered: what is not read now is told again.
+//! Everything above works with tokens and datagrams, so that another way of moving packets (io_uring) can
+//! stand beside this one. epoll, level-triggered: what is not read now is told again.
 
 #![allow(unsafe_code, reason = "system calls that the standard library does not wrap")]
 
@@ -39,8 +39,8 @@ pub(super) fn overrun(socket: &UdpSocket) -> u32 {
     const SO_MEMINFO: libc::c_int = 55;
     let mut values = [0u32; DROPS + 1];
     let mut length = size_of_val(&values) as libc::socklen_t;
-    // SAFETY: the descriptor is open for the length of the borrow, and the kernel writes at most `length` bytes into
-    // `values`, which has room for that many.
+    // SAFETY: the descriptor is open for the length of the borrow, and the kernel writes at most `length`
+    // bytes into `values`, which has room for that many.
     let outcome = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
@@ -89,7 +89,8 @@ impl Poller {
         Ok(poller)
     }
 
-    /// From now on [`Self::wait`] tells `token` while something can be read. It ends when the descriptor is closed.
+    /// From now on [`Self::wait`] tells `token` while something can be read. It ends when the descriptor is
+    /// closed.
     pub(super) fn add(&self, socket: &impl AsFd, token: u64) -> io::Result<()> {
         let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: token };
         let descriptor = socket.as_fd().as_raw_fd();
@@ -105,7 +106,8 @@ impl Poller {
         ready.clear();
         let timeout_ms = if block { -1 } else { 0 };
         let room = self.events.len() as libc::c_int;
-        // SAFETY: the kernel writes at most `room` events into `events`, which has as many elements, all initialised.
+        // SAFETY: the kernel writes at most `room` events into `events`, which has as many elements, all
+        // initialised.
         let count =
             unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), self.events.as_mut_ptr(), room, timeout_ms) };
         match usize::try_from(count) {

@@ -1,7 +1,8 @@
 //! One leg on its worker: two sockets, the stream that was agreed, what comes in and what goes out.
 //!
-//! RFC 3550 §5, §6; RFC 4733. The source is asked first, for each packet; then the header is read; then it is decided
-//! what the packet is. Nothing of an incoming packet but its payload, shifted numbers and the marker ever leaves.
+//! RFC 3550 §5, §6; RFC 4733. The source is asked first, for each packet; then the header is read; then it is
+//! decided what the packet is. Nothing of an incoming packet but its payload, shifted numbers and the marker
+//! ever leaves.
 
 use super::clock::Now;
 use super::counters::EngineStatistics;
@@ -149,8 +150,8 @@ impl Leg {
         let mut rtcp = Source::new(stream.remote_rtcp, stream.source).or(stream.remote);
         let reachable = stream.remote.port() != 0 && !stream.remote.ip().is_unspecified();
         match &self.agreed {
-            // RFC 3264 §8.4: a hold by the null address names no source. What its peer still sends comes from where
-            // it came from before.
+            // RFC 3264 §8.4: a hold by the null address names no source. What its peer still sends comes from
+            // where it came from before.
             Some(before) if !reachable => (rtp, rtcp) = (before.rtp, before.rtcp),
             Some(before) => (rtp, rtcp) = (before.rtp.succeed(rtp), before.rtcp.succeed(rtcp)),
             None => {
@@ -195,7 +196,8 @@ impl Leg {
         self.waiting = None;
     }
 
-    /// The first questions about an RTP packet: whose, and what is it? `None`: dropped, and nothing has changed.
+    /// The first questions about an RTP packet: whose, and what is it? `None`: dropped, and nothing has
+    /// changed.
     #[inline]
     pub(super) fn accept<'a>(
         &mut self,
@@ -273,7 +275,8 @@ impl Leg {
         gives_way
     }
 
-    /// Tells the other leg's key: as a telephone-event, or as a tone where none was agreed. True when a tone begins.
+    /// Tells the other leg's key: as a telephone-event, or as a tone where none was agreed. True when a tone
+    /// begins.
     pub(super) fn relay_key(
         &mut self,
         header: &Header,

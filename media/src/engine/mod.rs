@@ -1,8 +1,9 @@
 //! The engine: one OS thread per core that owns its calls' sockets.
 //!
-//! [`Engine::open`] binds a call's sockets on the caller's thread and gives them to a worker, where both legs stay. Commands
-//! go to the worker through a queue, events come back through a callback. [`worker`] is the loop, [`call`] and [`leg`] hold
-//! a call's state, [`io`] is the only place that talks to the kernel, [`clock`] the only one that asks for the time.
+//! [`Engine::open`] binds a call's sockets on the caller's thread and gives them to a worker, where both legs
+//! stay. Commands go to the worker through a queue, events come back through a callback. `worker` is the
+//! loop, `call` and `leg` hold a call's state, `io` is the only place that talks to the kernel, `clock` the
+//! only one that asks for the time.
 
 mod call;
 mod clock;
@@ -43,7 +44,8 @@ pub struct MediaLimits {
     pub ports: RangeInclusive<u16>,
     /// Both legs silent for so long ends a call; `None` never ends one.
     pub silence: Option<Duration>,
-    /// How long a freed port should rest. The longest-rested port is taken first; none is refused for resting.
+    /// How long a freed port should rest. The longest-rested port is taken first; none is refused for
+    /// resting.
     pub port_rest: Duration,
     /// Number of media threads; one per core by default.
     pub workers: usize,

@@ -1,8 +1,8 @@
 //! One media thread: waits, reads what came, relays it at once, then does what is due.
 //!
-//! While calls live it wakes every [`TICK`] and takes all packets that came meanwhile in one go: at 10 000 packets/s a
-//! wake-up per packet would cost more than the packet. Without calls it sleeps until it is told of one. A packet costs
-//! no lock, no allocation, no reading of the clock and no log line.
+//! While calls live it wakes every [`TICK`] and takes all packets that came meanwhile in one go: at 10 000
+//! packets/s a wake-up per packet would cost more than the packet. Without calls it sleeps until it is told
+//! of one. A packet costs no lock, no allocation, no reading of the clock and no log line.
 
 use super::call::{Call, Parts};
 use super::clock::{MediaClock, Now};
@@ -67,7 +67,8 @@ impl Shared {
         })
     }
 
-    /// Wakes the worker if it sleeps. Pairs with [`Worker::sleep`]: whoever comes second sees what the other one did.
+    /// Wakes the worker if it sleeps. Pairs with [`Worker::sleep`]: whoever comes second sees what the other
+    /// one did.
     fn rouse(&self) {
         fence(Ordering::SeqCst);
         if self.sleeping.swap(false, Ordering::SeqCst) {
@@ -257,7 +258,8 @@ impl Worker {
         for (socket, which) in call.sockets().into_iter().zip(0u64..) {
             let token = (u64::from(place.generation) << 32) | ((slot as u64) << 2) | which;
             if let Err(error) = self.poller.add(socket, token) {
-                // Out of watches (fs.epoll.max_user_watches): this leg stays deaf, and silence will end its call.
+                // Out of watches (fs.epoll.max_user_watches): this leg stays deaf, and silence will end its
+                // call.
                 tracing::error!(%error, "media socket cannot be watched");
             }
         }
@@ -267,8 +269,9 @@ impl Worker {
         self.publish(now.media);
     }
 
-    /// Reads all sockets that have something, in rounds, so that no flood at one of them holds up the others. Messages
-    /// are taken after the kernel's word and before the packets: what was told before a packet was sent applies to it.
+    /// Reads all sockets that have something, in rounds, so that no flood at one of them holds up the others.
+    /// Messages are taken after the kernel's word and before the packets: what was told before a packet was
+    /// sent applies to it.
     fn receive(&mut self) -> io::Result<bool> {
         let mut ready = std::mem::take(&mut self.ready);
         for _ in 0..ROUNDS {

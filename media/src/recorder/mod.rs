@@ -5,12 +5,14 @@
 //!              ←──────── empty blocks ────────  places, writes     (sync, SHA-256, events)
 //! ```
 //!
-//! The media thread copies what it received into a pooled block and hands the block over when it is full or 50 ms old;
-//! it never waits, allocates only while the pool grows, and counts as lost what finds no block. The writer puts the
-//! audio in its place ([`crate::jitter`]) and flushes header and data four times a second, so a crash costs less than a
-//! second ([`repair`] mends the rest). Syncing and hashing, which may take long, are left to the sealers.
-//! Files are 16-bit mono PCM at 8000 Hz. No number is in any path, file or header.
+//! The media thread copies what it received into a pooled block and hands the block over when it is full or
+//! 50 ms old; it never waits, allocates only while the pool grows, and counts as lost what finds no block.
+//! The writer puts the audio in its place ([`crate::jitter`]) and flushes header and data four times a
+//! second, so a crash costs less than a second ([`repair`] mends the rest). Syncing and hashing, which may
+//! take long, are left to the sealers. Files are 16-bit mono PCM at 8000 Hz. No number is in any path, file
+//! or header.
 
+mod file;
 mod seal;
 mod writer;
 
@@ -115,7 +117,8 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Starts the writer thread, which ends when this is dropped; recordings that have not finished then are cut there.
+    /// Starts the writer thread, which ends when this is dropped; recordings that have not finished then are
+    /// cut there.
     ///
     /// # Errors
     /// The system refuses a thread.
@@ -164,7 +167,8 @@ impl Recorder {
         true
     }
 
-    /// Notes that a key has been down for `duration` samples since the packet's timestamp: it will not be heard.
+    /// Notes that a key has been down for `duration` samples since the packet's timestamp: it will not be
+    /// heard.
     pub fn key(
         &mut self,
         (id, side): (RecordingId, Side),
@@ -177,7 +181,8 @@ impl Recorder {
         true
     }
 
-    /// Ends both files at `now`. The writer's side reports [`MediaEvent::Recorded`], then [`MediaEvent::Closed`].
+    /// Ends both files at `now`. The writer's side reports [`MediaEvent::Recorded`], then
+    /// [`MediaEvent::Closed`].
     pub fn finish(&mut self, id: RecordingId, statistics: CallStatistics, now: MediaTime) {
         self.hand_over(now);
         self.live = self.live.saturating_sub(1);

@@ -1,9 +1,9 @@
 //! The last steps of a recording, and the mending of one that a crash cut off.
 //!
-//! A file is fitted to its length (whole samples, header, silence at its end), synced and hashed. A sealer may wait for
-//! the disk as long as it likes: no call and no other recording waits with it.
+//! A file is fitted to its length (whole samples, header, silence at its end), synced and hashed. A sealer
+//! may wait for the disk as long as it likes: no call and no other recording waits with it.
 
-use super::{A_LEG, B_LEG, EventSink};
+use super::{A_LEG, B_LEG, EventSink, file};
 use crate::time::SAMPLE_RATE_HZ;
 use crate::{CallStatistics, LegRecording, MediaEvent, RecordingReport};
 use sha2::{Digest, Sha256};
@@ -14,8 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Length of the header that hound writes for 16-bit mono PCM: RIFF, fmt of 16 bytes, data.
-const HEADER_LENGTH: u64 = 44;
+const HEADER_LENGTH: u64 = file::HEADER_LENGTH as u64;
 /// What a WAV file of ours may hold, so that no length field overflows: 37 hours.
 pub(super) const MAX_SAMPLES: u64 = 1 << 30;
 
@@ -52,7 +51,8 @@ impl Sealers {
 
     pub(super) fn seal(&self, written: Written) {
         if let Err(failed) = self.jobs.send(written) {
-            // All sealers are gone, which only a panic in each of them explains; the call must still hear of its end.
+            // All sealers are gone, which only a panic in each of them explains; the call must still hear of
+            // its end.
             failed.0.complete();
         }
     }
@@ -123,8 +123,9 @@ impl LegRecording {
     }
 }
 
-/// Mends the files of a recording that a crash cut off, so that both are playable and of equal length. `None` when
-/// there is no file. The gaps within are not known any more; what was cut off at one file's end is listed.
+/// Mends the files of a recording that a crash cut off, so that both are playable and of equal length. `None`
+/// when there is no file. The gaps within are not known any more; what was cut off at one file's end is
+/// listed.
 ///
 /// # Errors
 /// What the system says, or [`io::ErrorKind::InvalidData`] for a file that is none of ours.
@@ -158,13 +159,13 @@ fn seal_file(path: &Path, samples: u64) -> io::Result<(u64, String)> {
     let kept = samples_in(&file)?.min(samples);
     let length = HEADER_LENGTH + 2 * samples;
     if file.metadata()?.len() != length {
-        // First cut, then grow: what lay behind the last whole sample must not be heard. Growing takes no space on the
-        // disk, so it works on a full one.
+        // First cut, then grow: what lay behind the last whole sample must not be heard. Growing takes no
+        // space on the disk, so it works on a full one.
         file.set_len(HEADER_LENGTH + 2 * kept)?;
         file.set_len(length)?;
     }
     let header = header(samples);
-    let mut found = [0; HEADER_LENGTH as usize];
+    let mut found = [0; file::HEADER_LENGTH];
     file.read_exact_at(&mut found, 0)?;
     if found != header {
         file.write_all_at(&header, 0)?;
@@ -176,7 +177,7 @@ fn seal_file(path: &Path, samples: u64) -> io::Result<(u64, String)> {
 /// Whole samples after the header, as the file's length tells it.
 fn samples_in(file: &File) -> io::Result<u64> {
     let length = file.metadata()?.len();
-    let mut found = [0; HEADER_LENGTH as usize];
+    let mut found = [0; file::HEADER_LENGTH];
     if length >= HEADER_LENGTH {
         file.read_exact_at(&mut found, 0)?;
         // A power cut may have left nulls; but a file that says to be something else is not for us to cut.
@@ -189,9 +190,9 @@ fn samples_in(file: &File) -> io::Result<u64> {
 }
 
 /// The header of 16-bit mono PCM, byte for byte what hound writes.
-fn header(samples: u64) -> [u8; HEADER_LENGTH as usize] {
+fn header(samples: u64) -> [u8; file::HEADER_LENGTH] {
     let bytes = u32::try_from(2 * samples.min(MAX_SAMPLES)).unwrap_or(u32::MAX);
-    let mut header = [0; HEADER_LENGTH as usize];
+    let mut header = [0; file::HEADER_LENGTH];
     let fields: [&[u8]; 13] = [
         b"RIFF",
         &bytes.saturating_add(36).to_le_bytes(),
@@ -229,6 +230,7 @@ fn hash(file: &File) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::recorder::file::SPEC;
     use crate::recorder::writer::tests::{Folder, read};
 
     fn wav(samples: &[i16]) -> Vec<u8> {
@@ -240,13 +242,7 @@ mod tests {
     #[test]
     fn the_header_is_the_one_that_hound_writes() {
         let mut written = io::Cursor::new(vec![]);
-        let spec = hound::WavSpec {
-            channels: 1,
-            sample_rate: SAMPLE_RATE_HZ,
-            bits_per_sample: 16,
-            sample_format: hound::SampleFormat::Int,
-        };
-        let mut writer = hound::WavWriter::new(&mut written, spec).unwrap();
+        let mut writer = hound::WavWriter::new(&mut written, SPEC).unwrap();
         [1i16, -2, 3].iter().for_each(|sample| writer.write_sample(*sample).unwrap());
         writer.finalize().unwrap();
         assert_eq!(written.into_inner(), wav(&[1, -2, 3]));

@@ -1,29 +1,32 @@
 //! The writer thread: places what was received and keeps the files playable.
 //!
-//! Its clock is the media thread's: a block says that all up to its time has been handed over, so a writer that has
-//! fallen behind does not take for a gap what still waits in the queue. It reads no clock of its own.
+//! Its clock is the media thread's: a block says that all up to its time has been handed over, so a writer
+//! that has fallen behind does not take for a gap what still waits in the queue. It reads no clock of its
+//! own.
 
+use super::file::{SPEC, WavFile};
 use super::seal::{MAX_SAMPLES, Sealers, Written};
 use super::{A_LEG, B_LEG, Block, Content, EventSink, Record, RecordingId, ToWriter};
 use crate::jitter::{Arrived, Placement, Timeline, WINDOW};
-use crate::time::{MediaTime, SAMPLE_RATE_HZ, milliseconds};
+use crate::time::{MediaTime, milliseconds};
 use crate::{CallStatistics, MediaEvent, Side, g711};
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, BufWriter};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender};
 
-/// Header and data go to the system so often; with the window and the age of a block less than a second can be lost.
+/// Header and data go to the system so often; with the window and the age of a block less than a second can
+/// be lost.
 const FLUSH: u64 = milliseconds(250);
 /// So much more than the window may wait for its emission.
 const BACKLOG: u64 = milliseconds(400);
 /// Samples written at once.
 const PIECE: usize = 2048;
-/// A G.711 payload longer than this never gets here.
-const MAX_PAYLOAD: usize = 1500;
+/// Samples decoded at once: a packet of 20 ms, with room.
+const DECODED: usize = 240;
 
 /// Opens a leg's new file.
 type Open = fn(&Path) -> io::Result<File>;
@@ -117,7 +120,7 @@ struct Leg {
     placement: Placement,
     timeline: Timeline,
     /// `None` when it could not be made, or broke.
-    file: Option<hound::WavWriter<BufWriter<File>>>,
+    file: Option<hound::WavWriter<WavFile>>,
 }
 
 impl Recording {
@@ -133,13 +136,7 @@ impl Recording {
     fn make_files(&mut self, open: Open) -> Result<(), hound::Error> {
         DirBuilder::new().recursive(true).mode(0o750).create(&self.directory)?;
         for (name, leg) in [(A_LEG, &mut self.a), (B_LEG, &mut self.b)] {
-            let spec = hound::WavSpec {
-                channels: 1,
-                sample_rate: SAMPLE_RATE_HZ,
-                bits_per_sample: 16,
-                sample_format: hound::SampleFormat::Int,
-            };
-            let mut file = hound::WavWriter::new(BufWriter::new(open(&self.directory.join(name))?), spec)?;
+            let mut file = hound::WavWriter::new(WavFile::new(open(&self.directory.join(name))?), SPEC)?;
             file.flush()?;
             leg.file = Some(file);
         }
@@ -208,11 +205,14 @@ impl Leg {
         }
         match record.content {
             Content::Audio(codec, _) => {
-                let mut samples = [0; MAX_PAYLOAD];
-                let count = g711::decode(codec, payload, &mut samples);
-                arrived.duration = count as u32;
-                if let Some(position) = self.placement.place(&arrived) {
-                    self.timeline.insert(position, samples.get(..count).unwrap_or_default());
+                arrived.duration = payload.len() as u32;
+                let mut samples = [0; DECODED];
+                let mut position = self.placement.place(&arrived);
+                for piece in payload.chunks(DECODED) {
+                    let Some(at) = position else { break };
+                    let count = g711::decode(codec, piece, &mut samples);
+                    self.timeline.insert(at, samples.get(..count).unwrap_or_default());
+                    position = at.checked_add(count as i64);
                 }
             }
             Content::Key(duration) => {
@@ -248,7 +248,7 @@ impl Leg {
     }
 }
 
-fn write(file: Option<&mut hound::WavWriter<BufWriter<File>>>, samples: &[i16]) -> Result<(), hound::Error> {
+fn write(file: Option<&mut hound::WavWriter<WavFile>>, samples: &[i16]) -> Result<(), hound::Error> {
     let Some(file) = file else { return Ok(()) };
     for piece in samples.chunks(PIECE) {
         // hound's length fields would wrap without a word.
@@ -384,9 +384,8 @@ pub(super) mod tests {
         };
         let mut recording = Recording::begin(folder.path().to_owned(), events, at(0), create);
         // From now on the A-leg's disk is full.
-        let spec = recording.a.file.as_ref().unwrap().spec();
         recording.a.file =
-            Some(hound::WavWriter::new(BufWriter::new(full(Path::new("x")).unwrap()), spec).unwrap());
+            Some(hound::WavWriter::new(WavFile::new(full(Path::new("x")).unwrap()), SPEC).unwrap());
         for number in 0..100u16 {
             let ms = u64::from(number) * 20;
             recording.take(&record(Side::A, number, Codec::Pcmu, ms), &payload(number));

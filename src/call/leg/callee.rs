@@ -7,13 +7,13 @@ use crate::call::signal::Signal;
 use crate::number::Did;
 use crate::sip::body;
 use crate::sip::dialog::Dialog;
-use crate::sip::key::DialogKey;
 use crate::sip::encode::RequestOut;
+use crate::sip::key::DialogKey;
 use crate::sip::message::Response;
-use crate::sip::wire::ByteStr;
 use crate::sip::transaction::timer::T1;
 use crate::sip::transaction::{InviteClient, invite_client};
 use crate::sip::transport::Protocol;
+use crate::sip::wire::ByteStr;
 use crate::trunk::Trunk;
 use bytes::Bytes;
 use media::Stream;
@@ -113,9 +113,9 @@ impl Leg {
             sdp,
         );
         let hop = Self::choose_transport(key.clone(), &mut invite, dial.hop);
-        let route = Route { protocol: dial.address.protocol, peer: hop.address(), connection: None, local: None };
-        let (machine, actions) =
-            InviteClient::start(invite.encode(), hop.protocol != Protocol::Udp, out.now);
+        let route =
+            Route { protocol: dial.address.protocol, peer: hop.address(), connection: None, local: None };
+        let (machine, actions) = InviteClient::start(invite.encode(), hop.protocol != Protocol::Udp, out.now);
         let outgoing = Outgoing {
             invite,
             hop,
@@ -175,8 +175,8 @@ impl Leg {
         }
         let status = response.status;
         let tag = response.head.to.tag().map(ToString::to_string);
-        let ack = (status >= 300)
-            .then(|| identity::ack_of_failure(&outgoing.invite, tag.as_deref()).encode());
+        let ack =
+            (status >= 300).then(|| identity::ack_of_failure(&outgoing.invite, tag.as_deref()).encode());
         let (deliver, _) = self.feed_invite(invite_client::Event::Response { status, ack }, out);
         if !deliver {
             return;
@@ -232,10 +232,10 @@ impl Leg {
         let via = self.address.via(hop.protocol, out.ids.branch());
         let ack = dialog.ack(cseq, via).encode();
         out.send(ack.clone(), &hop);
-        if let SetUp::Outgoing(outgoing) = &mut self.set_up {
-            if outgoing.acks.len() < MAX_FORKS {
-                outgoing.acks.push((tag.to_owned(), ack, hop));
-            }
+        if let SetUp::Outgoing(outgoing) = &mut self.set_up
+            && outgoing.acks.len() < MAX_FORKS
+        {
+            outgoing.acks.push((tag.to_owned(), ack, hop));
         }
         if self.state != State::SettingUp {
             return self.send_bye_on(&mut dialog, None, out);
@@ -300,19 +300,19 @@ impl Leg {
     /// like with a 503 (RFC 3261 §8.1.3.1).
     pub(super) fn on_invite_not_sent(&mut self, out: &mut Output<'_>) {
         let SetUp::Outgoing(outgoing) = &mut self.set_up else { return };
-        if outgoing.machine.is_calling() {
-            if let Some(mut hop) = outgoing.hop.fall_back_to_udp() {
-                outgoing.invite.via.transport = Protocol::Udp.via_name();
-                outgoing.invite.via.branch = out.ids.branch();
-                if let Some(token) = &mut hop.token {
-                    token.branch = ByteStr::from(outgoing.branch());
-                }
-                outgoing.hop = hop;
-                let (machine, actions) = InviteClient::start(outgoing.invite.encode(), false, out.now);
-                outgoing.machine = machine;
-                self.perform_invite(actions, out);
-                return;
+        if outgoing.machine.is_calling()
+            && let Some(mut hop) = outgoing.hop.fall_back_to_udp()
+        {
+            outgoing.invite.via.transport = Protocol::Udp.via_name();
+            outgoing.invite.via.branch = out.ids.branch();
+            if let Some(token) = &mut hop.token {
+                token.branch = ByteStr::from(outgoing.branch());
             }
+            outgoing.hop = hop;
+            let (machine, actions) = InviteClient::start(outgoing.invite.encode(), false, out.now);
+            outgoing.machine = machine;
+            self.perform_invite(actions, out);
+            return;
         }
         self.feed_invite(invite_client::Event::TransportFailed, out);
         if self.state == State::SettingUp {

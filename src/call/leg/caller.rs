@@ -1,18 +1,18 @@
 //! Set-up of a leg where we are UAS: the INVITE that came in, until its final answer.
 
 use super::{InviteEntry, Leg, Output, Route, SetUp, State, response_hop};
+use crate::call::cdr::HangupCause;
 use crate::call::identity::{self, LegAddress};
 use crate::call::signal::Signal;
-use crate::call::cdr::HangupCause;
 use crate::ids::IdSource;
 use crate::sip::body;
 use crate::sip::dialog::Dialog;
-use crate::sip::key::TransactionKey;
 use crate::sip::encode::{HeaderOut, ResponseHead};
+use crate::sip::key::TransactionKey;
 use crate::sip::message::Request;
-use crate::sip::wire::ByteStr;
 use crate::sip::transaction::{InviteServer, invite_server};
 use crate::sip::transport::{Flow, Protocol};
+use crate::sip::wire::ByteStr;
 use bytes::Bytes;
 use media::Stream;
 use media::sdp::LocalMedia;
@@ -121,8 +121,7 @@ impl Leg {
             .filter(|_| early_media && incoming.offer.is_some())
             .and_then(|negotiation| negotiation.local());
         let status = if sdp.is_some() { 183 } else { 180 };
-        let response =
-            identity::dialog_response(&incoming.head, status, &incoming.tag, &self.address, sdp);
+        let response = identity::dialog_response(&incoming.head, status, &incoming.tag, &self.address, sdp);
         let (key, wire) = (incoming.key.clone(), response.encode());
         self.respond_to_invite(&key, status, wire, out);
     }

@@ -8,8 +8,8 @@ use crate::call::cdr::HangupCause;
 use crate::call::identity;
 use crate::call::signal::Signal;
 use crate::sip::body;
-use crate::sip::key::TransactionKey;
 use crate::sip::encode::HeaderOut;
+use crate::sip::key::TransactionKey;
 use crate::sip::message::{Method, Request};
 use crate::sip::transaction::{InviteServer, invite_server, non_invite_server};
 use crate::sip::transport::{Flow, Protocol};
@@ -210,8 +210,7 @@ impl Leg {
             dialog.refresh_target(request.head.contact.as_ref());
         }
         let head = request.response_head(flow.peer);
-        let response =
-            identity::dialog_response(&head, 200, &self.local_tag, &self.address, sdp.as_deref());
+        let response = identity::dialog_response(&head, 200, &self.local_tag, &self.address, sdp.as_deref());
         self.respond(request, flow, &response, out);
     }
 

@@ -14,15 +14,15 @@ use super::signal::{Order, Signal};
 use super::{Action, Hop, Place};
 use crate::ids::IdSource;
 use crate::sip::dialog::Dialog;
-use crate::sip::key::{DialogKey, TransactionKey};
 use crate::sip::encode::{RequestOut, ResponseOut};
+use crate::sip::key::{DialogKey, TransactionKey};
 use crate::sip::message::{Message, Method, Request, Response};
+use crate::sip::transaction::timer::{T1, T2};
+use crate::sip::transaction::{InviteServer, NonInviteClient, NonInviteServer};
+use crate::sip::transaction::{invite_server, non_invite_client, non_invite_server};
+use crate::sip::transport::{Flow, Protocol, SendToken};
 use crate::sip::uri::Uri;
 use crate::sip::wire::ByteStr;
-use crate::sip::transaction::timer::{T1, T2};
-use crate::sip::transaction::{invite_server, non_invite_client, non_invite_server};
-use crate::sip::transaction::{InviteServer, NonInviteClient, NonInviteServer};
-use crate::sip::transport::{Flow, Protocol, SendToken};
 use bytes::Bytes;
 use callee::Outgoing;
 use caller::Incoming;
@@ -302,10 +302,10 @@ impl Leg {
 
     /// A request of ours could not be sent.
     pub(crate) fn on_send_failed(&mut self, branch: &str, out: &mut Output<'_>) {
-        if let SetUp::Outgoing(outgoing) = &self.set_up {
-            if outgoing.branch() == branch {
-                return self.on_invite_not_sent(out);
-            }
+        if let SetUp::Outgoing(outgoing) = &self.set_up
+            && outgoing.branch() == branch
+        {
+            return self.on_invite_not_sent(out);
         }
         let Some(index) = self.clients.iter().position(|client| client.request.via.branch == branch) else {
             return;

@@ -42,7 +42,9 @@ impl Call {
 
     fn allows_early_media(&self) -> bool {
         let State::Dialing { attempt, .. } = &self.state else { return false };
-        self.outlets.get(usize::from(attempt.saturating_sub(1))).is_some_and(|outlet| outlet.trunk.early_media)
+        self.outlets
+            .get(usize::from(attempt.saturating_sub(1)))
+            .is_some_and(|outlet| outlet.trunk.early_media)
     }
 
     /// The B-leg's 200, acknowledged.

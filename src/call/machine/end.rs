@@ -49,8 +49,7 @@ impl Call {
         self.cdr.ended(self.b_uuid, cause, source, None, now);
         self.order_a(Order::HangUp(cause), actions, now);
         self.order_b(Order::HangUp(cause), actions, now);
-        self.state =
-            State::Draining { cdr: CdrState::Open { until: now + CLOSING }, until: now + LINGERING };
+        self.state = State::Draining { cdr: CdrState::Open { until: now + CLOSING }, until: now + LINGERING };
         match self.media {
             MediaState::Open { .. } => self.close_media(actions),
             MediaState::None | MediaState::Closed => self.send_cdr(actions, now),

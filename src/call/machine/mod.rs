@@ -239,7 +239,7 @@ impl Call {
             Event::Timeout => self.on_timeout(&mut actions, now),
         }
         self.settle(&mut actions, now);
-        debug_assert!(self.deadline().is_none_or(|at| at > now), "a fired timer must move on");
+        assert!(self.deadline().is_none_or(|at| at > now), "a fired timer must move on, or the shell would spin");
         actions
     }
 
@@ -314,7 +314,9 @@ impl Call {
 
     fn on_stage_timeout(&mut self, actions: &mut Vec<Action>, now: Instant) {
         match &mut self.state {
-            State::Routing { until } if *until <= now => self.refuse_caller(500, HangupCause::InternalError, actions, now),
+            State::Routing { until } if *until <= now => {
+                self.refuse_caller(500, HangupCause::InternalError, actions, now)
+            }
             State::Opening { until, .. } if *until <= now => {
                 self.refuse_caller(500, HangupCause::InternalError, actions, now);
             }
@@ -322,7 +324,9 @@ impl Call {
             State::Announcing { until, .. } if *until <= now => self.after_message(actions, now),
             State::Dialing { until, .. } if *until <= now => self.on_ring_timeout(actions, now),
             State::Greeting { until, .. } if *until <= now => self.bridge(actions, now),
-            State::Draining { cdr: CdrState::Open { until }, .. } if *until <= now => self.send_cdr(actions, now),
+            State::Draining { cdr: CdrState::Open { until }, .. } if *until <= now => {
+                self.send_cdr(actions, now)
+            }
             State::Draining { cdr: cdr @ CdrState::Sent { .. }, .. } => {
                 if matches!(cdr, CdrState::Sent { until } if *until <= now) {
                     *cdr = CdrState::Closed;

@@ -1,7 +1,7 @@
 //! From the INVITE to the dialled B-leg: look-up, decision, media, messages, gateways.
 
-use super::{Call, LOOK_UP, MAX_FORMER_LEGS, MediaState, State, Target, Then};
 use super::DEFAULT_RING_TIMEOUT;
+use super::{Call, LOOK_UP, MAX_FORMER_LEGS, MediaState, State, Target, Then};
 use crate::call::cdr::{HangupCause, HangupSource, NewLeg};
 use crate::call::identity::{self, Callee};
 use crate::call::leg::{Dial, Leg, Output};
@@ -10,8 +10,8 @@ use crate::call::{Action, Found, Hop, NoPort, Outlet, Place, StoreFailed};
 use crate::masking::route::{Decision, decide};
 use crate::masking::session::MaskingSession;
 use crate::prompts::BuiltIn;
-use crate::sip::uri::Uri;
 use crate::sip::transport::Protocol;
+use crate::sip::uri::Uri;
 use crate::trunk::Trunk;
 use media::sdp::{LocalMedia, MediaAllow};
 use media::{Codec, MediaCommand, PlayMode, Prompt, Side};
@@ -116,7 +116,9 @@ impl Call {
         }
         match next {
             Decision::Dial(plan) => match self.message(plan.caller_play_url()) {
-                Some(message) => self.announce(message, Then::Dial(Box::new(Target::Party(plan))), actions, now),
+                Some(message) => {
+                    self.announce(message, Then::Dial(Box::new(Target::Party(plan))), actions, now)
+                }
                 None => self.dial(Target::Party(plan), 1, actions, now),
             },
             Decision::AskPin(plan) => self.ask_pin(plan, actions, now),
@@ -132,7 +134,7 @@ impl Call {
 
     /// The audio of a session's message; `None` when it names none, or when it is not at hand.
     pub(super) fn message(&self, url: &str) -> Option<Prompt> {
-        if url.is_empty() { None } else { self.prompts.at_hand(url) }
+        if url.is_empty() { None } else { self.prompts.find(url) }
     }
 
     fn local_media(&mut self, trunk: &Trunk, codecs: Vec<Codec>, address: IpAddr, port: u16) -> LocalMedia {
@@ -163,7 +165,11 @@ impl Call {
         self.answer_caller(actions, now);
         // The end of the message is reported; a little later it counts as over in any case.
         let until = now + message.duration() + LOOK_UP;
-        actions.push(Action::Media(MediaCommand::Play { side: Side::A, prompt: message, mode: PlayMode::Once }));
+        actions.push(Action::Media(MediaCommand::Play {
+            side: Side::A,
+            prompt: message,
+            mode: PlayMode::Once,
+        }));
         self.state = State::Announcing { then, until };
     }
 

@@ -98,7 +98,6 @@ CREATE TABLE interactions (
 );
 
 CREATE INDEX interactions_session ON interactions (session, started_at) WHERE session IS NOT NULL;
-CREATE INDEX interactions_open ON interactions (uuid) WHERE ended_at IS NULL;
 
 CREATE TABLE legs (
     uuid              TEXT PRIMARY KEY,

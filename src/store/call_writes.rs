@@ -1,0 +1,346 @@
+//! Writing call records: at every call, so it must be cheap.
+//!
+//! What a batch says about calls is first put together in memory, one row per call and leg, and then written
+//! by a few statements of many rows: a statement costs more than a row. Within a row, what is known replaces
+//! what was not, never the other way round, so repeats and any order are harmless.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::LazyLock;
+
+use jiff::Timestamp;
+use media::Side;
+use sqlx::sqlite::{SqliteArguments, SqliteConnection};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::StoreError;
+use super::calls::{Cdr, LegCdr, LegOpened, RecordingRow};
+use super::row::micros;
+use super::writer::{Apply, BoxFuture};
+use crate::masking::session::PartyRole;
+use crate::number::{Did, E164};
+
+/// One thing to note about a call.
+#[derive(Debug, Clone)]
+pub(super) enum CallWrite {
+    Open(LegOpened),
+    Answer(Uuid, Timestamp),
+    Close(Box<Cdr>),
+}
+
+/// Who waits for a call's write.
+pub(super) type Reply = oneshot::Sender<Result<(), StoreError>>;
+
+/// What one batch says about calls.
+#[derive(Default)]
+pub(super) struct CallWrites {
+    writes: Vec<(CallWrite, Reply)>,
+    error: Option<StoreError>,
+}
+
+impl CallWrites {
+    pub(super) fn push(&mut self, write: CallWrite, reply: Reply) {
+        self.writes.push((write, reply));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+}
+
+impl Apply for CallWrites {
+    fn apply<'a>(&'a mut self, connection: &'a mut SqliteConnection) -> BoxFuture<'a, bool> {
+        Box::pin(async move {
+            let mut rows = Rows::default();
+            self.writes.iter().for_each(|(write, _)| rows.add(write));
+            self.error = rows.save(connection).await.err();
+            self.error.is_none()
+        })
+    }
+
+    fn split(self: Box<Self>) -> Vec<Box<dyn Apply>> {
+        if self.writes.len() == 1 {
+            return vec![self]; // Its error must not get lost.
+        }
+        let alone = |write| Box::new(Self { writes: vec![write], error: None }) as Box<dyn Apply>;
+        self.writes.into_iter().map(alone).collect()
+    }
+
+    fn settle(self: Box<Self>, committed: bool) {
+        let mut error = self.error;
+        for (_, reply) in self.writes {
+            let mut refused = || error.take().unwrap_or(StoreError::NotCommitted);
+            // A caller that has gone away does not want to know.
+            let _ = reply.send(if committed { Ok(()) } else { Err(refused()) });
+        }
+    }
+
+    fn touched(&self) -> Option<&Did> {
+        None
+    }
+}
+
+/// A call's row, as far as a batch knows it.
+struct CallRow<'a> {
+    session: Option<Uuid>,
+    account: Option<&'a str>,
+    number: Option<&'a Did>,
+    started_at: Timestamp,
+    ended_at: Option<Timestamp>,
+    recording: Option<&'a RecordingRow>,
+}
+
+/// A leg's row, as far as a batch knows it.
+struct LegRow<'a> {
+    /// The latest first: what it does not know, an earlier one may.
+    opened: Vec<&'a LegOpened>,
+    answered_at: Option<Timestamp>,
+    closed: Option<&'a LegCdr>,
+}
+
+impl<'a> LegRow<'a> {
+    fn known<T>(&self, field: impl Fn(&'a LegOpened) -> Option<T>) -> Option<T> {
+        self.opened.iter().find_map(|opened| field(opened))
+    }
+}
+
+#[derive(Default)]
+struct Rows<'a> {
+    calls: HashMap<Uuid, CallRow<'a>>,
+    legs: HashMap<Uuid, LegRow<'a>>,
+    /// Of legs that an earlier batch has opened.
+    answers: Vec<(Uuid, Timestamp)>,
+}
+
+impl<'a> Rows<'a> {
+    fn add(&mut self, write: &'a CallWrite) {
+        match write {
+            CallWrite::Open(leg) => {
+                self.add_call(
+                    leg.interaction,
+                    CallRow {
+                        session: leg.session,
+                        account: leg.account.as_deref(),
+                        number: leg.virtual_number.as_ref(),
+                        started_at: leg.started_at,
+                        ended_at: None,
+                        recording: None,
+                    },
+                );
+                self.add_leg(leg);
+            }
+            CallWrite::Answer(leg, at) => match self.legs.get_mut(leg) {
+                Some(row) => row.answered_at = row.answered_at.or(Some(*at)),
+                None => self.answers.push((*leg, *at)),
+            },
+            CallWrite::Close(cdr) => {
+                self.add_call(
+                    cdr.interaction,
+                    CallRow {
+                        session: cdr.session,
+                        account: cdr.legs.iter().find_map(|leg| leg.opened.account.as_deref()),
+                        number: cdr.virtual_number.as_ref(),
+                        started_at: cdr.started_at,
+                        ended_at: Some(cdr.ended_at),
+                        recording: cdr.recording.as_ref(),
+                    },
+                );
+                for leg in &cdr.legs {
+                    self.add_leg(&leg.opened).closed = Some(leg);
+                }
+            }
+        }
+    }
+
+    fn add_call(&mut self, uuid: Uuid, later: CallRow<'a>) {
+        match self.calls.get_mut(&uuid) {
+            None => drop(self.calls.insert(uuid, later)),
+            Some(row) => {
+                row.session = later.session.or(row.session);
+                row.account = later.account.or(row.account);
+                row.number = later.number.or(row.number);
+                row.ended_at = later.ended_at.or(row.ended_at);
+                row.recording = later.recording.or(row.recording);
+            }
+        }
+    }
+
+    fn add_leg(&mut self, leg: &'a LegOpened) -> &mut LegRow<'a> {
+        let row = self.legs.entry(leg.leg);
+        let row = row.or_insert_with(|| LegRow { opened: vec![], answered_at: None, closed: None });
+        row.opened.insert(0, leg);
+        row
+    }
+
+    async fn save(&self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+        let mut calls = self.calls.iter();
+        while calls.len() > 0 {
+            let (sql, rows) = CALLS.next(calls.len());
+            let query = calls
+                .by_ref()
+                .take(rows)
+                .fold(sqlx::query(sql), |query, (uuid, row)| bind_call(query, *uuid, row));
+            query.execute(&mut *connection).await?;
+        }
+        let mut legs = self.legs.values();
+        while legs.len() > 0 {
+            let (sql, rows) = LEGS.next(legs.len());
+            let query = legs.by_ref().take(rows).fold(sqlx::query(sql), bind_leg);
+            query.execute(&mut *connection).await?;
+        }
+        let mut answers = self.answers.iter();
+        while answers.len() > 0 {
+            let (sql, rows) = ANSWERS.next(answers.len());
+            let bind = |query: Query<'a>, (leg, at): &(Uuid, Timestamp)| {
+                query.bind(leg.to_string()).bind(micros(*at))
+            };
+            answers.by_ref().take(rows).fold(sqlx::query(sql), bind).execute(&mut *connection).await?;
+        }
+        Ok(())
+    }
+}
+
+/// One statement for 8, 4, 2 and 1 rows each, so that few texts serve every batch. More rows would not be
+/// cheaper: SQLite looks for the name of each `$n` in a list of all of them.
+struct Statements([(usize, String); 4]);
+
+impl Statements {
+    /// `statement` makes the text around `VALUES ($1, …), (…)`, each row `width` values wide.
+    fn new(width: usize, statement: impl Fn(&str) -> String) -> Self {
+        Self([8, 4, 2, 1].map(|rows| {
+            let mut values = String::from("VALUES ");
+            for row in 0..rows {
+                let row: Vec<String> =
+                    (1..=width).map(|column| format!("${}", row * width + column)).collect();
+                let comma = if values.ends_with(')') { ", " } else { "" };
+                let _ = write!(values, "{comma}({})", row.join(", "));
+            }
+            (rows, statement(&values))
+        }))
+    }
+
+    /// An upsert. `always`: columns that the first write gives for good, the key in front; `columns`: those that
+    /// a later one may complete.
+    fn upsert(table: &str, always: &[&str], columns: &[&str]) -> Self {
+        let names = [always, columns].concat();
+        let key = always.first().copied().unwrap_or_default();
+        let updates: Vec<String> = columns
+            .iter()
+            .map(|name| format!("{name} = COALESCE(excluded.{name}, {table}.{name})"))
+            .collect();
+        Self::new(names.len(), |values| {
+            let (names, updates) = (names.join(", "), updates.join(", "));
+            format!("INSERT INTO {table} ({names}) {values} ON CONFLICT ({key}) DO UPDATE SET {updates}")
+        })
+    }
+
+    /// The statement for the next of `left` rows, and how many it takes.
+    fn next(&'static self, left: usize) -> (&'static str, usize) {
+        let fitting = self.0.iter().find(|(rows, _)| *rows <= left);
+        fitting.map_or(("", left), |(rows, sql)| (sql.as_str(), *rows))
+    }
+}
+
+static ANSWERS: LazyLock<Statements> = LazyLock::new(|| {
+    Statements::new(2, |values| {
+        format!(
+            "UPDATE legs SET answered_at = answers.column2 FROM ({values}) AS answers \
+             WHERE legs.uuid = answers.column1 AND legs.answered_at IS NULL"
+        )
+    })
+});
+
+static CALLS: LazyLock<Statements> = LazyLock::new(|| {
+    Statements::upsert(
+        "interactions",
+        &["uuid", "started_at"],
+        &[
+            "session",
+            "account",
+            "virtual_number",
+            "ended_at",
+            "recording_directory",
+            "recording_samples",
+            "recording_complete",
+        ],
+    )
+});
+
+static LEGS: LazyLock<Statements> = LazyLock::new(|| {
+    Statements::upsert(
+        "legs",
+        &["uuid", "interaction", "side", "attempt", "trunk", "started_at"],
+        &[
+            "session",
+            "account",
+            "virtual_number",
+            "party",
+            "role",
+            "ringing_at",
+            "answered_at",
+            "ended_at",
+            "hangup_cause_name",
+            "hangup_cause_code",
+            "hangup_source",
+            "sip_status",
+            "packets_received",
+            "packets_sent",
+            "packets_lost",
+            "jitter",
+        ],
+    )
+});
+
+type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, SqliteArguments>;
+
+fn bind_call<'q>(query: Query<'q>, uuid: Uuid, row: &CallRow<'q>) -> Query<'q> {
+    query
+        .bind(uuid.to_string())
+        .bind(micros(row.started_at))
+        .bind(row.session.map(|uuid| uuid.to_string()))
+        .bind(row.account)
+        .bind(row.number.map(Did::digits))
+        .bind(row.ended_at.map(micros))
+        .bind(row.recording.map(|recording| recording.directory.as_str()))
+        .bind(row.recording.map(|recording| count(recording.samples)))
+        .bind(row.recording.map(|recording| i64::from(recording.complete)))
+}
+
+fn bind_leg<'q>(query: Query<'q>, row: &LegRow<'q>) -> Query<'q> {
+    let Some(leg) = row.opened.first() else { return query };
+    let closed = row.closed;
+    query
+        .bind(leg.leg.to_string())
+        .bind(leg.interaction.to_string())
+        .bind(match leg.side {
+            Side::A => "A",
+            Side::B => "B",
+        })
+        .bind(i64::from(leg.attempt))
+        .bind(leg.trunk.as_str())
+        .bind(micros(leg.started_at))
+        .bind(row.known(|leg| leg.session).map(|uuid| uuid.to_string()))
+        .bind(row.known(|leg| leg.account.as_deref()))
+        .bind(row.known(|leg| leg.virtual_number.as_ref()).map(Did::digits))
+        .bind(row.known(|leg| leg.party.as_ref()).map(E164::digits))
+        .bind(row.known(|leg| leg.role).map(|role| match role {
+            PartyRole::First => "first",
+            PartyRole::Second => "second",
+        }))
+        .bind(closed.and_then(|closed| closed.ringing_at).map(micros))
+        .bind(closed.and_then(|closed| closed.answered_at).or(row.answered_at).map(micros))
+        .bind(closed.map(|closed| micros(closed.ended_at)))
+        .bind(closed.map(|closed| closed.hangup_cause_name))
+        .bind(closed.map(|closed| i64::from(closed.hangup_cause_code)))
+        .bind(closed.map(|closed| closed.hangup_source))
+        .bind(closed.and_then(|closed| closed.sip_status).map(i64::from))
+        .bind(closed.map(|closed| count(closed.packets_received)))
+        .bind(closed.map(|closed| count(closed.packets_sent)))
+        .bind(closed.map(|closed| count(closed.packets_lost)))
+        .bind(closed.map(|closed| i64::from(closed.jitter)))
+}
+
+fn count(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
