@@ -70,7 +70,10 @@ pub fn serve(config: &Checked) -> ExitCode {
     for warning in &config.warnings {
         warn!("{warning}");
     }
+    // The media has a thread per core; signalling needs less, and every thread more is a wake-up more per message.
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let outcome = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.div_ceil(2))
         .enable_all()
         .build()
         .map_err(StartError::Runtime)
@@ -124,12 +127,17 @@ impl Service {
         let store = Store::open(&config.store.url).await?;
         let new_account = prepare(&store, config).await?;
         let (prompts, loader) = PromptLibrary::with_loader(&config.http.fetch_allow)?;
+        for number in &config.numbers {
+            if let WrittenNoSession::Play(url) = &number.no_session {
+                prompts.prefetch(url);
+            }
+        }
         let engine = Engine::start(config.media.limits.clone()).map_err(StartError::Media)?;
         let shell = Arc::new(Shell::new(ShellParts {
             store: store.clone(),
             engine,
             trunks: config.trunks.clone(),
-            prompts,
+            prompts: prompts.clone(),
             recordings: config.recordings.directory.clone(),
             sip_public: config.sip.public_address,
             media_public: config.media.public_address,
@@ -157,6 +165,7 @@ impl Service {
             store: store.clone(),
             readiness: readiness.clone(),
             calls: Arc::new(Control(Arc::clone(&shell))),
+            prompts,
             metrics: Some(metrics),
             base_url: None,
             now: clock::wall_now,

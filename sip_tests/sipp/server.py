@@ -184,7 +184,7 @@ class Server:
         return sums
 
     def holdings(self):
-        """Descriptors by kind, UDP sockets, threads, and resident memory in KiB."""
+        """Descriptors by kind, UDP sockets, threads (some come and go as they are needed), resident memory in KiB."""
         process = pathlib.Path(f"/proc/{self.process.pid}")
         kinds, sockets = {}, set()
         for descriptor in (process / "fd").iterdir():

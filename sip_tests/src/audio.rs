@@ -170,10 +170,11 @@ pub fn best_lag(sent: &[i16], received: &[i16], max_lag: usize) -> (isize, f64) 
         (*ar, *ai) = (*ar * br + *ai * bi, *ar * bi - *ai * br);
     }
     transform(&mut a, true);
-    let limit = max_lag.min(size / 2 - 1).cast_signed();
+    // Further apart they do not touch; within this no two lags share a place in the transform.
+    let (before, after) = (max_lag.min(sent.len()).cast_signed(), max_lag.min(received.len()).cast_signed());
     let at =
         |lag: isize| a.get(lag.rem_euclid(size.cast_signed()).cast_unsigned()).map_or(0.0, |value| value.0);
-    let best = (-limit..=limit)
+    let best = (-before..=after)
         .max_by(|x, y| at(*x).partial_cmp(&at(*y)).unwrap_or(std::cmp::Ordering::Equal))
         .unwrap_or(0);
     let (mine, theirs) = overlap(sent, received, best);
@@ -289,6 +290,9 @@ mod tests {
         assert!(found.is_same(), "{found:?}");
         let (lag, _) = best_lag(&received, &sent, 4000);
         assert_eq!(lag, -137 * 8);
+        // Also at the end of something much longer.
+        let word = &sent[29_000..30_000];
+        assert_eq!(best_lag(word, &sent, sent.len()).0, 29_000);
     }
 
     #[test]

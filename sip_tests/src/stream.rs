@@ -126,6 +126,8 @@ struct Shared {
 struct State {
     options: MediaOptions,
     remote: Option<RemoteMedia>,
+    /// What this phone speaks; of these the far side's first one is sent.
+    codecs: Vec<Codec>,
     telephone_event_pt: u8,
     ptime_ms: u8,
     ssrc: u32,
@@ -170,6 +172,7 @@ impl MediaSession {
             timestamp: options.first_timestamp.unwrap_or_else(&mut next),
             options,
             remote: None,
+            codecs: vec![Codec::Pcmu, Codec::Pcma],
             telephone_event_pt: 101,
             ptime_ms: 20,
             marker: true,
@@ -207,7 +210,7 @@ impl MediaSession {
         self.shared.lock().remote.clone()
     }
 
-    /// Sends to where `remote` says from now on, in its first codec.
+    /// Sends to where `remote` says from now on, in the first of its codecs that this phone speaks.
     pub fn set_remote(&self, remote: RemoteMedia) {
         self.shared.lock().remote = Some(remote);
         self.shared.wake.notify_one();
@@ -218,6 +221,11 @@ impl MediaSession {
         let mut state = self.shared.lock();
         state.telephone_event_pt = telephone_event_pt.unwrap_or(101);
         state.ptime_ms = ptime_ms.unwrap_or(20).clamp(10, 120);
+    }
+
+    /// The codecs that this phone announced.
+    pub fn set_codecs(&self, codecs: &[Codec]) {
+        codecs.clone_into(&mut self.shared.lock().codecs);
     }
 
     /// What is sent while nothing plays.
@@ -302,6 +310,15 @@ impl MediaSession {
     pub fn send_raw(&self, bytes: &[u8]) {
         if let Some(remote) = self.remote() {
             self.shared.send_rtp(bytes, remote.rtp);
+        }
+    }
+
+    /// Sends one packet of one's own making to the far side's RTCP address.
+    pub fn send_raw_rtcp(&self, bytes: &[u8]) {
+        let Some(remote) = self.remote() else { return };
+        let shared = &self.shared;
+        if shared.rtcp.try_send_to(bytes, remote.rtcp).is_ok() {
+            shared.transcript.add(&shared.phone, Direction::Sent, Kind::Rtcp, remote.rtcp, bytes);
         }
     }
 
@@ -517,7 +534,11 @@ impl Shared {
 
 impl State {
     fn codec(&self) -> Codec {
-        self.remote.as_ref().and_then(RemoteMedia::codec).unwrap_or(Codec::Pcmu)
+        let theirs = self.remote.iter().flat_map(|remote| &remote.payload_types);
+        theirs
+            .filter_map(|number| g711::codec(*number))
+            .find(|codec| self.codecs.contains(codec))
+            .unwrap_or(Codec::Pcmu)
     }
 
     /// What is due at `now`, and where to send it.

@@ -35,6 +35,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use uuid::Uuid;
 
 use crate::clock;
+use crate::prompts::PromptLibrary;
 use crate::store::Store;
 use error::ApiError;
 
@@ -70,6 +71,8 @@ pub struct ApiState {
     pub readiness: Readiness,
     /// The calls.
     pub calls: Arc<dyn CallControl>,
+    /// What sessions name by URL is fetched when they are made, long before the first caller waits for it.
+    pub prompts: PromptLibrary,
     /// What `/metrics` shows; `None`: nothing.
     pub metrics: Option<PrometheusHandle>,
     /// How this API is reached from outside (`https://masking.example.com`), for the URLs in answers; `None`:
@@ -80,7 +83,7 @@ pub struct ApiState {
 }
 
 impl ApiState {
-    /// With the system's clock, and URLs as the request names its host.
+    /// With the system's clock, without prompts by URL, and with URLs as the request names its host.
     #[must_use]
     pub fn new(
         store: Store,
@@ -88,7 +91,15 @@ impl ApiState {
         calls: Arc<dyn CallControl>,
         metrics: Option<PrometheusHandle>,
     ) -> Self {
-        Self { store, readiness, calls, metrics, base_url: None, now: clock::wall_now }
+        Self {
+            store,
+            readiness,
+            calls,
+            prompts: PromptLibrary::default(),
+            metrics,
+            base_url: None,
+            now: clock::wall_now,
+        }
     }
 }
 

@@ -44,6 +44,14 @@ async fn show(state: &ApiState, headers: &HeaderMap, session: &MaskingSession) -
     Ok(Value::Object(session_object(session, &calls, &base_url(state, headers), (state.now)())))
 }
 
+/// Has everything fetched that the session's callers will be told: none of them ever waits for it.
+fn prefetch(state: &ApiState, session: &MaskingSession) {
+    let messages =
+        [&session.unknown_caller_play, &session.first_party_play_url, &session.second_party_play_url];
+    let pin = session.pin.iter().flat_map(|pin| [&pin.prompt_play, &pin.incorrect_play]);
+    messages.into_iter().chain(pin).for_each(|url| state.prompts.prefetch(url));
+}
+
 pub(super) async fn create(
     State(state): State<ApiState>,
     tenant: Tenant,
@@ -54,6 +62,7 @@ pub(super) async fn create(
     let wanted = new_session(params, &tenant.account, |party| state.store.virtual_number(party).is_some())?;
     let now = (state.now)();
     let session = state.store.create_session(wanted, now).await??;
+    prefetch(&state, &session);
     let object = session_object(&session, &[], &base_url(&state, &headers), now);
     Ok(reply(
         StatusCode::CREATED,
@@ -91,6 +100,7 @@ pub(super) async fn update(
     }
     let update = session_update(params, &present, |party| state.store.virtual_number(party).is_some())?;
     let session = state.store.update_session(&tenant.account, present.uuid, update, now).await??;
+    prefetch(&state, &session);
     Ok(reply(
         StatusCode::OK,
         [("message", "Session updated".into()), ("session", show(&state, &headers, &session).await?)],

@@ -342,6 +342,12 @@ impl CdrBuilder {
         }
     }
 
+    /// Lets go of what is stored now.
+    pub fn forget(&mut self) {
+        self.legs = Vec::new();
+        self.recording = None;
+    }
+
     fn leg(&mut self, leg: Uuid) -> Option<&mut Record> {
         self.legs.iter_mut().find(|candidate| candidate.cdr.opened.leg == leg)
     }

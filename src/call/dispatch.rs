@@ -131,7 +131,7 @@ impl Dispatcher {
 
     fn route(&self, shell: &Arc<Shell>, message: Message, flow: Flow, peer: Peer) {
         let known = match &message {
-            // RFC 3261 §18.1.2: a response to us has our Via and no other.
+            // RFC 3261 §8.1.3.3: a response with more Vias than our own one was not meant for us.
             Message::Response(response) if response.is_misrouted() => None,
             Message::Response(response) => self.index.dialog(DialogKey::of_response(response)),
             Message::Request(request) if request.method == Method::CANCEL => {
@@ -148,7 +148,7 @@ impl Dispatcher {
         };
         match (known, message) {
             (Some(call), message) => {
-                if call.inbox.try_send(Event::Message(Box::new(message), flow)).is_err() {
+                if call.inbox.try_send(Event::Message(Box::new((message, flow)))).is_err() {
                     // Full: a UDP peer repeats it. Gone: the call has just ended.
                     shell.counters.inbox_full.increment(1);
                 }
@@ -177,6 +177,9 @@ impl Dispatcher {
                 }
             }
             method if *method == Method::OPTIONS => {
+                if let Some(unsupported) = identity::unsupported(&request.head) {
+                    return self.reply_with(shell, request, flow, 420, vec![unsupported]);
+                }
                 if shell.is_draining() {
                     return self.reply_with(shell, request, flow, 503, vec![HeaderOut::RetryAfter(60)]);
                 }

@@ -6,13 +6,21 @@
 use crate::call::cdr::HangupCause;
 use crate::number::{Did, E164};
 use crate::sip::encode::{AddressOut, BodyOut, HeaderOut, RequestOut, ResponseHead, ResponseOut, ViaOut};
-use crate::sip::message::Method;
+use crate::sip::message::{Head, Method};
 use crate::sip::transport::Protocol;
 use crate::trunk::Trunk;
 use std::net::{IpAddr, SocketAddr};
 
 /// Option tags that we understand. None may be required of us yet, so `Require` with any is 420.
 pub const SUPPORTED: &[&str] = &[];
+
+/// What a request requires of us and we do not have, for its 420 (RFC 3261 §8.2.2.3).
+#[must_use]
+pub fn unsupported(head: &Head) -> Option<HeaderOut> {
+    let mut tags = head.tokens("Require");
+    tags.retain(|tag| !SUPPORTED.contains(&tag.as_str()));
+    (!tags.is_empty()).then_some(HeaderOut::Unsupported(tags))
+}
 
 /// Where one leg is reached: what Via, Contact and SDP show to its peer.
 #[derive(Debug, Clone, PartialEq, Eq)]

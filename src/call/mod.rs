@@ -126,8 +126,9 @@ pub struct Found {
 /// What happens to a call.
 #[derive(Debug)]
 pub enum Event {
-    /// A message of one of its legs.
-    Message(Box<Message>, Flow),
+    /// A message of one of its legs, and how it came. Boxed, like whatever else is large here: a call's inbox is
+    /// as big as its largest event, and lives on while the call's transactions do.
+    Message(Box<(Message, Flow)>),
     /// A request of ours, known by its branch, could not be sent.
     SendFailed(ByteStr),
     /// The look-up's result; `Err`: the store failed.
@@ -135,13 +136,11 @@ pub enum Event {
     /// The media's local RTP ports, A's and B's; `Err`: none is free.
     MediaOpened(Result<(u16, u16), NoPort>),
     /// The media has something to say.
-    Media(MediaEvent),
+    Media(Box<MediaEvent>),
     /// Somebody wants the call to end.
     HangUp(HangupCause),
     /// The manifest of the recording is written, or could not be.
     RecordingFiled,
-    /// A row of the call is written, or could not be (which was logged).
-    Noted,
     /// The CDR is stored, or could not be (which was logged).
     CdrStored,
     /// [`Call::deadline`] has been reached.

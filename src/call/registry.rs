@@ -29,7 +29,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tracing::{Instrument, info_span, warn};
+use tracing::{Instrument, info, info_span, warn};
 use uuid::Uuid;
 
 /// Events waiting for one call; more are dropped, and a UDP peer repeats them.
@@ -319,7 +319,7 @@ impl Shell {
         let span = info_span!("call", id = %handle.id);
         let entry = RegistryEntry { shell: Arc::clone(self), id: handle.id };
         let task = CallTask {
-            call,
+            call: Box::new(call),
             handle,
             inbox,
             shell: Arc::clone(self),
@@ -481,14 +481,16 @@ impl Shell {
     }
 
     /// A row of a call that goes on: the call does not depend on it.
-    pub(super) fn noted(&self, written: Result<(), StoreError>) -> Event {
+    pub(super) fn noted(&self, written: Result<(), StoreError>) {
         if let Err(error) = written {
             self.complain("store", &error);
         }
-        Event::Noted
     }
 
     pub(super) async fn close_call(&self, cdr: Cdr) {
+        let legs = cdr.legs.len();
+        let cause = cdr.legs.first().map_or("", |leg| leg.hangup_cause_name);
+        info!(interaction = %cdr.interaction, legs, cause, "call over");
         if let Err(error) = self.store.close_call(cdr).await {
             self.complain("store", &error);
         }

@@ -12,12 +12,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tracing::{error, info};
+use tracing::{debug, error};
 use uuid::Uuid;
 
 /// One call's task. When it ends, its keys, sockets and transactions are gone.
 pub(super) struct CallTask {
-    pub(super) call: Call,
+    pub(super) call: Box<Call>,
     pub(super) handle: CallHandle,
     pub(super) inbox: mpsc::Receiver<Event>,
     pub(super) shell: Arc<Shell>,
@@ -35,7 +35,7 @@ struct Hands {
     jobs: JoinSet<Event>,
     media: Option<MediaHandle>,
     /// Not bounded: the engine tells one event per key press or step of a call's media, at most some fifty a second.
-    media_events: mpsc::UnboundedSender<MediaEvent>,
+    media_events: mpsc::UnboundedSender<Box<MediaEvent>>,
     /// Events that an action brought about at once.
     immediate: Vec<Event>,
 }
@@ -45,7 +45,7 @@ impl CallTask {
     pub(super) async fn run(mut self, first: Vec<Action>) {
         let (media_events, mut from_media) = mpsc::unbounded_channel();
         let mut hands = Hands { jobs: JoinSet::new(), media: None, media_events, immediate: Vec::new() };
-        info!(interaction = %self.call.interaction(), "call started");
+        debug!("call started");
         self.perform(first, &mut hands);
         while !self.call.is_finished() {
             let event = match hands.immediate.pop() {
@@ -65,7 +65,7 @@ impl CallTask {
             let Some(actions) = self.step(event) else { break };
             self.perform(actions, &mut hands);
         }
-        info!(interaction = %self.call.interaction(), "call ended");
+        debug!("call ended");
     }
 
     /// Feeds the machine. A panic in it ends this call only: it is asked once to hang up both legs; `None` when
@@ -99,10 +99,10 @@ impl CallTask {
                     }
                 }
                 Action::LegOpened(leg) => {
-                    jobs.spawn(async move { shell.noted(shell.store.open_leg(*leg).await) });
+                    shell.noted(shell.store.note_leg(*leg));
                 }
                 Action::LegAnswered(leg, at) => {
-                    jobs.spawn(async move { shell.noted(shell.store.answer_leg(leg, at).await) });
+                    shell.noted(shell.store.note_answer(leg, at));
                 }
                 Action::FileRecording(names, report) => {
                     jobs.spawn(async move {
@@ -137,7 +137,7 @@ impl Hands {
         let events = self.media_events.clone();
         let sink = Box::new(move |event| {
             // The call is over: nobody wants to know any more.
-            let _ = events.send(event);
+            let _ = events.send(Box::new(event));
         });
         let opened = match shell.engine.open(a, b, sink) {
             Ok(media) => {

@@ -182,6 +182,22 @@ impl Store {
         self.write_call(CallWrite::Answer(leg, at)).await
     }
 
+    /// [`Self::open_leg`] without waiting for the commit, which follows within a tenth of a second.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`] when the store takes no more.
+    pub fn note_leg(&self, leg: LegOpened) -> Result<(), StoreError> {
+        self.note_call(CallWrite::Open(leg))
+    }
+
+    /// [`Self::answer_leg`] in the same manner.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`] when the store takes no more.
+    pub fn note_answer(&self, leg: Uuid, at: Timestamp) -> Result<(), StoreError> {
+        self.note_call(CallWrite::Answer(leg, at))
+    }
+
     /// Completes the rows of a call and of its legs in one transaction; makes those that are missing.
     ///
     /// # Errors

@@ -203,6 +203,16 @@ impl Store {
         done.await.map_err(|_| StoreError::Closed)?
     }
 
+    /// Queues what is said about a call that goes on, without waiting for it: the call does not depend on it, and
+    /// its close says it again.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`] when the queue is closed or full.
+    fn note_call(&self, write: CallWrite) -> Result<(), StoreError> {
+        let (reply, _nobody) = oneshot::channel();
+        self.inner.queue.try_send(writer::Order::Call(write, reply)).map_err(|_| StoreError::Closed)
+    }
+
     /// As [`Self::write`], for what is said about calls.
     async fn write_call(&self, write: CallWrite) -> Result<(), StoreError> {
         let (reply, done) = oneshot::channel();

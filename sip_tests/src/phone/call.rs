@@ -342,6 +342,7 @@ impl IncomingCall {
     /// Sets the description and begins to send audio.
     async fn describe(&self, sdp: SdpOptions) -> Result<(), WaitError> {
         self.media.set_local(sdp.telephone_event_pt, sdp.ptime_ms);
+        self.media.set_codecs(&sdp.codecs);
         let address = self.media.address();
         self.ask(move |agent, call, _| {
             let id = agent.session_id();

@@ -143,6 +143,7 @@ impl Phone {
         let media = shared.open_media(options.media.clone()).await?;
         let sdp = options.sdp.unwrap_or_default();
         media.set_local(sdp.telephone_event_pt, sdp.ptime_ms);
+        media.set_codecs(&sdp.codecs);
         let (logs, session) = (shared.logs.clone(), media.clone());
         let asked = shared.ask(move |agent, now| {
             let local = LocalMedia::new(session.address(), sdp, agent.session_id());

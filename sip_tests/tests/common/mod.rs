@@ -4,10 +4,13 @@
 #![allow(dead_code, unreachable_pub)]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::disallowed_methods)]
 
+pub mod talk;
+
 use maskline::config::Config;
 use maskline::service::Service;
 use serde_json::{Value, json};
-use sip_tests::phone::Phone;
+use sip_tests::phone::{CallOptions, IncomingCall, OutgoingCall, Phone, PhoneConfig};
+use sip_tests::sdp::SdpOptions;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -35,7 +38,11 @@ pub struct Server {
     pub folder: PathBuf,
     auth_id: String,
     auth_token: String,
+    guard: Folder,
 }
+
+/// Removes a server's folder.
+pub struct Folder(PathBuf);
 
 /// What a server is configured with beside the fixture's own lines.
 pub struct Setup {
@@ -43,17 +50,27 @@ pub struct Setup {
     pub sip: &'static str,
     /// Lines of `[media]`.
     pub media: &'static str,
+    /// Lines of `[http]`.
+    pub http: &'static str,
+    /// Where recordings go; below the server's own folder when `None`.
+    pub recordings: Option<PathBuf>,
     /// Lines of the one trunk.
     pub trunk: &'static str,
     /// How many virtual numbers there are, from +12025550100 on.
     pub numbers: usize,
     /// Lines of every number.
     pub number: &'static str,
+    /// Whole URIs of the trunk's gateways, in order of failover; empty: the one that the server is started with, by
+    /// UDP.
+    pub gateways: Vec<String>,
+    /// Who may call in.
+    pub allow: &'static str,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { sip: "", media: "", trunk: "", numbers: 1, number: "" }
+        let (gateways, allow) = (vec![], "127.0.0.0/8");
+        Self { sip: "", media: "", http: "", recordings: None, trunk: "", numbers: 1, number: "", gateways, allow }
     }
 }
 
@@ -67,16 +84,21 @@ impl Server {
     pub async fn with(gateway: SocketAddr, setup: Setup) -> Self {
         let folder = std::env::temp_dir().join(format!("maskline-test-{:016x}", rand::random::<u64>()));
         let path = folder.display();
-        let Setup { sip, media, trunk, numbers, number } = setup;
+        let Setup { sip, media, http, recordings, trunk, numbers, number, mut gateways, allow } = setup;
+        let recordings = recordings.unwrap_or_else(|| folder.join("recordings"));
+        let recordings = recordings.display();
+        if gateways.is_empty() {
+            gateways.push(format!("sip:{gateway};transport=udp"));
+        }
         let numbers: String = (0..numbers)
             .map(|n| format!("[[numbers]]\nnumber = \"+120255501{n:02}\"\ntrunk = \"carrier\"\n{number}\n"))
             .collect();
         let text = format!(
             "[sip]\nlisten = [\"udp://127.0.0.1:0\", \"tcp://127.0.0.1:0\"]\n{sip}\n[media]\n{media}\n\
-             [http]\nlisten = \"127.0.0.1:0\"\n[store]\nurl = \"sqlite://{path}/maskline.db\"\n\
-             [recordings]\ndirectory = \"{path}/recordings\"\n\
-             [[trunks]]\nname = \"carrier\"\ngateways = [\"sip:{gateway};transport=udp\"]\n\
-             allow = [\"127.0.0.0/8\"]\n{trunk}\n{numbers}"
+             [http]\nlisten = \"127.0.0.1:0\"\n{http}\n[store]\nurl = \"sqlite://{path}/maskline.db\"\n\
+             [recordings]\ndirectory = \"{recordings}\"\n\
+             [[trunks]]\nname = \"carrier\"\ngateways = {gateways:?}\n\
+             allow = [\"{allow}\"]\n{trunk}\n{numbers}"
         );
         let config =
             Config::read(&text, std::iter::empty()).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
@@ -93,7 +115,18 @@ impl Server {
             (of(maskline::sip::transport::Protocol::Udp), of(maskline::sip::transport::Protocol::Tcp));
         let account = service.new_account().unwrap();
         let (auth_id, auth_token) = (account.auth_id.clone(), account.auth_token.clone());
-        Self { service, sip, sip_tcp, folder, auth_id, auth_token }
+        let guard = Folder(folder.clone());
+        Self { service, sip, sip_tcp, folder, auth_id, auth_token, guard }
+    }
+
+    /// The service alone, to be drained, and its folder.
+    pub fn into_service(self) -> (Service, Folder) {
+        (self.service, self.guard)
+    }
+
+    /// The account of the sessions.
+    pub fn account(&self) -> &str {
+        &self.auth_id
     }
 
     /// A session between [`FIRST`] and [`SECOND`], with further parameters. Returns the answer.
@@ -120,20 +153,23 @@ impl Server {
 
     /// Any request.
     pub async fn http(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
-        let body = body.map(ToString::to_string).unwrap_or_default();
-        let token = base64(format!("{}:{}", self.auth_id, self.auth_token).as_bytes());
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Basic {token}\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            self.service.http(),
-            body.len()
-        );
-        let mut stream = TcpStream::connect(self.service.http()).await.unwrap();
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+        http(self.service.http(), (&self.auth_id, &self.auth_token), method, path, body).await
+    }
+
+    /// How the API is reached while the service itself is elsewhere: address and credentials.
+    pub fn door(&self) -> (SocketAddr, String, String) {
+        (self.service.http(), self.auth_id.clone(), self.auth_token.clone())
+    }
+
+    /// A request to any service.
+    pub async fn ask(
+        address: SocketAddr,
+        account: (&str, &str),
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> (u16, String) {
+        http(address, account, method, path, body).await
     }
 
     /// Waits until a recording is filed that is not among `known`; returns its folder.
@@ -161,12 +197,141 @@ impl Server {
         let (_, answer) = self.api("GET", &format!("Masking/Session/{uuid}/"), None).await;
         answer["response"]["interaction"].as_array().cloned().unwrap_or_default()
     }
+
+    /// The record of a leg of an interaction, by the role of its party: `first` or `second`.
+    pub async fn leg(&self, interaction: &Value, role: &str) -> Value {
+        let url = interaction[format!("{role}_party_resource_url")].as_str().unwrap();
+        let uuid = url.rsplit('/').next().unwrap();
+        let (status, leg) = self.api("GET", &format!("Call/{uuid}/"), None).await;
+        assert_eq!(status, 200, "{leg}");
+        leg
+    }
+
+    /// The records of the session's last call, once they are stored: the first party's leg and the second's.
+    pub async fn last_legs(&self, session: &Value) -> (Value, Value) {
+        self.settled().await;
+        let interactions = self.interactions(session).await;
+        let last = interactions.last().unwrap();
+        (self.leg(last, "first").await, self.leg(last, "second").await)
+    }
+
+    /// The value of a counter or gauge, over all services of this process.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let (_, text) = self.http("GET", "/metrics", None).await;
+        let line = text.lines().find(|line| line.split([' ', '{']).next() == Some(name));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
+    }
 }
 
-impl Drop for Server {
+impl Drop for Folder {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
+        let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// A phone of its own transcript on 127.0.0.1, by UDP.
+pub async fn phone(name: &str) -> Phone {
+    Phone::bind(PhoneConfig::named(name)).await.unwrap()
+}
+
+/// Two phones, a server between them and a session of their numbers, without recording.
+pub struct Scene {
+    /// The server.
+    pub server: Server,
+    /// The phone of [`FIRST`].
+    pub caller: Phone,
+    /// The phone of [`SECOND`], and whatever else the gateway leads to.
+    pub callee: Phone,
+    /// The session.
+    pub session: Value,
+    /// Its virtual number.
+    pub number: String,
+}
+
+impl Scene {
+    /// Ordinary phones and settings.
+    pub async fn new() -> Self {
+        Self::with(PhoneConfig::named("caller"), PhoneConfig::named("callee"), Setup::default()).await
+    }
+
+    /// These phones and settings.
+    pub async fn with(caller: PhoneConfig, callee: PhoneConfig, setup: Setup) -> Self {
+        let (caller, callee) = (Phone::bind(caller).await.unwrap(), Phone::bind(callee).await.unwrap());
+        let server = Server::with(callee.address(), setup).await;
+        let session = server.session(json!({ "record": false })).await;
+        let number = Server::number(&session);
+        Self { server, caller, callee, session, number }
+    }
+
+    /// The first party calls; the second one's phone has the INVITE.
+    pub async fn dial(&self) -> (OutgoingCall, IncomingCall) {
+        self.dial_with(CallOptions::from(FIRST)).await
+    }
+
+    /// The same with options.
+    pub async fn dial_with(&self, options: CallOptions) -> (OutgoingCall, IncomingCall) {
+        let call = self.caller.call(self.server.sip, &self.number, options).await.unwrap();
+        let incoming = self.callee.next_call(PATIENCE).await.unwrap();
+        (call, incoming)
+    }
+
+    /// An answered call: both sides are acknowledged.
+    pub async fn talk(&self) -> (OutgoingCall, IncomingCall) {
+        self.talk_with(CallOptions::from(FIRST)).await
+    }
+
+    /// The same with options.
+    pub async fn talk_with(&self, options: CallOptions) -> (OutgoingCall, IncomingCall) {
+        let (call, incoming) = self.dial_with(options).await;
+        incoming.ring().await.unwrap();
+        incoming.answer(SdpOptions::default()).await.unwrap();
+        call.answered(PATIENCE).await.unwrap();
+        incoming.wait_ack(PATIENCE).await.unwrap();
+        (call, incoming)
+    }
+
+    /// Each side hears the other from now on.
+    pub async fn both_hear(&self, call: &OutgoingCall, incoming: &IncomingCall) {
+        for media in [call.media(), incoming.media()] {
+            let heard = media.received_count();
+            media.wait_packets(heard + 15, PATIENCE).await.unwrap();
+        }
+    }
+
+    /// The caller hangs up, the callee is told, and neither phone has a complaint.
+    pub async fn hang_up(&self, call: &OutgoingCall, incoming: &IncomingCall) {
+        call.hang_up().await.unwrap();
+        incoming.wait_bye(PATIENCE).await.unwrap();
+        self.no_faults().await;
+    }
+
+    /// Neither phone has seen anything that breaks the RFC.
+    pub async fn no_faults(&self) {
+        assert_eq!((self.caller.faults().await, self.callee.faults().await), (vec![], vec![]));
+    }
+}
+
+/// One HTTP request with credentials: status and body of the answer.
+pub async fn http(
+    server: SocketAddr,
+    (user, password): (&str, &str),
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+) -> (u16, String) {
+    let body = body.map(ToString::to_string).unwrap_or_default();
+    let token = base64(format!("{user}:{password}").as_bytes());
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {server}\r\nAuthorization: Basic {token}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let mut stream = TcpStream::connect(server).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
 /// Every folder of a call below the recordings directory.
@@ -198,7 +363,8 @@ pub async fn until<T>(what: &str, find: impl Fn() -> Option<T>) -> T {
     }
 }
 
-fn base64(bytes: &[u8]) -> String {
+/// RFC 4648 §4.
+pub fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
     for chunk in bytes.chunks(3) {

@@ -40,14 +40,8 @@ impl Leg {
         address: LegAddress,
         ids: &mut IdSource,
     ) -> Result<Self, Refusal> {
-        let required = invite.head.tokens("Require");
-        let unsupported: Vec<String> = required
-            .iter()
-            .map(|tag| tag.to_string())
-            .filter(|tag| !identity::SUPPORTED.contains(&tag.as_str()))
-            .collect();
-        if !unsupported.is_empty() {
-            return Err(Refusal { status: 420, headers: vec![HeaderOut::Unsupported(unsupported)] });
+        if let Some(unsupported) = identity::unsupported(&invite.head) {
+            return Err(Refusal { status: 420, headers: vec![unsupported] });
         }
         let offer = body::sdp(&invite.head, &invite.body).map_err(Refusal::from)?;
         let tag = ids.tag();

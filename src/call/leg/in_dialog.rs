@@ -44,6 +44,12 @@ impl Leg {
         if self.state == State::Ended {
             return self.reply(request, flow, 481, out);
         }
+        // Not asked of a BYE: who hangs up is never held.
+        let taken = [Method::INVITE, Method::UPDATE, Method::INFO, Method::OPTIONS].contains(&request.method);
+        let unsupported = identity::unsupported(&request.head).filter(|_| taken);
+        if unsupported.is_some() {
+            return self.reply_with(request, flow, 420, unsupported, out);
+        }
         match &request.method {
             method if *method == Method::INVITE => self.on_reinvite(request, flow, out),
             method if *method == Method::UPDATE => self.on_update(request, flow, out),
@@ -70,8 +76,20 @@ impl Leg {
     }
 
     fn reply(&mut self, request: &Request, flow: &Flow, status: u16, out: &mut Output<'_>) {
+        self.reply_with(request, flow, status, None, out);
+    }
+
+    fn reply_with(
+        &mut self,
+        request: &Request,
+        flow: &Flow,
+        status: u16,
+        header: Option<HeaderOut>,
+        out: &mut Output<'_>,
+    ) {
         let tag = self.local_tag.to_string();
-        let response = identity::response(&request.response_head(flow.peer), status, Some(&tag));
+        let mut response = identity::response(&request.response_head(flow.peer), status, Some(&tag));
+        response.headers.extend(header);
         if request.method == Method::INVITE {
             self.reply_to_invite(request, flow, status, &response.encode(), out);
         } else {
@@ -224,13 +242,7 @@ impl Leg {
                 out.signals.extend(dtmf_relay(&request.body).map(Signal::Digit));
             }
             None if !package && request.body.is_empty() => self.reply(request, flow, 200, out),
-            _ => {
-                let tag = self.local_tag.to_string();
-                let head = request.response_head(flow.peer);
-                let mut response = identity::response(&head, 469, Some(&tag));
-                response.headers.push(HeaderOut::RecvInfo);
-                self.respond(request, flow, &response, out);
-            }
+            _ => self.reply_with(request, flow, 469, Some(HeaderOut::RecvInfo), out),
         }
     }
 }

@@ -22,7 +22,9 @@ impl Call {
         now: Instant,
     ) {
         self.order_a(Order::Refuse { status, retry_after: None }, actions, now);
-        let source = if self.b.is_some() { HangupSource::Callee } else { HangupSource::System };
+        // `ring_timeout` is our own impatience, whoever did not answer.
+        let of_callee = self.b.is_some() && cause != HangupCause::RingTimeout;
+        let source = if of_callee { HangupSource::Callee } else { HangupSource::System };
         self.cdr.ended(self.a_uuid, cause, source, Some(status), now);
         self.end(cause, HangupSource::System, actions, now);
     }
@@ -113,9 +115,16 @@ impl Call {
         actions.push(Action::CloseCall(Box::new(self.cdr.finish(now))));
     }
 
+    /// The call's record is stored. What lingers from now on are transactions: the rest is let go, because at
+    /// hundreds of calls per second there are thousands of such calls.
     pub(super) fn on_cdr_stored(&mut self) {
         if let State::Draining { cdr, .. } = &mut self.state {
             *cdr = CdrState::Closed;
+            self.cdr.forget();
+            self.session = None;
+            self.query = None;
+            self.outlets = Vec::new();
+            self.recordings = std::path::PathBuf::new();
         }
     }
 

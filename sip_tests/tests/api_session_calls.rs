@@ -1,0 +1,154 @@
+//! What the API tells of a session's calls, while they live and afterwards, and how it ends them.
+
+mod common;
+
+use common::{FIRST, PATIENCE, SECOND, STRANGER, Scene, Server, phone, until};
+use serde_json::{Value, json};
+use sip_tests::agent::End;
+use sip_tests::phone::CallOptions;
+use sip_tests::sdp::SdpOptions;
+
+fn digits(number: &str) -> &str {
+    number.trim_start_matches('+')
+}
+
+async fn status(server: &Server, session: &Value) -> String {
+    let path = format!("Masking/Session/{}/", session["session_uuid"].as_str().unwrap());
+    let (status, answer) = server.api("GET", &path, None).await;
+    assert_eq!(status, 200, "{answer}");
+    answer["response"]["status"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_calls_records_are_there_when_it_is_over() {
+    let scene = Scene::new().await;
+    let (server, number) = (&scene.server, digits(&scene.number));
+    for caller_hangs_up in [true, false] {
+        let (call, incoming) = scene.talk().await;
+        scene.both_hear(&call, &incoming).await;
+        if caller_hangs_up {
+            call.hang_up().await.unwrap();
+            incoming.wait_bye(PATIENCE).await.unwrap();
+        } else {
+            incoming.hang_up().await.unwrap();
+            call.wait_bye(PATIENCE).await.unwrap();
+        }
+        let (first, second) = server.last_legs(&scene.session).await;
+        let source = if caller_hangs_up { "Caller" } else { "Callee" };
+        for leg in [&first, &second] {
+            assert_eq!(
+                (&leg["hangup_cause_name"], &leg["hangup_cause_code"]),
+                (&json!("Normal Hangup"), &json!(4000))
+            );
+            assert_eq!((&leg["hangup_source"], &leg["call_state"]), (&json!(source), &json!("ANSWER")));
+            assert_eq!(leg["session_uuid"], scene.session["session_uuid"]);
+            assert!(leg["bill_duration"].as_u64().unwrap() >= 1);
+            assert!(
+                leg["packets_received"].as_u64().unwrap() > 0 && leg["packets_sent"].as_u64().unwrap() > 0
+            );
+            for time in ["initiation_time", "ringing_time", "answer_time", "end_time"] {
+                assert!(leg[time].is_string(), "{time}: {leg}");
+            }
+        }
+        assert_eq!((&first["from_number"], &first["to_number"]), (&json!(digits(FIRST)), &json!(number)));
+        assert_eq!((&second["from_number"], &second["to_number"]), (&json!(number), &json!(digits(SECOND))));
+        assert_eq!(
+            (&first["call_direction"], &second["call_direction"]),
+            (&json!("inbound"), &json!("outbound"))
+        );
+        assert_eq!(first["interaction_uuid"], second["interaction_uuid"]);
+        assert_eq!(second["parent_call_uuid"], first["call_uuid"]);
+    }
+    let (_, listed) = server.api("GET", "Call/?limit=20", None).await;
+    assert_eq!(listed["objects"].as_array().unwrap().len(), 4);
+    for nobody in ["Call/00000000-0000-4000-8000-000000000000/", "Call/nonsense/"] {
+        assert_eq!(server.api("GET", nobody, None).await.0, 404);
+    }
+    scene.no_faults().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_shows_that_a_call_is_up() {
+    let scene = Scene::new().await;
+    assert_eq!(status(&scene.server, &scene.session).await, "active");
+    let (call, incoming) = scene.talk().await;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while status(&scene.server, &scene.session).await != "in-progress" {
+        assert!(tokio::time::Instant::now() < deadline);
+    }
+    scene.hang_up(&call, &incoming).await;
+    scene.server.settled().await;
+    assert_eq!(status(&scene.server, &scene.session).await, "active");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleting_a_session_with_hangup_ends_its_calls_and_no_other() {
+    let scene = Scene::new().await;
+    let server = &scene.server;
+    let other = server
+        .session(json!({ "first_party": STRANGER, "second_party": "+12025550178", "record": false }))
+        .await;
+    let number = Server::number(&other);
+    let other_call = scene.caller.call(server.sip, &number, CallOptions::from(STRANGER)).await.unwrap();
+    let other_incoming = scene.callee.next_call(PATIENCE).await.unwrap();
+    other_incoming.answer(SdpOptions::default()).await.unwrap();
+    other_call.answered(PATIENCE).await.unwrap();
+
+    let (call, incoming) = scene.talk().await;
+    let (ringing, rung) = scene.dial().await;
+    rung.ring().await.unwrap();
+    ringing.ringing(PATIENCE).await.unwrap();
+    let uuid = scene.session["session_uuid"].as_str().unwrap();
+    let path = format!("Masking/Session/{uuid}/?hangup=true");
+    assert_eq!(server.api("DELETE", &path, None).await.0, 200);
+    call.wait_bye(PATIENCE).await.unwrap();
+    incoming.wait_bye(PATIENCE).await.unwrap();
+    rung.wait_cancel(PATIENCE).await.unwrap();
+    assert!(matches!(ringing.wait_end(PATIENCE).await.unwrap(), End::Refused(480 | 487)));
+    until("one call is left", || (server.service.shell().live_calls() == 1).then_some(())).await;
+    assert_eq!(other_call.end(), None);
+    other_call.hang_up().await.unwrap();
+    other_incoming.wait_bye(PATIENCE).await.unwrap();
+
+    let (first, second) = server.last_legs(&scene.session).await;
+    for leg in [first, second] {
+        assert_eq!(
+            (&leg["hangup_cause_name"], &leg["hangup_source"]),
+            (&json!("Scheduled Hangup"), &json!("Maskline"))
+        );
+    }
+    assert_eq!(status(server, &scene.session).await, "expired");
+    scene.no_faults().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_ends_at_its_time_limit() {
+    let (caller, callee) = (phone("caller").await, phone("callee").await);
+    let server = Server::start(&callee).await;
+    let session = server.session(json!({ "record": false, "call_time_limit": 1 })).await;
+    let call = caller.call(server.sip, &Server::number(&session), CallOptions::from(FIRST)).await.unwrap();
+    let incoming = callee.next_call(PATIENCE).await.unwrap();
+    incoming.answer(SdpOptions::default()).await.unwrap();
+    call.answered(PATIENCE).await.unwrap();
+    call.wait_bye(PATIENCE).await.unwrap();
+    incoming.wait_bye(PATIENCE).await.unwrap();
+    let (first, second) = server.last_legs(&session).await;
+    for leg in [first, second] {
+        assert_eq!(leg["hangup_cause_name"], "Scheduled Hangup");
+        assert_eq!((&leg["hangup_source"], &leg["bill_duration"]), (&json!("Maskline"), &json!(1)));
+    }
+    assert!(caller.faults().await.is_empty() && callee.faults().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_session_holds_for_the_next_call() {
+    let scene = Scene::new().await;
+    let uuid = scene.session["session_uuid"].as_str().unwrap();
+    let body = json!({ "ring_timeout": 1 });
+    let (status, answer) = scene.server.api("POST", &format!("Masking/Session/{uuid}/"), Some(&body)).await;
+    assert_eq!(status, 200, "{answer}");
+    let (call, incoming) = scene.dial().await;
+    incoming.ring().await.unwrap();
+    assert_eq!(call.final_status(PATIENCE).await.unwrap().status(), Some(480));
+    incoming.wait_cancel(PATIENCE).await.unwrap();
+}

@@ -1,0 +1,454 @@
+//! What happens in one run: who calls whom, what the phones, the network, the store and the media do. Drawn from
+//! a seed, or written by hand for a race that has a name.
+
+use super::phone::{CalleePlan, CallerPlan, Deed, Step};
+use maskline::ids::IdSource;
+use maskline::masking::session::{HttpMethod, MaskingSession, Pin, PinSettings, RecordFormat};
+use maskline::number::{Did, E164};
+use maskline::store::NoSession;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use sip_tests::sdp::SdpOptions;
+use sip_tests::sim::Link;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// The service, as the phones see it.
+pub const SERVICE: &str = "203.0.113.10:5060";
+/// What the parties dial.
+pub const DID: &str = "+12025550100";
+/// A number that the service does not have.
+pub const NOT_OURS: &str = "+12025550199";
+
+/// The kinds of network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// Nothing is lost, 1 ms.
+    Calm,
+    /// Nothing is lost, 0–300 ms: much is overtaken.
+    Slow,
+    /// 5–20 % are lost.
+    Lossy,
+    /// 10–20 % are lost, a tenth is doubled, a tenth takes a detour.
+    Stormy,
+    /// Once in the call nothing arrives at all for a while.
+    Broken,
+    /// The caller's side is a TCP connection.
+    Stream,
+}
+
+/// How the store answers one look-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LookUp {
+    /// After so long.
+    Found(Duration),
+    /// It fails after so long.
+    Fails(Duration),
+    /// It never says anything.
+    Never,
+}
+
+/// What a caller types when he hears the PIN prompt.
+#[derive(Debug, Clone)]
+pub struct Typing {
+    /// Since the prompt began.
+    pub after: Duration,
+    /// Between two keys.
+    pub gap: Duration,
+    /// The keys.
+    pub keys: String,
+    /// As INFO instead of telephone-event.
+    pub by_info: bool,
+}
+
+/// What the media does beside what it is told.
+#[derive(Debug, Clone)]
+pub struct MediaPlan {
+    /// No port is free.
+    pub no_port: bool,
+    /// Binding takes so long; zero: at once, as in service.
+    pub open_delay: Duration,
+    /// From Close to what is reported of it; `None`: nothing ever is.
+    pub close_delay: Option<Duration>,
+    /// Silence is found so long after the ports were bound.
+    pub silence_after: Option<Duration>,
+    /// How long the manifest takes.
+    pub filing_delay: Duration,
+    /// How long storing the CDR takes; `None`: for ever.
+    pub cdr_delay: Option<Duration>,
+}
+
+/// Messages that do not arrive.
+#[derive(Debug, Clone)]
+pub struct Lost {
+    /// `service`, `caller 0`, `gateway 0`.
+    pub from: &'static str,
+    /// `ACK`, `200 BYE`.
+    pub what: &'static str,
+    /// The first so many.
+    pub times: u32,
+}
+
+/// One run.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub seed: u64,
+    pub profile: Profile,
+    /// Everything between phones and service, until the weather changes.
+    pub link: Link,
+    /// From then on.
+    pub weather: Vec<(Duration, Link)>,
+    /// What is lost by name.
+    pub lost: Vec<Lost>,
+    /// What gateways say takes so much longer.
+    pub gateway_delay: Duration,
+    /// Every call that is made.
+    pub callers: Vec<CallerPlan>,
+    /// The gateways of the number's trunk, in order.
+    pub gateways: Vec<CalleePlan>,
+    /// All sessions on the number.
+    pub sessions: Vec<MaskingSession>,
+    pub no_session: NoSession,
+    /// For each look-up in turn; then 5 ms.
+    pub look_ups: Vec<LookUp>,
+    pub media: MediaPlan,
+    /// The API ends every call at this time.
+    pub hang_up_at: Option<Duration>,
+    /// Every session is deleted at this time.
+    pub delete_at: Option<Duration>,
+    /// Both phones send BYE at the same moment, so long after the bridge.
+    pub both_hang_up_after: Option<Duration>,
+    /// The gateway URIs name a transport.
+    pub pinned: bool,
+    /// Nothing can be sent by TCP to the gateways.
+    pub tcp_fails: bool,
+    /// Early media of the B-leg may pass.
+    pub early_media: bool,
+}
+
+/// A caller's device, number `n` of the run.
+pub fn caller_address(n: usize) -> SocketAddr {
+    format!("198.51.100.{}:5062", 11 + n).parse().unwrap()
+}
+
+/// A gateway.
+pub fn gateway_address(n: usize) -> SocketAddr {
+    format!("192.0.2.{}:5070", 21 + n).parse().unwrap()
+}
+
+pub const fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+pub const fn s(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// An ordinary session between two parties.
+pub fn session(first: &str, second: Option<&str>, ids: &mut IdSource) -> MaskingSession {
+    MaskingSession {
+        uuid: ids.uuid(),
+        account: "MASIMULATIONSIMULATI".into(),
+        subaccount: None,
+        virtual_number: Did::parse(DID).unwrap(),
+        first_party: E164::parse(first),
+        second_party: second.and_then(E164::parse),
+        created_at: Default::default(),
+        modified_at: Default::default(),
+        expires_at: epoch_plus(s(36_000)),
+        ended_at: None,
+        call_time_limit: s(120),
+        ring_timeout: s(30),
+        record: true,
+        record_file_format: RecordFormat::Mp3,
+        recording_callback_url: String::new(),
+        recording_callback_method: HttpMethod::Post,
+        callback_url: String::new(),
+        callback_method: HttpMethod::Post,
+        initiate_call_to_first_party: false,
+        first_party_play_url: String::new(),
+        second_party_play_url: String::new(),
+        pin: None,
+        unknown_caller_play: String::new(),
+        geomatch: false,
+        single_party: None,
+        cooloff: Duration::ZERO,
+    }
+}
+
+/// Wall time in the simulation: it begins with the epoch.
+pub fn epoch_plus<T: Default + std::ops::Add<Duration, Output = T>>(elapsed: Duration) -> T {
+    T::default() + elapsed
+}
+
+/// PIN settings whose PINs are `first` and `second`.
+pub fn pins(first: &str, second: &str, retry: u8) -> PinSettings {
+    PinSettings {
+        first_party_pin: Pin::parse(first).unwrap(),
+        second_party_pin: Pin::parse(second).unwrap(),
+        prompt_play: String::new(),
+        retry,
+        retry_wait: s(5),
+        incorrect_play: String::new(),
+        force: false,
+        generated: false,
+        generate_length: 4,
+    }
+}
+
+impl Plan {
+    /// A plain call between the two parties of a session: rings, is answered after a second; the caller hangs up
+    /// three seconds later.
+    pub fn plain(seed: u64) -> Self {
+        let mut random = StdRng::seed_from_u64(seed ^ 0x706c_616e);
+        let (first, second) = (number(&mut random, "49151"), number(&mut random, "33612"));
+        let mut ids = IdSource::from_seed(seed ^ 0x7365_7373);
+        Self {
+            seed,
+            profile: Profile::Calm,
+            link: Link::perfect(),
+            weather: vec![],
+            lost: vec![],
+            gateway_delay: Duration::ZERO,
+            callers: vec![CallerPlan::plain(&first, &mut random)],
+            gateways: vec![CalleePlan::plain(&mut random)],
+            sessions: vec![session(&first, Some(&second), &mut ids)],
+            no_session: NoSession::Reject,
+            look_ups: vec![],
+            media: MediaPlan {
+                no_port: false,
+                open_delay: Duration::ZERO,
+                close_delay: Some(ms(20)),
+                silence_after: None,
+                filing_delay: ms(5),
+                cdr_delay: Some(ms(5)),
+            },
+            hang_up_at: None,
+            delete_at: None,
+            both_hang_up_after: None,
+            pinned: true,
+            tcp_fails: false,
+            early_media: true,
+        }
+    }
+
+    /// The one caller.
+    pub fn caller(&mut self) -> &mut CallerPlan {
+        self.callers.first_mut().unwrap()
+    }
+
+    /// The first gateway.
+    pub fn gateway(&mut self) -> &mut CalleePlan {
+        self.gateways.first_mut().unwrap()
+    }
+
+    /// The one session.
+    pub fn session(&mut self) -> &mut MaskingSession {
+        self.sessions.first_mut().unwrap()
+    }
+
+    /// A call from a number that no session knows, to a session with PINs 2468 and 1357.
+    pub fn stranger_with_pin(seed: u64, retry: u8, typing: &[&str]) -> Self {
+        let mut plan = Self::plain(seed);
+        let mut random = StdRng::seed_from_u64(seed ^ 0x7374_7261);
+        plan.callers = vec![CallerPlan::plain(&number(&mut random, "44790"), &mut random)];
+        plan.session().pin = Some(pins("2468", "1357", retry));
+        let typed = |keys: &&str| Typing { after: s(1), gap: ms(200), keys: (*keys).into(), by_info: false };
+        plan.caller().typing = typing.iter().map(typed).collect();
+        plan
+    }
+
+    /// Everything at random.
+    pub fn random(seed: u64, profile: Profile) -> Self {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut plan = Self::plain(seed);
+        plan.profile = profile;
+        plan.link = link(profile, &mut random);
+        if profile == Profile::Broken {
+            let begin = ms(random.random_range(0..20_000));
+            let end = begin + ms(random.random_range(1000..60_000));
+            plan.weather = vec![(begin, Link { loss: 1.0, ..plan.link }), (end, plan.link)];
+        }
+        plan.draw_gateways(&mut random);
+        plan.draw_callers(&mut random);
+        plan.draw_sessions(&mut random);
+        plan.draw_world(&mut random);
+        if profile == Profile::Stream {
+            // Nothing is sent twice over a connection.
+            plan.callers.iter_mut().for_each(|caller| (caller.tcp, caller.repeats) = (true, vec![]));
+        }
+        plan
+    }
+
+    fn draw_gateways(&mut self, random: &mut StdRng) {
+        let count = *pick(random, &[1, 1, 1, 2, 3]);
+        self.gateways = (0..count).map(|_| CalleePlan::random(random)).collect();
+        // Failover is only seen when a gateway fails.
+        for gateway in self.gateways.iter_mut().rev().skip(1) {
+            match random.random_range(0..4) {
+                0 => gateway.deaf = true,
+                1 | 2 => gateway.steps = vec![(ms(random.random_range(0..400)), Step::Reject(503))],
+                _ => {}
+            }
+        }
+        self.early_media = random.random_bool(0.8);
+        self.both_hang_up_after = maybe(random, 0.15, 5000);
+    }
+
+    fn draw_callers(&mut self, random: &mut StdRng) {
+        let count = *pick(random, &[1, 1, 1, 1, 1, 1, 1, 2, 3]);
+        self.callers = (0..count)
+            .map(|_| {
+                let from = number(random, "49151");
+                CallerPlan::random(&from, random)
+            })
+            .collect();
+    }
+
+    fn draw_sessions(&mut self, random: &mut StdRng) {
+        let mut ids = IdSource::from_seed(self.seed ^ 0x7365_7373);
+        self.sessions.clear();
+        let callee = number(random, "33612");
+        for index in 0..self.callers.len() {
+            let from = self.callers[index].number.clone();
+            let stranger = number(random, "39340");
+            let mut made = session(&from, Some(&callee), &mut ids);
+            made.ring_timeout = s(random.random_range(15..60));
+            made.call_time_limit = s(random.random_range(5..90));
+            made.record = random.random_bool(0.6);
+            match random.random_range(0..20) {
+                0..=9 => {}
+                10..=12 => {
+                    made.first_party = E164::parse(&stranger);
+                    made.pin = Some(pins("2468", "1357", random.random_range(0..3)));
+                }
+                13 => {
+                    let mut settings = pins("2468", "1357", random.random_range(0..3));
+                    settings.force = true;
+                    made.pin = Some(settings);
+                }
+                14 | 15 => {
+                    made.first_party = None;
+                    made.single_party = Some(true);
+                }
+                16 => {
+                    made.first_party = E164::parse(&stranger);
+                    made.unknown_caller_play = "https://prompts.example/unknown.wav".into();
+                }
+                17 => continue,
+                18 => {
+                    self.callers[index].dial = NOT_OURS.into();
+                    continue;
+                }
+                _ => made.ended_at = Some(Default::default()),
+            }
+            self.sessions.push(made);
+            if self.sessions.last().is_some_and(|session| session.single_party == Some(true)) {
+                // Whoever comes next would be connected by it as well.
+                break;
+            }
+        }
+        let first = gateway_address(0);
+        self.no_session = match random.random_range(0..6) {
+            0 => NoSession::Play("https://prompts.example/none.wav".into()),
+            1 => NoSession::Sip(format!("sip:desk@{first}")),
+            _ => NoSession::Reject,
+        };
+    }
+
+    fn draw_world(&mut self, random: &mut StdRng) {
+        for _ in 0..6 {
+            let look_up = match random.random_range(0..40) {
+                0 => LookUp::Fails(ms(random.random_range(0..3000))),
+                1 => LookUp::Never,
+                2..=5 => LookUp::Found(ms(random.random_range(0..6000))),
+                _ => LookUp::Found(ms(random.random_range(0..60))),
+            };
+            self.look_ups.push(look_up);
+        }
+        let media = &mut self.media;
+        media.no_port = random.random_bool(0.02);
+        media.open_delay = maybe(random, 0.05, 6000).unwrap_or_default();
+        media.close_delay = (!random.random_bool(0.02)).then(|| ms(random.random_range(0..200)));
+        media.silence_after = maybe(random, 0.05, 30_000);
+        media.filing_delay = maybe(random, 0.1, 30_000).unwrap_or(ms(10));
+        media.cdr_delay = match random.random_range(0..50) {
+            0 => None,
+            1 => Some(s(40)),
+            _ => Some(ms(random.random_range(0..400))),
+        };
+        self.hang_up_at = maybe(random, 0.08, 40_000);
+        self.delete_at = maybe(random, 0.05, 20_000);
+        self.pinned = random.random_bool(0.7);
+    }
+}
+
+/// A number with a country code and operator of its own, so that it is found wherever it turns up.
+pub fn number(random: &mut StdRng, prefix: &str) -> String {
+    format!("+{prefix}{:07}", random.random_range(1_000_000..9_999_999))
+}
+
+pub fn maybe(random: &mut StdRng, share: f64, most_ms: u64) -> Option<Duration> {
+    random.random_bool(share).then(|| ms(random.random_range(0..=most_ms)))
+}
+
+pub fn pick<'a, T>(random: &mut StdRng, of: &'a [T]) -> &'a T {
+    &of[random.random_range(0..of.len())]
+}
+
+fn link(profile: Profile, random: &mut StdRng) -> Link {
+    let slow = Link { delay: Duration::ZERO, jitter: ms(300), ..Link::perfect() };
+    match profile {
+        Profile::Calm => Link::perfect(),
+        Profile::Slow => slow,
+        Profile::Lossy => Link::lossy(random.random_range(0.05..0.2)),
+        Profile::Stormy => {
+            let loss = random.random_range(0.1..0.2);
+            Link { loss, duplicate: 0.1, reorder: 0.1, detour: ms(800), ..slow }
+        }
+        Profile::Broken => Link { delay: ms(20), ..Link::perfect() },
+        Profile::Stream => Link { delay: ms(20), ..Link::perfect() },
+    }
+}
+
+/// What people do during a call, in order of time.
+pub fn deeds(random: &mut StdRng, hang_up: f64) -> Vec<(Duration, Deed)> {
+    let all = [
+        Deed::Hold,
+        Deed::Resume,
+        Deed::OfferNothing,
+        Deed::Update,
+        Deed::Refresh,
+        Deed::Info('5'),
+        Deed::InfoPackage,
+        Deed::Options,
+        Deed::BadOffer,
+        Deed::Refer,
+    ];
+    let mut deeds = vec![];
+    if random.random_bool(0.4) {
+        for _ in 0..random.random_range(1..4) {
+            deeds.push((ms(random.random_range(0..8000)), pick(random, &all).clone()));
+        }
+    }
+    if random.random_bool(hang_up) {
+        deeds.push((ms(random.random_range(0..12_000)), Deed::Bye));
+    }
+    deeds
+}
+
+/// An offer or answer in one of the usual ways.
+pub fn description(random: &mut StdRng, mark: &str) -> SdpOptions {
+    let options = match random.random_range(0..10) {
+        0..=2 => SdpOptions::pcma(),
+        3 => SdpOptions { telephone_event_pt: None, ..SdpOptions::default() },
+        4 => SdpOptions { telephone_event_pt: Some(96), ..SdpOptions::pcmu() },
+        _ => SdpOptions::default(),
+    };
+    SdpOptions {
+        origin_user: format!("user{mark}"),
+        session_name: format!("call{mark}"),
+        session_lines: vec![format!("i=info{mark}")],
+        ..options
+    }
+}

@@ -1,0 +1,541 @@
+//! The shell of the simulation: what `call::task`, `call::dispatch` and `call::registry` are in service, without
+//! tasks, sockets and files. It performs actions and brings events; what it sees on the way is judged by
+//! [`super::judge`].
+
+use super::judge::Judge;
+use super::phone::Deed;
+use super::plan::{LookUp, Plan, epoch_plus, gateway_address};
+use bytes::Bytes;
+use maskline::call::cdr::{ClockPair, HangupCause};
+use maskline::call::identity::{self, LegAddress};
+use maskline::call::leg::response_hop;
+use maskline::call::machine::CallParameters;
+use maskline::call::{Action, Call, Event, Found, Hop, NoPort, Outlet, Place, StoreFailed};
+use maskline::ids::IdSource;
+use maskline::masking::route::Query;
+use maskline::prompts::PromptLibrary;
+use maskline::sip::encode::HeaderOut;
+use maskline::sip::key::{DialogKey, TransactionKey};
+use maskline::sip::message::{Message, Method, Request};
+use maskline::sip::transport::{Flow, Protocol};
+use maskline::sip::wire::ByteStr;
+use maskline::store::{Route, VirtualNumber};
+use maskline::trunk::{CallerFrom, NumberFormat, Trunk};
+use media::{CallStatistics, Codec, Digit, LegRecording, MediaCommand, MediaEvent, PlayMode};
+use media::{RecordingReport, Side, SourcePolicy};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What the shell waits for.
+#[derive(Debug)]
+enum Pending {
+    Event(Event),
+    /// A key on the caller's phone.
+    Key(Digit),
+    /// The end of a prompt, unless another one plays by then.
+    Played(Side, u64),
+    Silence,
+}
+
+/// Something for the network.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    pub to: SocketAddr,
+    pub protocol: Protocol,
+    pub wire: Bytes,
+}
+
+/// Something that a phone's owner does because of what the service does.
+#[derive(Debug, Clone)]
+pub enum Prompted {
+    /// The caller at this address.
+    Caller(SocketAddr, Instant, Deed),
+    /// The phone behind the gateway at this address.
+    Callee(SocketAddr, Instant, Deed),
+}
+
+/// One call and what its task would hold.
+struct Running {
+    call: Option<Call>,
+    caller: SocketAddr,
+    dialogs: Vec<DialogKey>,
+    invite: TransactionKey,
+    merge: Merge,
+    media: MediaModel,
+    prompts_heard: usize,
+}
+
+#[derive(Debug, Default)]
+struct MediaModel {
+    open: bool,
+    collecting: bool,
+    recording: Option<PathBuf>,
+    playing: BTreeMap<Side, u64>,
+}
+
+type Merge = (ByteStr, Option<ByteStr>, u32);
+
+/// The whole service.
+pub struct Service {
+    pub plan: Arc<Plan>,
+    pub judge: Judge,
+    /// For the network.
+    pub out: Vec<Outgoing>,
+    /// For the phones.
+    pub prompted: Vec<Prompted>,
+    start: Instant,
+    address: SocketAddr,
+    prompts: PromptLibrary,
+    trunk_in: Arc<Trunk>,
+    trunk_out: Arc<Trunk>,
+    ids: IdSource,
+    calls: Vec<Running>,
+    dialogs: BTreeMap<DialogKey, usize>,
+    invites: HashMap<TransactionKey, usize>,
+    merges: BTreeSet<Merge>,
+    agenda: BTreeMap<(Instant, u64), (usize, Pending)>,
+    number: u64,
+    look_ups: usize,
+    next_port: u16,
+}
+
+fn trunk(name: &str, network: &str, early_media: bool) -> Arc<Trunk> {
+    Arc::new(Trunk {
+        name: name.to_owned(),
+        gateways: vec![],
+        allow: vec![network.parse().unwrap()],
+        media_allow: vec![],
+        caller_from: vec![CallerFrom::PAssertedIdentity, CallerFrom::From],
+        rtp_source: SourcePolicy::Exact,
+        codecs: vec![Codec::Pcma, Codec::Pcmu],
+        early_media,
+        number_format: NumberFormat::PlusE164,
+        default_country: None,
+        max_calls: None,
+        max_calls_per_second: None,
+    })
+}
+
+impl Service {
+    pub fn new(plan: Arc<Plan>, prompts: PromptLibrary, start: Instant, verbose: bool) -> Self {
+        let mut service = Self {
+            judge: Judge::new(Arc::clone(&plan), start, verbose),
+            out: vec![],
+            prompted: vec![],
+            start,
+            address: super::plan::SERVICE.parse().unwrap(),
+            prompts,
+            trunk_in: trunk("carrier-in", "198.51.100.0/24", true),
+            trunk_out: trunk("carrier-out", "192.0.2.0/24", plan.early_media),
+            ids: IdSource::from_seed(plan.seed ^ 0x6964_7321),
+            calls: vec![],
+            dialogs: BTreeMap::new(),
+            invites: HashMap::new(),
+            merges: BTreeSet::new(),
+            agenda: BTreeMap::new(),
+            number: 0,
+            look_ups: 0,
+            next_port: 16_384,
+            plan,
+        };
+        if let Some(at) = service.plan.hang_up_at {
+            for n in 0..service.plan.callers.len() {
+                service.later(start + at, n, Pending::Event(Event::HangUp(HangupCause::Scheduled)));
+            }
+        }
+        service
+    }
+
+    fn later(&mut self, at: Instant, call: usize, pending: Pending) {
+        self.number += 1;
+        self.agenda.insert((at, self.number), (call, pending));
+    }
+
+    pub fn deadline(&self) -> Option<Instant> {
+        let calls = self.calls.iter().filter_map(|running| running.call.as_ref()?.deadline());
+        self.agenda.keys().next().map(|(at, _)| *at).into_iter().chain(calls).min()
+    }
+
+    /// True when no call is left, nor any key of one.
+    pub fn is_empty(&self) -> bool {
+        self.calls.iter().all(|running| running.call.is_none())
+            && self.dialogs.is_empty()
+            && self.invites.is_empty()
+            && self.merges.is_empty()
+    }
+
+    fn wall<T: Default + std::ops::Add<Duration, Output = T>>(&self, now: Instant) -> T {
+        epoch_plus(now - self.start)
+    }
+
+    /// Does what is due.
+    pub fn timeout(&mut self, now: Instant) {
+        while let Some(entry) = self.agenda.first_entry().filter(|entry| entry.key().0 <= now) {
+            let (call, pending) = entry.remove();
+            let Some(running) = self.calls.get_mut(call) else { continue };
+            let event = match pending {
+                Pending::Event(event) => event,
+                Pending::Key(digit) if running.media.collecting => {
+                    Event::Media(Box::new(MediaEvent::Digit { side: Side::A, digit }))
+                }
+                Pending::Played(side, number) if running.media.playing.get(&side) == Some(&number) => {
+                    running.media.playing.remove(&side);
+                    Event::Media(Box::new(MediaEvent::PlayFinished { side }))
+                }
+                Pending::Silence if running.media.open => Event::Media(Box::new(MediaEvent::Silence)),
+                Pending::Key(_) | Pending::Played(..) | Pending::Silence => continue,
+            };
+            self.feed(call, event, now);
+        }
+        for call in 0..self.calls.len() {
+            let due = |running: &Running| {
+                running.call.as_ref().and_then(Call::deadline).is_some_and(|at| at <= now)
+            };
+            if due(&self.calls[call]) {
+                self.feed(call, Event::Timeout, now);
+                if due(&self.calls[call]) {
+                    self.judge.fault("after Timeout the deadline does not lie after now".into());
+                    self.drop_call(call);
+                }
+            }
+        }
+    }
+
+    /// A message has arrived: the same way as `Dispatcher::route` takes.
+    pub fn receive(&mut self, wire: &Bytes, from: SocketAddr, protocol: Protocol, now: Instant) {
+        let connection = (protocol != Protocol::Udp).then_some(7);
+        let flow = Flow { protocol, local: self.address, peer: from, connection };
+        let message = match Message::parse(wire.clone()) {
+            Ok(message) => message,
+            Err(error) => return self.judge.fault(format!("a phone's message cannot be read: {error}")),
+        };
+        let known = match &message {
+            Message::Response(response) => {
+                DialogKey::of_response(response).and_then(|key| self.dialogs.get(&key))
+            }
+            Message::Request(request) if request.method == Method::CANCEL => {
+                self.invites.get(&TransactionKey::of_invite(request))
+            }
+            Message::Request(request) => match DialogKey::of_request(request) {
+                Some(key) => self.dialogs.get(&key),
+                None if request.method == Method::INVITE || request.method == Method::ACK => {
+                    self.invites.get(&TransactionKey::of_invite(request))
+                }
+                None => None,
+            },
+        }
+        .copied();
+        match (known, message) {
+            (Some(call), message) => {
+                self.judge.received(call, wire, now);
+                self.feed(call, Event::Message(Box::new((message, flow))), now);
+            }
+            (None, Message::Response(_)) => {}
+            (None, Message::Request(request)) => self.answer(&request, &flow, now),
+        }
+    }
+
+    fn answer(&mut self, request: &Request, flow: &Flow, now: Instant) {
+        let in_dialog = request.head.to.tag().is_some();
+        let status = match &request.method {
+            method if *method == Method::ACK => return,
+            method if *method == Method::CANCEL => 481,
+            _ if in_dialog => 481,
+            method if *method == Method::INVITE => {
+                if self.merges.contains(&merge_key(request)) {
+                    482
+                } else {
+                    return self.new_call(request, flow, now);
+                }
+            }
+            method if *method == Method::OPTIONS => 200,
+            _ => 405,
+        };
+        self.reply(request, flow, status, vec![]);
+    }
+
+    fn reply(&mut self, request: &Request, flow: &Flow, status: u16, headers: Vec<HeaderOut>) {
+        let mut response = identity::response(&request.response_head(flow.peer), status, Some("stateless"));
+        response.headers.extend(headers);
+        let to = response_hop(request, flow);
+        self.send(response.encode(), &to);
+    }
+
+    fn leg_address(&mut self, protocol: Protocol) -> LegAddress {
+        LegAddress {
+            protocol,
+            sip: self.address,
+            media: self.address.ip(),
+            bind: self.address.ip(),
+            contact_user: self.ids.contact_user(),
+        }
+    }
+
+    fn new_call(&mut self, invite: &Request, flow: &Flow, now: Instant) {
+        let parameters = CallParameters {
+            trunk: Arc::clone(&self.trunk_in),
+            address: self.leg_address(flow.protocol),
+            ids: IdSource::from_seed(self.plan.seed ^ (self.calls.len() as u64 + 1) << 40),
+            prompts: self.prompts.clone(),
+            clock: ClockPair { instant: now, wall: self.wall(now) },
+            recordings: PathBuf::from("/recordings"),
+        };
+        let made = catch_unwind(AssertUnwindSafe(|| Call::offered(invite, flow, parameters, now)));
+        let Ok(made) = made else { return self.judge.fault("panic in Call::offered".into()) };
+        let (call, actions) = match made {
+            Ok(made) => made,
+            Err(refusal) => return self.reply(invite, flow, refusal.status, refusal.headers),
+        };
+        let index = self.calls.len();
+        let (key, merge) = (TransactionKey::of_invite(invite), merge_key(invite));
+        self.invites.insert(key.clone(), index);
+        self.merges.insert(merge.clone());
+        self.judge.opened(index, flow.peer, &invite.head.call_id, now);
+        self.calls.push(Running {
+            call: Some(call),
+            caller: flow.peer,
+            dialogs: vec![],
+            invite: key,
+            merge,
+            media: MediaModel::default(),
+            prompts_heard: 0,
+        });
+        self.perform(index, actions, now);
+        self.after(index, now);
+    }
+
+    /// Gives the call one event, and those that its actions bring about at once.
+    fn feed(&mut self, index: usize, event: Event, now: Instant) {
+        let Some(call) = self.calls.get_mut(index).and_then(|running| running.call.as_mut()) else { return };
+        self.judge.event(index, &event, now);
+        let Ok(actions) = catch_unwind(AssertUnwindSafe(|| call.handle(event, now))) else {
+            self.judge.fault(format!("panic in call {index}"));
+            return self.drop_call(index);
+        };
+        self.judge.actions(index, &actions, now);
+        self.perform(index, actions, now);
+        self.after(index, now);
+    }
+
+    fn after(&mut self, index: usize, now: Instant) {
+        let Some(call) = self.calls.get(index).and_then(|running| running.call.as_ref()) else { return };
+        self.judge.state(index, call, now);
+        if call.is_finished() {
+            if call.deadline().is_some() {
+                self.judge.fault("a finished call waits".into());
+            }
+            self.drop_call(index);
+        }
+    }
+
+    fn drop_call(&mut self, index: usize) {
+        let Some(running) = self.calls.get_mut(index) else { return };
+        running.call = None;
+        for key in running.dialogs.drain(..) {
+            self.dialogs.remove(&key);
+        }
+        self.invites.remove(&running.invite);
+        self.merges.remove(&running.merge);
+        // Ports that the call never heard of: in service its task lets go of them.
+        let unheard = |pending: &Pending| matches!(pending, Pending::Event(Event::MediaOpened(Ok(_))));
+        if self.agenda.values().any(|(call, pending)| *call == index && unheard(pending)) {
+            self.judge.ports_freed(index);
+        }
+        self.agenda.retain(|_, (call, _)| *call != index);
+    }
+
+    fn perform(&mut self, index: usize, actions: Vec<Action>, now: Instant) {
+        for action in actions {
+            self.judge.action(index, &action, now);
+            match action {
+                Action::Send { wire, to } => {
+                    if to.protocol == Protocol::Tcp && to.connection.is_none() && self.plan.tcp_fails {
+                        let Some(token) = to.token else { continue };
+                        let event = Event::SendFailed(token.branch);
+                        self.later(now + Duration::from_millis(50), index, Pending::Event(event));
+                    } else {
+                        self.send(wire, &to);
+                    }
+                }
+                Action::FindSession(query) => self.find(index, query, now),
+                Action::Index(key) => {
+                    self.dialogs.insert(key.clone(), index);
+                    self.calls[index].dialogs.push(key);
+                }
+                Action::OpenMedia { .. } => self.open_media(index, now),
+                Action::Media(command) => self.media(index, command, now),
+                Action::LegOpened(_) | Action::LegAnswered(..) => {
+                }
+                Action::FileRecording(..) => {
+                    let at = now + self.plan.media.filing_delay;
+                    self.later(at, index, Pending::Event(Event::RecordingFiled));
+                }
+                Action::CloseCall(_) => {
+                    if let Some(delay) = self.plan.media.cdr_delay {
+                        self.later(now + delay, index, Pending::Event(Event::CdrStored));
+                    }
+                }
+                Action::Bridged => {
+                    let Some(after) = self.plan.both_hang_up_after else { continue };
+                    let caller = self.calls[index].caller;
+                    self.prompted.push(Prompted::Caller(caller, now + after, Deed::Bye));
+                    for n in 0..self.plan.gateways.len() {
+                        self.prompted.push(Prompted::Callee(gateway_address(n), now + after, Deed::Bye));
+                    }
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, wire: Bytes, to: &Hop) {
+        match to.place {
+            Place::Address(address) => {
+                self.out.push(Outgoing { to: address, protocol: to.protocol, wire });
+            }
+            Place::Name(..) => self.judge.fault("a message goes to a name".into()),
+        }
+    }
+
+    fn find(&mut self, index: usize, query: Query, now: Instant) {
+        let ordinary = LookUp::Found(Duration::from_millis(5));
+        let look_up = self.plan.look_ups.get(self.look_ups).copied().unwrap_or(ordinary);
+        self.look_ups += 1;
+        let (delay, found) = match look_up {
+            LookUp::Never => return,
+            LookUp::Fails(delay) => (delay, Err(StoreFailed)),
+            LookUp::Found(delay) => (delay, Ok(Box::new(self.found(&query, now + delay)))),
+        };
+        self.later(now + delay, index, Pending::Event(Event::Found(found)));
+    }
+
+    /// What `Store::find_route` would find at that moment, and where the gateways are.
+    fn found(&mut self, query: &Query, at: Instant) -> Found {
+        let mut outlets = vec![];
+        for n in 0..self.plan.gateways.len() {
+            let gateway = gateway_address(n);
+            outlets.push(Outlet {
+                trunk: Arc::clone(&self.trunk_out),
+                hop: Hop {
+                    protocol: Protocol::Udp,
+                    place: Place::Address(gateway),
+                    connection: None,
+                    local: None,
+                    pinned: self.plan.pinned,
+                    token: None,
+                },
+                host: gateway.to_string(),
+                address: self.leg_address(Protocol::Udp),
+            });
+        }
+        let at = at - self.start;
+        let deleted = self.plan.delete_at.filter(|deleted| *deleted <= at);
+        let mut active = self.plan.sessions.clone();
+        for session in &mut active {
+            session.ended_at = session.ended_at.or(deleted.map(epoch_plus));
+        }
+        let wall = epoch_plus(at);
+        active.retain(|session| session.is_active(wall));
+        let own = |caller| active.iter().filter(move |session| session.role_of(caller).is_some()).cloned();
+        let mut sessions: Vec<_> =
+            query.caller.as_ref().map(|caller| own(caller).collect()).unwrap_or_default();
+        if sessions.is_empty() {
+            let strangers = |session: &&maskline::masking::session::MaskingSession| {
+                session.takes_strangers() || !session.unknown_caller_play.is_empty()
+            };
+            sessions = active.iter().filter(strangers).cloned().collect();
+        }
+        let ours = query.dialled.to_string() == super::plan::DID;
+        let number = VirtualNumber {
+            did: query.dialled.clone(),
+            trunk: "carrier-out".into(),
+            account: "MASIMULATIONSIMULATI".into(),
+            no_session: self.plan.no_session.clone(),
+        };
+        Found { route: ours.then_some(Route { number, sessions }), outlets, at: wall }
+    }
+
+    fn open_media(&mut self, index: usize, now: Instant) {
+        let ports = if self.plan.media.no_port {
+            Err(NoPort)
+        } else {
+            self.next_port += 4;
+            self.judge.ports_bound(index);
+            self.calls[index].media.open = true;
+            if let Some(after) = self.plan.media.silence_after {
+                self.later(now + after, index, Pending::Silence);
+            }
+            Ok((self.next_port - 4, self.next_port - 2))
+        };
+        let at = now + self.plan.media.open_delay;
+        self.later(at, index, Pending::Event(Event::MediaOpened(ports)));
+    }
+
+    fn media(&mut self, index: usize, command: MediaCommand, now: Instant) {
+        match command {
+            MediaCommand::Play { side, prompt, mode } => self.play(index, side, &prompt, mode, now),
+            MediaCommand::StopPlay { side } => drop(self.calls[index].media.playing.remove(&side)),
+            MediaCommand::CollectDigits { on, .. } => self.calls[index].media.collecting = on,
+            MediaCommand::Record { directory } => self.calls[index].media.recording = Some(directory),
+            MediaCommand::Close => self.close_media(index, now),
+            MediaCommand::Configure { .. } | MediaCommand::Bridge => {}
+        }
+    }
+
+    fn play(&mut self, index: usize, side: Side, prompt: &media::Prompt, mode: PlayMode, now: Instant) {
+        self.number += 1;
+        let number = self.number;
+        self.calls[index].media.playing.insert(side, number);
+        if mode == PlayMode::Once {
+            self.later(now + prompt.duration(), index, Pending::Played(side, number));
+        }
+        if prompt.name() != "enter_pin" {
+            return;
+        }
+        let heard = self.calls[index].prompts_heard;
+        self.calls[index].prompts_heard += 1;
+        let address = self.calls[index].caller;
+        let plan = Arc::clone(&self.plan);
+        let caller = (0..plan.callers.len()).find(|n| super::plan::caller_address(*n) == address);
+        let Some(typing) = caller.and_then(|n| plan.callers[n].typing.get(heard)) else { return };
+        let mut at = now + typing.after;
+        for key in typing.keys.chars() {
+            if typing.by_info {
+                self.prompted.push(Prompted::Caller(address, at, Deed::Info(key)));
+            } else if let Some(digit) = Digit::from_char(key) {
+                self.later(at, index, Pending::Key(digit));
+            }
+            at += typing.gap;
+        }
+    }
+
+    fn close_media(&mut self, index: usize, now: Instant) {
+        self.judge.ports_freed(index);
+        let media = &mut self.calls[index].media;
+        (media.open, media.collecting) = (false, false);
+        media.playing.clear();
+        let recording = media.recording.take();
+        let Some(delay) = self.plan.media.close_delay else { return };
+        if let Some(directory) = recording {
+            let report = RecordingReport {
+                directory,
+                sample_rate_hz: 8000,
+                samples: 8000,
+                a: LegRecording::default(),
+                b: LegRecording::default(),
+                complete: true,
+            };
+            let event = Event::Media(Box::new(MediaEvent::Recorded(report)));
+            self.later(now + delay, index, Pending::Event(event));
+        }
+        let event = Event::Media(Box::new(MediaEvent::Closed(CallStatistics::default())));
+        self.later(now + delay, index, Pending::Event(event));
+    }
+}
+
+fn merge_key(invite: &Request) -> Merge {
+    (invite.head.call_id.clone(), invite.head.from.tag().cloned(), invite.head.cseq.number)
+}
