@@ -1,4 +1,4 @@
-//! Readiness of many sockets: epoll's calls with the descriptor owned, and a periodic timer.
+//! Readiness of many sockets: epoll's calls with the descriptor owned.
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
@@ -7,8 +7,6 @@ use nix::errno::Errno;
 use nix::sys::epoll::{
     EpollCreateFlags, EpollEvent, EpollFlags, EpollOp, epoll_create1, epoll_ctl, epoll_wait,
 };
-use nix::sys::time::TimeSpec;
-use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use nix::unistd;
 
 use crate::Failure;
@@ -46,13 +44,4 @@ impl Drop for Epoll {
     fn drop(&mut self) {
         let _ = unistd::close(self.descriptor);
     }
-}
-
-/// Becomes readable once per `period`.
-pub(crate) fn ticker(period: Duration) -> Result<TimerFd, Failure> {
-    let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
-    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
-    let expiration = Expiration::Interval(TimeSpec::from_duration(period));
-    timer.set(expiration, TimerSetTimeFlags::empty())?;
-    Ok(timer)
 }

@@ -10,7 +10,7 @@
 //! | `summary` | the figures and their ratio to the floor |
 //!
 //! The service runs on a core of its own, the load on another. CPU is the time of the whole process, what it uses
-//! when idle taken off. Loopback delivery is charged to whoever sends, here as in the bare loop. Times depend on the
+//! without calls taken off. Loopback delivery is charged to whoever sends, here as in the bare loop. Times depend on the
 //! machine and on what else it does; ratios to the bare loop of the same run are what can be compared.
 //! `delay_us` is from just before the send call to the kernel's receive time at the far end.
 //!

@@ -11,7 +11,7 @@ use sip_tests::clock;
 use crate::Failure;
 use crate::stats::spread;
 
-/// Samples of one packet; so many zeros in a row at its place are a gap that was filled.
+/// Samples of one packet; so many zeros in a row are a gap that was filled.
 const BLOCK: usize = 160;
 /// The quietest peak of the load's tones.
 const SOUND: u16 = 1000;
@@ -23,7 +23,7 @@ struct Found {
     unreadable: u64,
     silent: u64,
     blocks: u64,
-    blocks_missing: u64,
+    blocks_silent: u64,
 }
 
 /// Waits until every call's folder has its `call.json`, then compares lengths with `calls_ms`, one of two legs each.
@@ -53,8 +53,7 @@ pub(crate) fn check(directory: &Path, calls_ms: &[u32], patience: Duration) -> R
         "complete_calls": complete(&folders),
         "unreadable": found.unreadable,
         "silent": found.silent,
-        "blocks_20ms": found.blocks,
-        "blocks_missing": found.blocks_missing,
+        "packets_recorded": found.blocks.saturating_sub(found.blocks_silent),
         "within_20_ms": within,
         "length_error_ms": spread(&mut errors, 1.0),
     }))
@@ -88,7 +87,7 @@ impl Found {
             peak = peak.max(sample.unsigned_abs());
             zeros = if sample == 0 { zeros + 1 } else { 0 };
             if zeros == BLOCK {
-                self.blocks_missing += 1;
+                self.blocks_silent += 1;
                 zeros = 0;
             }
         }
@@ -116,7 +115,7 @@ mod tests {
         fs::remove_dir_all(&directory).unwrap();
         assert_eq!(report["expected"], 4);
         assert_eq!((&report["files"], &report["complete_calls"]), (&json!(2), &json!(1)));
-        assert_eq!((&report["silent"], &report["blocks_missing"]), (&json!(0), &json!(2)));
+        assert_eq!((&report["silent"], &report["packets_recorded"]), (&json!(0), &json!(98)));
         assert_eq!((&report["within_20_ms"], &report["length_error_ms"]["max"]), (&json!(2), &json!(10.0)));
     }
 }
