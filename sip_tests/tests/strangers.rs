@@ -12,8 +12,17 @@ use std::net::{Ipv4Addr, SocketAddr};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 
-const ONLY_HOME: Setup =
-    Setup { sip: "", media: "", http: "", recordings: None, trunk: "", numbers: 1, number: "", gateways: vec![], allow: "127.0.0.1/32" };
+const ONLY_HOME: Setup = Setup {
+    sip: "",
+    media: "",
+    http: "",
+    recordings: None,
+    trunk: "",
+    numbers: 1,
+    number: "",
+    gateways: vec![],
+    allow: "127.0.0.1/32",
+};
 
 async fn at(name: &str, last: u8) -> Phone {
     let address = SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), 0));

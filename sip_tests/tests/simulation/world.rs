@@ -224,7 +224,9 @@ impl World {
                 let invite = message.cseq().1 == "INVITE";
                 let failed = invite && message.status().is_some_and(|status| status >= 300);
                 let twin = phone.twin.tag.is_some() && message.to_tag() == phone.twin.tag.as_deref();
-                (message.is("BYE") && !twin) || message.is("CANCEL") || (failed && Some(message.cseq().0) == first)
+                (message.is("BYE") && !twin)
+                    || message.is("CANCEL")
+                    || (failed && Some(message.cseq().0) == first)
             })
         };
         let mut wrong = vec![];
