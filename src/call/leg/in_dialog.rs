@@ -146,16 +146,24 @@ impl Leg {
             // BYE on an early dialog ends the INVITE like CANCEL does (RFC 3261 §15.1.2).
             self.refuse(487, None, out);
             out.signal(Signal::HungUp(HangupCause::Canceled));
-        } else if self.state == State::Answered {
+            return;
+        }
+        // The dialog is over: no 2xx is repeated into it, and no BYE of ours waits for its ACK any more.
+        self.ok = None;
+        self.bye_after_ack = false;
+        if self.state == State::Answered {
             self.state = State::Ended;
-            self.ok = None;
             out.signal(Signal::HungUp(HangupCause::Normal));
         }
     }
 
     fn on_reinvite(&mut self, request: &Request, flow: &Flow, out: &mut Output<'_>) {
-        // RFC 3261 §14.2: an INVITE before the last one is settled.
-        if self.state != State::Answered || self.ok.is_some() {
+        // RFC 3261 §14.2: the INVITE before it has no final answer yet.
+        if self.state != State::Answered {
+            return self.reply_later(request, flow, out);
+        }
+        // RFC 5407 §3.1.4: our 2xx to the last one is still to be acknowledged.
+        if self.ok.is_some() {
             return self.reply(request, flow, 491, out);
         }
         let Ok(offer) = body::sdp(&request.head, &request.body) else {
