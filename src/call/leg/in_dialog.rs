@@ -70,8 +70,27 @@ impl Leg {
     }
 
     fn reply(&mut self, request: &Request, flow: &Flow, status: u16, out: &mut Output<'_>) {
+        self.reply_with(request, flow, status, None, out);
+    }
+
+    /// 500 to an offer that comes before the last one is answered, with a random Retry-After of 0–10 s
+    /// (RFC 3261 §14.2, RFC 3311 §5.2).
+    fn reply_later(&mut self, request: &Request, flow: &Flow, out: &mut Output<'_>) {
+        let seconds = out.ids.cseq() % 11;
+        self.reply_with(request, flow, 500, Some(HeaderOut::RetryAfter(seconds)), out);
+    }
+
+    fn reply_with(
+        &mut self,
+        request: &Request,
+        flow: &Flow,
+        status: u16,
+        header: Option<HeaderOut>,
+        out: &mut Output<'_>,
+    ) {
         let tag = self.local_tag.to_string();
-        let response = identity::response(&request.response_head(flow.peer), status, Some(&tag));
+        let mut response = identity::response(&request.response_head(flow.peer), status, Some(&tag));
+        response.headers.extend(header);
         if request.method == Method::INVITE {
             self.reply_to_invite(request, flow, status, &response.encode(), out);
         } else {
@@ -197,10 +216,13 @@ impl Leg {
         };
         let mut sdp = None;
         if let Some(offer) = offer {
+            // RFC 3311 §5.2: the INVITE's offer has no answer before its 2xx; what a 18x says is only a preview
+            // of it, and may not change (RFC 3261 §13.2.1).
+            if self.state == State::SettingUp {
+                return self.reply_later(request, flow, out);
+            }
             // RFC 3311 §5.2: an offer of ours is still open.
-            let open = self.ok.as_ref().is_some_and(|ok| ok.awaits_answer)
-                || (self.state == State::SettingUp && self.stream().is_none());
-            if open {
+            if self.ok.as_ref().is_some_and(|ok| ok.awaits_answer) {
                 return self.reply(request, flow, 491, out);
             }
             let Some(negotiation) = &mut self.negotiation else {
