@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests may panic like tests")]
 // Each test file uses a part of this.
 #![allow(dead_code, unreachable_pub)]
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::disallowed_methods)]
+#![allow(clippy::disallowed_methods)]
 
 pub mod child;
 pub mod talk;
