@@ -21,6 +21,7 @@ const FIRST_PIN: &str = "4407";
 const SECOND_PIN: &str = "9115";
 const WRONG: &str = "0000";
 
+#[allow(clippy::needless_pass_by_value)] // Literals, for the most part.
 fn with_pins(more: Value) -> Value {
     let mut body = json!({
         "record": false,

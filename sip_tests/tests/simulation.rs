@@ -7,6 +7,15 @@
 //! A failure prints seed, profile and ladder. `SIM_SEED=N SIM_CALLS=1 cargo sim` runs that one again;
 //! `SIM_CALLS=N` raises the number of runs of each profile.
 
+// The judge and the world panic like tests do.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::needless_pass_by_value,
+    clippy::wrong_self_convention,
+    clippy::print_stdout
+)]
+
 #[allow(unreachable_pub)] // One crate, in several files.
 mod simulation {
     pub mod judge;
