@@ -291,7 +291,7 @@ impl World {
             for mark in all.filter(|mark| mark.len() >= 4 && text.contains(mark.as_str())) {
                 findings.push(format!("{} is told {mark} in {first}", phone.name));
             }
-            if plan.seed % THOROUGH == 0 {
+            if plan.seed.is_multiple_of(THOROUGH) {
                 for finding in leak::find(wire, &marks) {
                     findings.push(format!("{} is told {finding} in {first}", phone.name));
                 }
