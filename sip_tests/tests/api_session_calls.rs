@@ -1,5 +1,7 @@
 //! What the API tells of a session's calls, while they live and afterwards, and how it ends them.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests may panic like tests")]
+
 mod common;
 
 use common::{FIRST, PATIENCE, SECOND, STRANGER, Scene, Server, phone, until};
@@ -72,10 +74,10 @@ async fn a_session_shows_that_a_call_is_up() {
     let scene = Scene::new().await;
     assert_eq!(status(&scene.server, &scene.session).await, "active");
     let (call, incoming) = scene.talk().await;
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while status(&scene.server, &scene.session).await != "in-progress" {
-        assert!(tokio::time::Instant::now() < deadline);
-    }
+    common::until_asked("the call shows", async || {
+        (status(&scene.server, &scene.session).await == "in-progress").then_some(())
+    })
+    .await;
     scene.hang_up(&call, &incoming).await;
     scene.server.settled().await;
     assert_eq!(status(&scene.server, &scene.session).await, "active");
@@ -135,7 +137,9 @@ async fn a_call_ends_at_its_time_limit() {
     let (first, second) = server.last_legs(&session).await;
     for leg in [first, second] {
         assert_eq!(leg["hangup_cause_name"], "Scheduled Hangup");
-        assert_eq!((&leg["hangup_source"], &leg["bill_duration"]), (&json!("Maskline"), &json!(1)));
+        assert_eq!(leg["hangup_source"], "Maskline");
+        // In seconds begun, and the machine may be busy.
+        assert!((1..=3).contains(&leg["bill_duration"].as_u64().unwrap()), "{leg}");
     }
     assert!(caller.faults().await.is_empty() && callee.faults().await.is_empty());
 }

@@ -1,5 +1,7 @@
 //! The caller gives up, before, while and after the callee answers (RFC 3261 §9, §13.3.1.4, §15).
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests may panic like tests")]
+
 mod common;
 
 use common::{FIRST, PATIENCE, Scene, Setup, until};

@@ -1,5 +1,7 @@
-//! What belongs to no dialog, comes twice by two ways, or asks for what we do not do: the statuses that RFC 3261
-//! gives it.
+//! What belongs to no dialog, comes twice by two ways, or asks for what we do not do: the statuses that RFC
+//! 3261 gives it.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests may panic like tests")]
 
 mod common;
 

@@ -1,5 +1,7 @@
 //! A drain takes no new call, lets the live ones end, ends those that outlive it, and loses no record.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests may panic like tests")]
+
 mod common;
 
 use common::{FIRST, PATIENCE, Scene, Server, until};
@@ -74,7 +76,5 @@ async fn calls_that_outlive_the_drain_are_ended_and_recorded() {
 async fn an_idle_service_drains_at_once() {
     let Scene { server, .. } = Scene::new().await;
     let (service, _folder) = server.into_service();
-    let begun = tokio::time::Instant::now();
     tokio::time::timeout(PATIENCE, service.drain(Duration::from_secs(3600))).await.unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(10));
 }

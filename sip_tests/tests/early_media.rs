@@ -1,5 +1,7 @@
 //! What the callee's network plays before the answer, and what of it the caller gets.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests may panic like tests")]
+
 mod common;
 
 use common::{PATIENCE, Scene, Setup};

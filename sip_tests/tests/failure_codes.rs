@@ -1,5 +1,7 @@
-//! What a failure of the B-leg becomes on the A-leg: product.md's table, our own phrase, no body; and which failures
-//! send the call to the next gateway.
+//! What a failure of the B-leg becomes on the A-leg: product.md's table, our own phrase, no body; and which
+//! failures send the call to the next gateway.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests may panic like tests")]
 
 mod common;
 
@@ -166,7 +168,8 @@ async fn an_answer_without_usable_audio_is_acknowledged_and_ended() {
     for body in [
         None,
         Some(
-            "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 9 RTP/AVP 18\r\n",
+            "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n\
+             m=audio 9 RTP/AVP 18\r\n",
         ),
     ] {
         let (call, incoming) = scene.dial().await;

@@ -1,6 +1,8 @@
 //! The callee's network forks: the caller sees one To tag and one description, and one answer counts
 //! (RFC 3261 §13.2.2.4).
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests may panic like tests")]
+
 mod common;
 
 use common::{PATIENCE, Scene};

@@ -1,6 +1,8 @@
 //! Hold, resume, refresh and change of an answered call, on either leg, by re-INVITE and UPDATE (RFC 3264 §8,
 //! RFC 6141, RFC 3311). The other leg hears of none of it.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests may panic like tests")]
+
 mod common;
 
 use common::{PATIENCE, Scene};

@@ -1,4 +1,7 @@
-//! An INVITE without a description gets our offer in the 200, and its ACK brings the answer (RFC 3261 §13.2.1).
+//! An INVITE without a description gets our offer in the 200, and its ACK brings the answer (RFC 3261
+//! §13.2.1).
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests may panic like tests")]
 
 mod common;
 

@@ -1,4 +1,7 @@
-//! We are full: 503 with Retry-After, from limits of the service and of the trunk, and none once there is room.
+//! We are full: 503 with Retry-After, from limits of the service and of the trunk, and none once there is
+//! room.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests may panic like tests")]
 
 mod common;
 

@@ -1,4 +1,7 @@
-//! Messages get lost or come twice, and the call is one call all the same (RFC 3261 §17, §13.3.1.4, §13.2.2.4).
+//! Messages get lost or come twice, and the call is one call all the same (RFC 3261 §17, §13.3.1.4,
+//! §13.2.2.4).
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests may panic like tests")]
 
 mod common;
 

@@ -1,4 +1,7 @@
-//! Calls by TCP: on the A-leg, on the B-leg, on both; framing and keep-alives (RFC 3261 §18, RFC 5626 §4.4.1).
+//! Calls by TCP: on the A-leg, on the B-leg, on both; framing and keep-alives (RFC 3261 §18, RFC 5626
+//! §4.4.1).
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests may panic like tests")]
 
 mod common;
 

@@ -1,5 +1,7 @@
-//! Who may reach whom: numbers that are not ours, strangers, hidden numbers, sessions that have ended. The rows of
-//! product.md's table that need no PIN.
+//! Who may reach whom: numbers that are not ours, strangers, hidden numbers, sessions that have ended. The
+//! rows of product.md's table that need no PIN.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests may panic like tests")]
 
 mod common;
 
@@ -103,11 +105,11 @@ async fn a_session_ends_for_new_calls_at_once() {
 
     let short = server.session(json!({ "record": false, "session_expiry": 1 })).await;
     let path = format!("Masking/Session/{}/", short["session_uuid"].as_str().unwrap());
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while server.api("GET", &path, None).await.1["response"]["status"] != "expired" {
-        assert!(tokio::time::Instant::now() < deadline);
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    common::until_asked("the session expires", async || {
+        let (_, shown) = server.api("GET", &path, None).await;
+        (shown["response"]["status"] == "expired").then_some(())
+    })
+    .await;
     let number = Server::number(&short);
     let refused = refusal(&scene.caller, server, &number, CallOptions::from(FIRST)).await;
     assert_eq!(refused.status(), Some(404));

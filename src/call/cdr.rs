@@ -261,6 +261,12 @@ impl CdrBuilder {
         opened
     }
 
+    /// A leg's row as far as it is known by now.
+    #[must_use]
+    pub fn opened(&self, leg: Uuid) -> Option<LegOpened> {
+        self.legs.iter().map(|record| &record.cdr.opened).find(|opened| opened.leg == leg).cloned()
+    }
+
     /// A leg rings.
     pub fn ringing(&mut self, leg: Uuid, now: Instant) {
         let at = self.clock.wall_at(now);

@@ -66,6 +66,8 @@ pub struct Shell {
     pub recordings: PathBuf,
     /// Counters, with kept handles.
     pub counters: Counters,
+    /// When the service started; the beat of [`super::task`]'s lingering timers.
+    pub started: Instant,
     shared_trunks: Vec<Arc<Trunk>>,
     transports: OnceLock<Transports>,
     sip_public: Option<IpAddr>,
@@ -207,6 +209,7 @@ impl Shell {
             prompts: parts.prompts,
             recordings: parts.recordings,
             counters: Counters::default(),
+            started: clock::now(),
             shared_trunks,
             transports: OnceLock::new(),
             sip_public: parts.sip_public,

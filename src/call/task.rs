@@ -10,10 +10,14 @@ use media::{MediaEvent, Side};
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{debug, error};
 use uuid::Uuid;
+
+/// How much the timers of calls that are over may be late.
+const LINGER_STEP: Duration = Duration::from_millis(100);
 
 /// One call's task. When it ends, its keys, sockets and transactions are gone.
 pub(super) struct CallTask {
@@ -51,7 +55,7 @@ impl CallTask {
             let event = match hands.immediate.pop() {
                 Some(event) => event,
                 None => {
-                    let deadline = self.call.deadline();
+                    let deadline = self.call.deadline().map(|at| self.wake_up_at(at));
                     tokio::select! {
                         biased;
                         Some(event) = self.inbox.recv() => event,
@@ -66,6 +70,18 @@ impl CallTask {
             self.perform(actions, &mut hands);
         }
         debug!("call ended");
+    }
+
+    /// When to wake up for a deadline. Once a call is over only transactions linger, and thousands of calls do so at
+    /// one time: their timers, of half a second and more, fire together, up to 100 ms late.
+    fn wake_up_at(&self, deadline: Instant) -> Instant {
+        if self.call.is_live() {
+            return deadline;
+        }
+        let since_start = deadline.saturating_duration_since(self.shell.started);
+        let step = LINGER_STEP.as_nanos();
+        let steps = since_start.as_nanos().div_ceil(step);
+        self.shell.started + LINGER_STEP * u32::try_from(steps).unwrap_or(u32::MAX)
     }
 
     /// Feeds the machine. A panic in it ends this call only: it is asked once to hang up both legs; `None` when

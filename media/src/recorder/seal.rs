@@ -81,8 +81,11 @@ impl Written {
             directory,
         };
         if let Err(error) = report.seal() {
+            // What failed while it was written has been told already; its end is the same trouble.
+            if report.complete {
+                tracing::error!(directory = %report.directory.display(), %error, "recording cannot be completed");
+            }
             report.complete = false;
-            tracing::error!(directory = %report.directory.display(), %error, "recording cannot be completed");
         }
         events(MediaEvent::Recorded(report));
         events(MediaEvent::Closed(statistics));

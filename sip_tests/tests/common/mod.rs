@@ -1,9 +1,11 @@
 //! The real service in this process, on loopback ports of its own, and its REST API.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests may panic like tests")]
 // Each test file uses a part of this.
 #![allow(dead_code, unreachable_pub)]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::disallowed_methods)]
 
+pub mod child;
 pub mod talk;
 
 use maskline::config::Config;
@@ -60,8 +62,8 @@ pub struct Setup {
     pub numbers: usize,
     /// Lines of every number.
     pub number: &'static str,
-    /// Whole URIs of the trunk's gateways, in order of failover; empty: the one that the server is started with, by
-    /// UDP.
+    /// Whole URIs of the trunk's gateways, in order of failover; empty: the one that the server is started
+    /// with, by UDP.
     pub gateways: Vec<String>,
     /// Who may call in.
     pub allow: &'static str,
@@ -70,7 +72,17 @@ pub struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         let (gateways, allow) = (vec![], "127.0.0.0/8");
-        Self { sip: "", media: "", http: "", recordings: None, trunk: "", numbers: 1, number: "", gateways, allow }
+        Self {
+            sip: "",
+            media: "",
+            http: "",
+            recordings: None,
+            trunk: "",
+            numbers: 1,
+            number: "",
+            gateways,
+            allow,
+        }
     }
 }
 
@@ -353,13 +365,22 @@ pub fn folders(directory: &Path) -> Vec<PathBuf> {
 
 /// Looks again and again until `find` finds something; fails after [`PATIENCE`].
 pub async fn until<T>(what: &str, find: impl Fn() -> Option<T>) -> T {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = find() {
-            return found;
+    until_asked(what, async || find()).await
+}
+
+/// The same for what has to be asked for.
+pub async fn until_asked<T>(what: &str, find: impl AsyncFn() -> Option<T>) -> T {
+    let looking = async {
+        loop {
+            if let Some(found) = find().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        assert!(tokio::time::Instant::now() < deadline, "waited in vain: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    match tokio::time::timeout(PATIENCE, looking).await {
+        Ok(found) => found,
+        Err(_) => panic!("waited in vain: {what}"),
     }
 }
 

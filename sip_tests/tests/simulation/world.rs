@@ -221,8 +221,12 @@ impl World {
             let of_call: Vec<_> = messages.filter(|message| message.call_id() == call_id).collect();
             let first = of_call.first().map(|message| message.cseq().0);
             of_call.iter().any(|message| {
-                let failed = message.status().is_some_and(|status| status >= 300);
-                message.is("BYE") || message.is("CANCEL") || (failed && Some(message.cseq().0) == first)
+                let invite = message.cseq().1 == "INVITE";
+                let failed = invite && message.status().is_some_and(|status| status >= 300);
+                let twin = phone.twin.tag.is_some() && message.to_tag() == phone.twin.tag.as_deref();
+                (message.is("BYE") && !twin)
+                    || message.is("CANCEL")
+                    || (failed && Some(message.cseq().0) == first)
             })
         };
         let mut wrong = vec![];

@@ -116,6 +116,7 @@ impl Call {
         };
         actions.push(Action::Media(MediaCommand::CollectDigits { side: Side::A, on: false }));
         self.belongs_to(&plan.session);
+        self.note_caller_leg(actions);
         match self.message(plan.caller_play_url()) {
             Some(message) => self.announce(message, Then::Dial(Box::new(Target::Party(plan))), actions, now),
             None => self.dial(Target::Party(plan), 1, actions, now),

@@ -33,7 +33,7 @@ impl Call {
             role: None,
             trunk: self.trunk.name.clone(),
         };
-        actions.push(Action::LegOpened(Box::new(self.cdr.open(leg, now))));
+        let _ = self.cdr.open(leg, now);
         match self.query.clone() {
             Some(query) => actions.push(Action::FindSession(query)),
             // No number of ours looks like that.
@@ -72,11 +72,18 @@ impl Call {
             Decision::Play { session: Some(session), .. } => self.belongs_to(&session.clone()),
             Decision::AskPin(_) | Decision::Play { session: None, .. } | Decision::Forward(_) => {}
         }
+        self.note_caller_leg(actions);
         let Some(b) = self.outlets.first().map(|outlet| outlet.address.bind) else {
             return self.refuse_caller(500, HangupCause::Routing, actions, now);
         };
         self.state = State::Opening { next: Box::new(decision), until: now + LOOK_UP };
         actions.push(Action::OpenMedia { a: self.a.address().bind, b });
+    }
+
+    /// The A-leg's row: once it is known whose it is, and again when a PIN tells its session. A row that belongs
+    /// to nobody would be seen by nobody after a crash.
+    pub(super) fn note_caller_leg(&self, actions: &mut Vec<Action>) {
+        actions.extend(self.cdr.opened(self.a_uuid).map(|leg| Action::LegOpened(Box::new(leg))));
     }
 
     pub(super) fn belongs_to(&mut self, session: &Arc<MaskingSession>) {
