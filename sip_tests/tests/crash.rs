@@ -1,6 +1,8 @@
 //! `kill -9` in the middle of calls: after the next start every leg has its record with an end, and what was recorded
 //! is there, playable and filed.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests may panic like tests")]
+
 mod common;
 
 use common::child::{Process, configure, serve_if_child};

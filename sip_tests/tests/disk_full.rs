@@ -1,5 +1,7 @@
 //! A disk that takes no more: the call goes on, its recording is marked, an error is logged once, the record is kept.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests may panic like tests")]
+
 mod common;
 
 use common::talk::{Pair, compare, hang_up, length_of, more_packets, more_sent, wav};

@@ -1,5 +1,7 @@
 //! Keys after the bridge (RFC 4733): they pass both ways, as each leg wants them.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests may panic like tests")]
+
 mod common;
 
 use common::talk::{Pair, hang_up, more_sent, tones};

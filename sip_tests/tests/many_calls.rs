@@ -1,5 +1,7 @@
 //! Many calls at once, with audio both ways and recording. `MANY_CALLS=100 MANY_SECONDS=60` is the full measure.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests may panic like tests")]
+
 mod common;
 
 use common::talk::{Pair, compare, dialled, length_of, wav};

@@ -1,6 +1,8 @@
 //! What a leg's media looks like from outside (RFC 3550): one stream of our own, for the length of the call, that
 //! takes nothing from strangers and gives nothing away.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests may panic like tests")]
+
 mod common;
 
 use common::talk::{Pair, compare, hang_up, more_packets, more_sent};

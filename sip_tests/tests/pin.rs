@@ -1,5 +1,7 @@
 //! The PIN stage: a caller whom no session knows types digits and reaches a party, or does not.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests may panic like tests")]
+
 mod common;
 
 use common::talk::{Pair, built_in, dialled, find, heard, more_packets, more_sent};

@@ -1,5 +1,7 @@
 //! The digits of a PIN appear in no log line, record, event or recording. Alone in its process: it reads the log.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests may panic like tests")]
+
 mod common;
 
 use common::talk::{Pair, hang_up, manifest, more_packets, tones, wav};

@@ -1,5 +1,7 @@
 //! Messages that a session names by URL: fetched when the session is made, played to whom they are for.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests may panic like tests")]
+
 mod common;
 
 use common::talk::{Pair, compare, dialled, find, heard, more_packets, wav};

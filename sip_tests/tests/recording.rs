@@ -1,5 +1,7 @@
 //! What a call leaves on the disk: two files on one timeline, and a manifest.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests may panic like tests")]
+
 mod common;
 
 use common::talk::{Pair, compare, find, hang_up, length_of, manifest, more_packets, more_sent, wav};

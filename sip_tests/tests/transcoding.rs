@@ -1,5 +1,7 @@
 //! Two phones without a common codec: each hears the other in its own.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests may panic like tests")]
+
 mod common;
 
 use common::FIRST;

@@ -86,6 +86,8 @@ pub(super) struct Call {
     pub(super) other_tags: Vec<String>,
     pub(super) remote: String,
     pub(super) remote_tag: Option<String>,
+    /// The dialog that the last 18x began, before there is a 2xx (RFC 3261 §12.1.2).
+    pub(super) early_tag: Option<String>,
     pub(super) target: String,
     pub(super) routes: Vec<String>,
     pub(super) contact: String,
@@ -135,6 +137,7 @@ impl Call {
             other_tags: vec![],
             remote: invite.to.clone(),
             remote_tag: None,
+            early_tag: None,
             target: invite.uri.clone(),
             routes: vec![],
             contact: invite.contact.clone().unwrap_or_else(|| own_contact(out)),
@@ -177,6 +180,7 @@ impl Call {
             other_tags: vec![],
             remote: strip("from"),
             remote_tag: request.from_tag().map(str::to_owned),
+            early_tag: None,
             target: request.header("contact").map(message::uri_of).unwrap_or_default().to_owned(),
             routes: request.values("record-route").into_iter().map(str::to_owned).collect(),
             contact: own_contact(out),
@@ -294,7 +298,7 @@ impl Call {
     ) {
         self.cseq += 1;
         let branch = format!("z9hG4bK{}", out.token());
-        let tag = self.remote_tag.clone();
+        let tag = self.remote_tag.clone().or_else(|| self.early_tag.clone());
         let bytes = self.in_dialog(out, method, self.cseq, &branch, tag.as_deref(), more, body);
         let to = self.destination();
         self.transact(out, method, &branch, to, bytes, now);
@@ -401,6 +405,9 @@ impl Call {
         let Some(client) = self.client.as_mut().filter(|client| client.cseq == cseq) else { return };
         match status {
             ..=199 => {
+                if client.initial {
+                    self.early_tag = response.to_tag().map(str::to_owned).or(self.early_tag.take());
+                }
                 client.provisional = true;
                 client.next = None;
                 client.give_up = None;

@@ -18,6 +18,9 @@ const TRANSACTION: Duration = s(32);
 /// Everything that lingers after a call ends within this time.
 const LINGERING: Duration = s(75);
 
+/// So many answering forks of one INVITE are acknowledged.
+const MAX_FORKS: usize = 8;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ports {
     Never,
@@ -33,6 +36,8 @@ struct Callee {
     branch: String,
     sent_at: Instant,
     provisional: bool,
+    /// Tags of its 2xx, as far as they are told apart.
+    forks: BTreeSet<String>,
     final_at: Option<Instant>,
 }
 
@@ -199,8 +204,11 @@ impl Judge {
             if let Some(answered) = track.answered.get_mut(1) {
                 *answered = true;
             }
-            if !over {
-                let tag = message.to_tag().unwrap_or_default().to_owned();
+            let tag = message.to_tag().unwrap_or_default().to_owned();
+            if callee.forks.len() < MAX_FORKS {
+                callee.forks.insert(tag.clone());
+            }
+            if !over && callee.forks.contains(&tag) {
                 track.unacknowledged = Some((message.call_id().to_owned(), tag));
             }
         }
@@ -518,6 +526,7 @@ fn to_callee(track: &mut Track, message: &Message, now: Instant) -> Option<Strin
                 branch: branch.to_owned(),
                 sent_at: now,
                 provisional: false,
+                forks: BTreeSet::new(),
                 final_at: None,
             });
             track.ended.map(|_| "a B-leg begins after the call's end".into())

@@ -65,6 +65,8 @@ pub struct CallerPlan {
     /// The INVITE with another branch, as a forking proxy would send it.
     pub merged_after: Option<Duration>,
     pub lose_acks: u32,
+    /// Each so long after the first 18x, if there is no 200 by then.
+    pub early_deeds: Vec<(Duration, Deed)>,
     /// So long after the 200.
     pub deeds: Vec<(Duration, Deed)>,
     /// For each PIN prompt in turn.
@@ -86,6 +88,7 @@ impl CallerPlan {
             repeats: vec![],
             merged_after: None,
             lose_acks: 0,
+            early_deeds: vec![],
             deeds: vec![(Duration::from_secs(3), Deed::Bye)],
             typing: vec![],
         }
@@ -101,6 +104,10 @@ impl CallerPlan {
         plan.repeats = (0..random.random_range(0..3)).filter_map(|_| maybe(random, 0.2, 3000)).collect();
         plan.lose_acks = *pick(random, &[0, 0, 0, 0, 0, 0, 1, 3, 1000]);
         plan.deeds = deeds(random, 0.6);
+        if random.random_bool(0.2) {
+            let early = [Deed::Update, Deed::Refresh, Deed::Hold, Deed::Options, Deed::Info('1'), Deed::Bye];
+            plan.early_deeds = vec![(ms(random.random_range(0..3000)), pick(random, &early).clone())];
+        }
         for _ in 0..4 {
             let keys =
                 pick(random, &["2468", "1357", "2468#", "1111", "12#", "#", "", "99*2468", "24681357"]);
@@ -130,6 +137,10 @@ pub struct CalleePlan {
     pub mark: String,
     /// Hears nothing, says nothing.
     pub deaf: bool,
+    /// Over a connection instead of datagrams.
+    pub tcp: bool,
+    /// A proxy of the gateway's stays in the path: loosely (`true`) or strictly.
+    pub record_route: Option<bool>,
     /// Each so long after the INVITE.
     pub steps: Vec<(Duration, Step)>,
     pub answer: SdpOptions,
@@ -137,6 +148,8 @@ pub struct CalleePlan {
     pub answers_cancel_after: Option<Duration>,
     /// Another fork answers so long after the first.
     pub twin_after: Option<Duration>,
+    /// How many such forks there are.
+    pub twins: u32,
     /// Loses the ACK of its 200 so often.
     pub deaf_to_acks: u32,
     /// So long after the ACK.
@@ -148,10 +161,13 @@ impl CalleePlan {
         Self {
             mark: format!("{:016x}", random.random::<u64>()),
             deaf: false,
+            tcp: false,
+            record_route: None,
             steps: vec![(ms(100), Step::Ring(0)), (ms(1000), Step::Answer(0))],
             answer: SdpOptions::default(),
             answers_cancel_after: None,
             twin_after: None,
+            twins: 1,
             deaf_to_acks: 0,
             deeds: vec![],
         }
@@ -160,6 +176,7 @@ impl CalleePlan {
     pub fn random(random: &mut StdRng) -> Self {
         let mut plan = Self::plain(random);
         plan.answer = description(random, &plan.mark);
+        plan.record_route = random.random_bool(0.2).then(|| random.random_bool(0.8));
         plan.steps.clear();
         let mut at = ms(random.random_range(0..400));
         let mut fork = 0;
@@ -203,6 +220,7 @@ enum Task {
     Merge,
     Cancel,
     Deed(CallNumber, Deed),
+    EarlyDeed(CallNumber, Deed),
     Step(CallNumber, Step),
     Raw(Bytes),
 }
@@ -216,6 +234,14 @@ pub struct Twin {
     pub ended: bool,
 }
 
+impl Twin {
+    /// All forks of this kind have tags that begin alike.
+    pub fn is_meant(&self, message: &Message) -> bool {
+        let tags = self.tag.as_deref().zip(message.to_tag());
+        tags.is_some_and(|(own, tag)| tag.starts_with(own))
+    }
+}
+
 /// One phone.
 #[derive(Debug)]
 pub struct Phone {
@@ -226,6 +252,7 @@ pub struct Phone {
     pub role: Role,
     agenda: BTreeMap<(Instant, u64), Task>,
     number: u64,
+    early: BTreeSet<CallNumber>,
     confirmed: BTreeSet<CallNumber>,
     reinvite: BTreeMap<CallNumber, u32>,
     invites: Vec<Bytes>,
@@ -252,7 +279,8 @@ impl Phone {
     }
 
     pub fn callee(n: usize, plan: CalleePlan, peer: SocketAddr, seed: u64) -> Self {
-        let mut phone = Self::new(super::plan::gateway_address(n), Transport::Udp, peer, seed);
+        let transport = if plan.tcp { Transport::Tcp } else { Transport::Udp };
+        let mut phone = Self::new(super::plan::gateway_address(n), transport, peer, seed);
         phone.name = format!("gateway {n}");
         phone.agent.set_user_agent(Some(format!("Phone{}", plan.mark)));
         phone.acks_to_lose = plan.deaf_to_acks;
@@ -271,15 +299,19 @@ impl Phone {
             role: Role::Callee(CalleePlan {
                 mark: String::new(),
                 deaf: true,
+                tcp: false,
+                record_route: None,
                 steps: vec![],
                 answer: SdpOptions::default(),
                 answers_cancel_after: None,
                 twin_after: None,
+                twins: 1,
                 deaf_to_acks: 0,
                 deeds: vec![],
             }),
             agenda: BTreeMap::new(),
             number: 0,
+            early: BTreeSet::new(),
             confirmed: BTreeSet::new(),
             reinvite: BTreeMap::new(),
             invites: vec![],
@@ -307,6 +339,14 @@ impl Phone {
         self.agenda.keys().next().map(|(at, _)| *at).into_iter().chain(self.agent.deadline()).min()
     }
 
+    /// Whether it talks over a connection.
+    pub fn tcp(&self) -> bool {
+        match &self.role {
+            Role::Caller(plan) => plan.tcp,
+            Role::Callee(plan) => plan.tcp,
+        }
+    }
+
     pub fn ends(&self) -> Vec<Option<End>> {
         (0..self.agent.calls()).map(|call| self.agent.end(call)).collect()
     }
@@ -325,7 +365,7 @@ impl Phone {
             self.merged.extend(message.status());
             return vec![];
         }
-        if self.twin.tag.is_some() && message.to_tag() == self.twin.tag.as_deref() {
+        if self.twin.is_meant(&message) {
             return self.as_twin(&message);
         }
         if message.is("ACK") && self.acks_to_lose > 0 && matches!(self.role, Role::Callee(_)) {
@@ -362,7 +402,11 @@ impl Phone {
                 Task::Repeat => raw.extend(self.invites.first().cloned()),
                 Task::Merge => raw.extend(self.invites.first().map(merged)),
                 Task::Cancel => self.agent.cancel(0, now),
-                Task::Deed(call, deed) => self.perform(call, &deed, now),
+                Task::Deed(call, deed) if self.agent.is_confirmed(call) => self.perform(call, &deed, now),
+                Task::EarlyDeed(call, deed) if !self.agent.is_confirmed(call) => {
+                    self.perform(call, &deed, now);
+                }
+                Task::Deed(..) | Task::EarlyDeed(..) => {}
                 Task::Step(call, step) => self.step(call, &step, now),
                 Task::Raw(wire) => raw.push(wire),
             }
@@ -432,20 +476,27 @@ impl Phone {
                 Reply { status: *status, contact, to_tag: tag(&0), ..Reply::default() }
             }
         };
+        let route = plan.record_route.map(|loose| {
+            let lr = if loose { ";lr" } else { "" };
+            ("Record-Route".to_owned(), format!("<sip:{}{lr}>", self.address))
+        });
         let reply = Reply {
             phrase: Some(format!("Phrase {mark}")),
             headers: vec![
                 ("P-Asserted-Identity".into(), format!("\"Name{mark}\" <tel:+{mark}>")),
                 ("Retry-After".into(), "7200".into()),
                 ("X-Device".into(), format!("device{mark}")),
-            ],
+            ]
+            .into_iter()
+            .chain(route)
+            .collect(),
             ..reply
         };
         self.agent.respond(call, &reply, now);
     }
 
     fn perform(&mut self, call: CallNumber, deed: &Deed, now: Instant) {
-        if self.agent.end(call).is_some() || !self.agent.is_confirmed(call) {
+        if self.agent.end(call).is_some() {
             return;
         }
         let relay = |key: &char| {
@@ -453,6 +504,12 @@ impl Phone {
         };
         match deed {
             Deed::Bye => self.agent.bye(call, &[], now),
+            // Before the 200 a second INVITE would take the place of the first one in the agent.
+            Deed::Hold if !self.agent.is_confirmed(call) => {
+                let offer =
+                    self.agent.media_mut(call).map(|media| ("application/sdp".to_owned(), media.offer()));
+                self.agent.request(call, "UPDATE", &[], offer, now);
+            }
             Deed::Hold => self.reinvite(call, Some("sendonly"), now),
             Deed::Resume => self.reinvite(call, Some("sendrecv"), now),
             Deed::OfferNothing => self.reinvite(call, None, now),
@@ -500,6 +557,9 @@ impl Phone {
                 Event::Invited(_) => self.on_invited(call, now),
                 Event::Response(message) if message.cseq().1 == "INVITE" => {
                     let status = message.status().unwrap_or(0);
+                    if (180..200).contains(&status) && self.early.insert(call) {
+                        self.on_ringing(call, now);
+                    }
                     if status >= 200 && self.reinvite.get(&call) == Some(&message.cseq().0) {
                         self.reinvite.remove(&call);
                     } else if (200..300).contains(&status) {
@@ -539,9 +599,12 @@ impl Phone {
                 };
                 let Some(tag) = message.to_tag() else { return };
                 let other = format!("twin{}", plan.mark);
-                let text = message.text().replace(tag, &other);
+                let (text, twins) = (message.text(), plan.twins);
+                for twin in 1..=twins {
+                    let text = text.replace(tag, &format!("{other}{twin}"));
+                    self.plan(now + after, Task::Raw(text.into_bytes().into()));
+                }
                 self.twin = Twin { tag: Some(other), answered: true, ..Twin::default() };
-                self.plan(now + after, Task::Raw(text.into_bytes().into()));
             }
             _ => {}
         }
@@ -570,6 +633,13 @@ impl Phone {
                 Step::Reject(_) => None,
             });
             self.plan(now + after, Task::Step(call, Step::Answer(fork.unwrap_or(0))));
+        }
+    }
+
+    fn on_ringing(&mut self, call: CallNumber, now: Instant) {
+        let Role::Caller(plan) = &self.role else { return };
+        for (after, deed) in plan.early_deeds.clone() {
+            self.plan(now + after, Task::EarlyDeed(call, deed));
         }
     }
 

@@ -33,7 +33,7 @@ pub enum Profile {
     Stormy,
     /// Once in the call nothing arrives at all for a while.
     Broken,
-    /// The caller's side is a TCP connection.
+    /// The caller's side is a TCP connection, and often the gateways' as well.
     Stream,
 }
 
@@ -276,6 +276,9 @@ impl Plan {
         if profile == Profile::Stream {
             // Nothing is sent twice over a connection.
             plan.callers.iter_mut().for_each(|caller| (caller.tcp, caller.repeats) = (true, vec![]));
+            let tcp = random.random_bool(0.6);
+            plan.gateways.iter_mut().for_each(|gateway| gateway.tcp = tcp);
+            plan.tcp_fails = tcp && random.random_bool(0.1);
         }
         plan
     }

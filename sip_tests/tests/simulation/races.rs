@@ -105,6 +105,18 @@ fn the_second_of_two_200s_from_two_forks_gets_ack_and_bye() {
     about(world.first(CALLER, "200 BYE"), s(4));
 }
 
+/// Each fork costs a transaction: their number is bounded.
+#[test]
+fn a_flood_of_forks_is_not_followed_without_bound() {
+    let mut plan = Plan::plain(40);
+    plan.gateway().twin_after = Some(ms(50));
+    plan.gateway().twins = 50;
+    let world = run(plan);
+    let byes = world.received(GATEWAY).iter().filter(|label| *label == "BYE").count();
+    assert_eq!(byes, 8, "{}", world.ladder());
+    assert_eq!(world.ends(GATEWAY), [Some(End::ByeReceived)]);
+}
+
 #[test]
 fn bye_crossing_bye_is_answered_on_both_sides() {
     let mut plan = Plan::plain(6);
@@ -161,6 +173,38 @@ fn a_hang_up_while_the_ack_is_missing_waits_for_it() {
     // The 200 leaves at 1 s and is repeated at 1.5 s and 2.5 s, whose ACK arrives.
     about(world.first(GATEWAY, "200 BYE"), ms(1100));
     about(world.first(CALLER, "BYE"), ms(2500));
+}
+
+/// RFC 3261 §15.1.2: his BYE ends the dialog, whatever we still wait for.
+#[test]
+fn a_callers_bye_ends_the_waiting_for_his_ack() {
+    let mut plan = Plan::plain(36);
+    plan.caller().lose_acks = 1000;
+    plan.gateway().deeds = vec![(ms(100), Deed::Bye)];
+    let world = run(plan);
+    // The 200 leaves at 1 s and is repeated at 1.5 s and 2.5 s; his BYE comes at 4 s.
+    sees(&world, CALLER, &["100 INVITE", "180 INVITE", "200 INVITE", "200 INVITE", "200 INVITE", "200 BYE"]);
+}
+
+/// RFC 3311 §5.2: before the 200 his first offer has no answer, and what a 18x said of it may not change.
+#[test]
+fn an_offer_by_update_before_the_200_gets_500_with_retry_after() {
+    let mut plan = Plan::plain(37);
+    plan.caller().early_deeds = vec![(ms(100), Deed::Update), (ms(200), Deed::Refresh)];
+    plan.gateway().steps = vec![(ms(100), Step::Early(0)), (ms(1000), Step::Answer(0))];
+    let world = run(plan);
+    sees(&world, CALLER, &["100 INVITE", "183 INVITE", "500 UPDATE", "200 UPDATE", "200 INVITE", "200 BYE"]);
+    let refusals = world.messages(CALLER).into_iter().filter(|message| message.status() == Some(500));
+    assert!(refusals.clone().count() == 1 && refusals.clone().all(|m| m.header("retry-after").is_some()));
+}
+
+#[test]
+fn a_bye_on_the_early_dialog_ends_the_invite_like_cancel() {
+    let mut plan = Plan::plain(38);
+    plan.caller().early_deeds = vec![(ms(100), Deed::Bye)];
+    let world = run(plan);
+    sees(&world, CALLER, &["100 INVITE", "180 INVITE", "200 BYE", "487 INVITE"]);
+    sees(&world, GATEWAY, &["INVITE", "CANCEL", "ACK"]);
 }
 
 #[test]
@@ -382,6 +426,20 @@ fn a_gateway_that_is_full_is_left_for_the_next_one() {
     sees(&world, GATEWAY, &["INVITE", "ACK"]);
     sees(&world, SECOND, &["INVITE", "ACK", "BYE"]);
     sees(&world, CALLER, &["100 INVITE", "180 INVITE", "200 INVITE", "200 BYE"]);
+}
+
+#[test]
+fn a_gateway_on_tcp_that_failed_does_not_keep_the_call() {
+    let mut plan = Plan::plain(39);
+    another_gateway(&mut plan);
+    plan.gateway().steps = vec![(ms(50), Step::Reject(503))];
+    plan.callers.iter_mut().for_each(|caller| caller.tcp = true);
+    plan.gateways.iter_mut().for_each(|gateway| gateway.tcp = true);
+    plan.gateways[1].steps = vec![(ms(50), Step::Reject(486))];
+    let world = run(plan);
+    sees(&world, CALLER, &["100 INVITE", "486 INVITE"]);
+    let last = world.service.judge.notes.last().unwrap().0;
+    assert!(last < s(1), "on streams nothing is waited for\n{}", world.ladder());
 }
 
 #[test]

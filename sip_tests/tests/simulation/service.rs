@@ -416,18 +416,20 @@ impl Service {
         let mut outlets = vec![];
         for n in 0..self.plan.gateways.len() {
             let gateway = gateway_address(n);
+            let tcp = self.plan.gateways[n].tcp;
+            let protocol = if tcp { Protocol::Tcp } else { Protocol::Udp };
             outlets.push(Outlet {
                 trunk: Arc::clone(&self.trunk_out),
                 hop: Hop {
-                    protocol: Protocol::Udp,
+                    protocol,
                     place: Place::Address(gateway),
                     connection: None,
                     local: None,
-                    pinned: self.plan.pinned,
+                    pinned: self.plan.pinned || tcp,
                     token: None,
                 },
                 host: gateway.to_string(),
-                address: self.leg_address(Protocol::Udp),
+                address: self.leg_address(protocol),
             });
         }
         let at = at - self.start;

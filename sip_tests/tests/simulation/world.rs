@@ -123,8 +123,7 @@ impl World {
     }
 
     fn from_phone(&mut self, node: usize, sent: Vec<Bytes>, now: Instant) {
-        let tcp = matches!(&self.phones[node - 1].role, Role::Caller(plan) if plan.tcp);
-        let protocol = if tcp { Protocol::Tcp } else { Protocol::Udp };
+        let protocol = if self.phones[node - 1].tcp() { Protocol::Tcp } else { Protocol::Udp };
         for wire in sent {
             self.note(now, node, SERVICE, &wire, false);
             self.carry(node, SERVICE, Parcel { wire, protocol });
@@ -223,7 +222,7 @@ impl World {
             of_call.iter().any(|message| {
                 let invite = message.cseq().1 == "INVITE";
                 let failed = invite && message.status().is_some_and(|status| status >= 300);
-                let twin = phone.twin.tag.is_some() && message.to_tag() == phone.twin.tag.as_deref();
+                let twin = phone.twin.is_meant(message);
                 (message.is("BYE") && !twin)
                     || message.is("CANCEL")
                     || (failed && Some(message.cseq().0) == first)

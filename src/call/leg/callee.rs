@@ -21,7 +21,7 @@ use media::sdp::LocalMedia;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Forks of one INVITE that are told apart; more are treated like the last one.
+/// Forks of one INVITE that are told apart. Early media of one more is not remembered, its 2xx is dropped.
 const MAX_FORKS: usize = 8;
 
 /// Everything that a B-leg's INVITE is made of.
@@ -225,6 +225,10 @@ impl Leg {
             out.send(ack, &hop);
             return;
         }
+        // Each fork costs a transaction, so their number is bounded; one more gives up by itself (§13.3.1.4).
+        if outgoing.acks.len() >= MAX_FORKS {
+            return;
+        }
         let cseq = outgoing.invite.cseq;
         let early = outgoing.forks.iter().find(|fork| fork.tag == tag).and_then(|fork| fork.stream.clone());
         let mut dialog = Dialog::as_uac(&outgoing.invite, response);
@@ -232,9 +236,7 @@ impl Leg {
         let via = self.address.via(hop.protocol, out.ids.branch());
         let ack = dialog.ack(cseq, via).encode();
         out.send(ack.clone(), &hop);
-        if let SetUp::Outgoing(outgoing) = &mut self.set_up
-            && outgoing.acks.len() < MAX_FORKS
-        {
+        if let SetUp::Outgoing(outgoing) = &mut self.set_up {
             outgoing.acks.push((tag.to_owned(), ack, hop));
         }
         if self.state != State::SettingUp {

@@ -79,6 +79,13 @@ impl Leg {
         self.reply_with(request, flow, status, None, out);
     }
 
+    /// 500 to an offer that comes before the last one is answered, with a random Retry-After of 0–10 s
+    /// (RFC 3261 §14.2, RFC 3311 §5.2).
+    fn reply_later(&mut self, request: &Request, flow: &Flow, out: &mut Output<'_>) {
+        let seconds = out.ids.cseq() % 11;
+        self.reply_with(request, flow, 500, Some(HeaderOut::RetryAfter(seconds)), out);
+    }
+
     fn reply_with(
         &mut self,
         request: &Request,
@@ -164,16 +171,24 @@ impl Leg {
             // BYE on an early dialog ends the INVITE like CANCEL does (RFC 3261 §15.1.2).
             self.refuse(487, None, out);
             out.signal(Signal::HungUp(HangupCause::Canceled));
-        } else if self.state == State::Answered {
+            return;
+        }
+        // The dialog is over: no 2xx is repeated into it, and no BYE of ours waits for its ACK any more.
+        self.ok = None;
+        self.bye_after_ack = false;
+        if self.state == State::Answered {
             self.state = State::Ended;
-            self.ok = None;
             out.signal(Signal::HungUp(HangupCause::Normal));
         }
     }
 
     fn on_reinvite(&mut self, request: &Request, flow: &Flow, out: &mut Output<'_>) {
-        // RFC 3261 §14.2: an INVITE before the last one is settled.
-        if self.state != State::Answered || self.ok.is_some() {
+        // RFC 3261 §14.2: the INVITE before it has no final answer yet.
+        if self.state != State::Answered {
+            return self.reply_later(request, flow, out);
+        }
+        // RFC 5407 §3.1.4: our 2xx to the last one is still to be acknowledged.
+        if self.ok.is_some() {
             return self.reply(request, flow, 491, out);
         }
         let Ok(offer) = body::sdp(&request.head, &request.body) else {
@@ -207,10 +222,13 @@ impl Leg {
         };
         let mut sdp = None;
         if let Some(offer) = offer {
+            // RFC 3311 §5.2: the INVITE's offer has no answer before its 2xx; what a 18x says is only a preview
+            // of it, and may not change (RFC 3261 §13.2.1).
+            if self.state == State::SettingUp {
+                return self.reply_later(request, flow, out);
+            }
             // RFC 3311 §5.2: an offer of ours is still open.
-            let open = self.ok.as_ref().is_some_and(|ok| ok.awaits_answer)
-                || (self.state == State::SettingUp && self.stream().is_none());
-            if open {
+            if self.ok.as_ref().is_some_and(|ok| ok.awaits_answer) {
                 return self.reply(request, flow, 491, out);
             }
             let Some(negotiation) = &mut self.negotiation else {

@@ -130,6 +130,8 @@ impl Call {
 
     /// Nothing is left to wait for: both legs' transactions have ended and the CDR is stored.
     pub(super) fn settle(&mut self, _actions: &mut Vec<Action>, _now: Instant) {
+        // On a stream a refused leg has nothing to wait for from the first moment, so no event would remove it.
+        self.former.retain(|leg| !leg.is_done());
         let quiet = self.a.is_done()
             && self.b.as_ref().is_none_or(crate::call::leg::Leg::is_done)
             && self.former.is_empty();
