@@ -29,6 +29,7 @@ mod recordings;
 mod scenarios;
 mod server;
 mod stats;
+mod text;
 mod traffic;
 
 use std::error::Error;

@@ -11,13 +11,14 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use sip_tests::agent::{T1, T2};
+use sip_tests::clock;
 use sip_tests::message::{Message, uri_of};
 use sip_tests::sdp::RemoteMedia;
-use sip_tests::{clock, message};
 use socket2::SockRef;
 
 use crate::Failure;
 use crate::epoll::Epoll;
+use crate::text::{caller_of, description, request, response};
 
 /// A step of a call (answer, end) that takes longer has failed.
 const GIVE_UP: Duration = Duration::from_secs(10);
@@ -377,8 +378,7 @@ impl Phones {
     }
 
     fn on_caller_message(&mut self, message: &Message, source: SocketAddr, now: Instant) {
-        let index = message.call_id().split('-').next().and_then(|word| word.parse().ok());
-        let index: usize = index.unwrap_or(usize::MAX);
+        let index = caller_of(message).unwrap_or(usize::MAX);
         let Some(call) = self.callers.get_mut(index) else {
             self.counts.unexpected += 1;
             return;
@@ -501,12 +501,9 @@ impl Phones {
         self.timers.push(Reverse((due, Timer::Callee(call_id))));
     }
 
+    /// The first lines of a caller's request, up to CSeq.
     fn head(&self, index: usize, method: &str, cseq: u32, uri: &str, to: &str) -> String {
-        let (own, number) = (self.caller_address, &CALLER);
-        format!(
-            "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/UDP {own};branch=z9hG4bK{index}-{method}{cseq}\r\nMax-Forwards: 70\r\n\
-             From: <sip:{number}@{own}>;tag=c{index}\r\nTo: {to}\r\nCall-ID: {index}-load@{own}\r\nCSeq: {cseq} {method}\r\n"
-        )
+        request(self.caller_address, index, (method, cseq), uri, to)
     }
 
     fn send_invite(&self, index: usize) {
@@ -535,48 +532,6 @@ impl Phones {
         let head = head.replacen("INVITE ", "ACK ", 1).replacen("CSeq: 1 INVITE", "CSeq: 1 ACK", 1);
         let _ = self.caller.send_to((head + "Content-Length: 0\r\n\r\n").as_bytes(), self.target);
     }
-}
-
-/// RFC 3261 §8.2.6: what a response repeats of its request, and, when it makes a dialog, Contact and description.
-fn response(
-    request: &Message,
-    status: u16,
-    tag: &str,
-    dialog: Option<(&str, Option<SocketAddr>)>,
-) -> Vec<u8> {
-    let mut text = format!("SIP/2.0 {status} {}\r\n", message::phrase(status));
-    for (name, value) in request.headers() {
-        if ["via", "v", "from", "f", "call-id", "i", "cseq"].contains(&name.to_ascii_lowercase().as_str()) {
-            text.push_str(&format!("{name}: {value}\r\n"));
-        }
-    }
-    let to = request.header("to").unwrap_or_default();
-    let own_tag = if request.to_tag().is_some() { String::new() } else { format!(";tag={tag}") };
-    text.push_str(&format!("To: {to}{own_tag}\r\n"));
-    let (contact, media) = dialog.unzip();
-    if let Some(contact) = contact {
-        text.push_str(&format!("Contact: {contact}\r\n"));
-    }
-    match media.flatten() {
-        None => text.push_str("Content-Length: 0\r\n\r\n"),
-        Some(media) => {
-            let sdp = description(media);
-            text.push_str(
-                "Allow: INVITE, ACK, BYE, CANCEL, OPTIONS, UPDATE\r\nContent-Type: application/sdp\r\n",
-            );
-            text.push_str(&format!("Content-Length: {}\r\n\r\n{sdp}", sdp.len()));
-        }
-    }
-    text.into_bytes()
-}
-
-/// PCMU and telephone-event at this address.
-fn description(media: SocketAddr) -> String {
-    let (ip, port) = (media.ip(), media.port());
-    format!(
-        "v=0\r\no=- {port} 1 IN IP4 {ip}\r\ns=-\r\nc=IN IP4 {ip}\r\nt=0 0\r\nm=audio {port} RTP/AVP 0 101\r\n\
-         a=rtpmap:0 PCMU/8000\r\na=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-15\r\na=ptime:20\r\na=sendrecv\r\n"
-    )
 }
 
 #[cfg(test)]
