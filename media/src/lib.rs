@@ -268,7 +268,8 @@ pub enum MediaEvent {
         /// The leg.
         side: Side,
     },
-    /// Neither leg sent RTP or RTCP for `silence`, nor was one on hold. Once per call.
+    /// Neither leg sent RTP or RTCP for `silence` since the last agreement or the last such event, nor was one on
+    /// hold.
     Silence,
     /// The recording could not be begun or went on with losses; the call goes on. Once per call.
     RecordingFailed,

@@ -31,9 +31,8 @@ struct Silence {
     limit: Option<u64>,
     /// Of any packet of either peer, since a leg was first configured.
     heard: MediaTime,
-    /// When to look; never before the first stream, during hold, and after it has been told.
+    /// When to look; never before the first stream and during hold.
     due: MediaTime,
-    told: bool,
 }
 
 /// What the caller's thread prepared.
@@ -58,12 +57,7 @@ impl Call {
             bridged: false,
             recording: None,
             events,
-            silence: Silence {
-                limit: silence,
-                heard: MediaTime::default(),
-                due: MediaTime::NEVER,
-                told: false,
-            },
+            silence: Silence { limit: silence, heard: MediaTime::default(), due: MediaTime::NEVER },
         }
     }
 
@@ -102,11 +96,11 @@ impl Call {
         match command {
             MediaCommand::Configure { side, stream } => {
                 self.legs(side).0.configure(stream, now);
-                // Hold suspends the watch; its end, like the first stream, begins it anew.
+                // Hold suspends the watch; every other agreement is a sign of life and begins it anew.
                 let held = self.a.is_on_hold() || self.b.is_on_hold();
                 if held {
                     self.silence.due = MediaTime::NEVER;
-                } else if self.silence.due == MediaTime::NEVER && !self.silence.told {
+                } else {
                     self.silence.heard = now;
                     self.silence.due = self.silence.limit.map_or(MediaTime::NEVER, |limit| now.plus(limit));
                 }
@@ -230,7 +224,9 @@ impl Call {
             let quiet_at = self.silence.heard.plus(self.silence.limit.unwrap_or(u64::MAX));
             self.silence.due = quiet_at;
             if quiet_at <= now {
-                (self.silence.due, self.silence.told) = (MediaTime::NEVER, true);
+                // Told again after as long, because a call that only rings may go on.
+                self.silence.heard = now;
+                self.silence.due = self.silence.limit.map_or(MediaTime::NEVER, |limit| now.plus(limit));
                 (self.events)(MediaEvent::Silence);
             }
         }

@@ -348,7 +348,8 @@ impl Call {
             MediaEvent::Digit { side: Side::A, digit } => self.on_digit(digit, actions, now),
             MediaEvent::Digit { side: Side::B, .. } => {}
             MediaEvent::PlayFinished { side } => self.on_played(side, actions, now),
-            MediaEvent::Silence if self.is_live() => {
+            // A phone that only rings owes no packet: that wait is `ring_timeout`'s.
+            MediaEvent::Silence if self.is_live() && self.a_answered.or(self.b_answered).is_some() => {
                 self.end(HangupCause::MediaTimeout, super::cdr::HangupSource::System, actions, now);
             }
             MediaEvent::Silence => {}
