@@ -107,8 +107,7 @@ pub async fn run(fault: Option<Fault>) -> Result<Report, Failed> {
     report.note(&format!("session {} on virtual number {number}", session.uuid));
 
     // 2. Alice, a registered number, calls it.
-    let scene =
-        Scene { transcript: &transcript, server: sip, number: &number, folder: &folder, client: &client };
+    let scene = Scene { number: &number, folder: &folder, client: &client };
     let options = CallOptions { from_display: Some(ALICE_NAME.into()), ..CallOptions::from(ALICE) };
     let call = alice.call(sip, &number, options).await?;
     let incoming = bob.next_call(PATIENCE).await?;
@@ -146,8 +145,6 @@ pub async fn run(fault: Option<Fault>) -> Result<Report, Failed> {
 }
 
 struct Scene<'a> {
-    transcript: &'a Transcript,
-    server: SocketAddr,
     number: &'a str,
     folder: &'a Path,
     client: &'a Client,
@@ -199,7 +196,6 @@ impl Scene<'_> {
         let cdr = self.client.call(&leg).await?;
         report.check("the CDR of the caller's leg is there, with its cause", cdr.contains("Normal Hangup"));
         report.recorded(recording);
-        let _ = (self.transcript, self.server);
         Ok(())
     }
 
