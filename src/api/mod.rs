@@ -32,6 +32,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use jiff::Timestamp;
 use metrics_exporter_prometheus::PrometheusHandle;
+use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
 
 use crate::clock;
@@ -105,7 +106,7 @@ impl ApiState {
 
 /// The whole HTTP surface.
 pub fn router(state: ApiState) -> Router {
-    let routes = Router::new()
+    let (routes, _description) = OpenApiRouter::<ApiState>::new()
         .route("/v1/Account/{auth_id}/Masking/Session", get(sessions::list).post(sessions::create))
         .route(
             "/v1/Account/{auth_id}/Masking/Session/{uuid}",
@@ -116,6 +117,8 @@ pub fn router(state: ApiState) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(show_metrics))
+        .split_for_parts();
+    let routes = routes
         .fallback(|| async { ApiError::not_found("There is nothing at this path.") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .with_state(state);

@@ -6,10 +6,10 @@ use jiff::Timestamp;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use sha2::{Digest, Sha256};
-use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use subtle::ConstantTimeEq;
 
 use super::row::{Columns, micros};
+use super::sql::{Connection, Pool, query};
 use super::writer::Write;
 use super::{Store, StoreError};
 
@@ -88,11 +88,10 @@ fn hash(token: &str) -> String {
 }
 
 /// The active accounts, in order.
-pub(super) async fn load(readers: &SqlitePool) -> Result<Vec<Account>, StoreError> {
-    let rows =
-        sqlx::query("SELECT auth_id, token_hash FROM accounts WHERE active = 1 ORDER BY position, auth_id")
-            .fetch_all(readers)
-            .await?;
+pub(super) async fn load(readers: &Pool) -> Result<Vec<Account>, StoreError> {
+    let rows = query("SELECT auth_id, token_hash FROM accounts WHERE active = 1 ORDER BY position, auth_id")
+        .fetch_all(readers)
+        .await?;
     rows.iter()
         .map(|row| Ok(Account { auth_id: row.text("auth_id")?, token_hash: row.text("token_hash")? }))
         .collect()
@@ -107,11 +106,11 @@ struct EnsureAccount {
 impl Write for EnsureAccount {
     type Done = Option<NewAccount>;
 
-    async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<Self::Done, StoreError> {
+    async fn apply(&mut self, connection: &mut Connection) -> Result<Self::Done, StoreError> {
         let Self { configured, fresh, now } = self;
         // A credential that is no longer configured must not open anything.
         let made_ones = i64::from(configured.is_empty());
-        sqlx::query("UPDATE accounts SET active = CASE WHEN configured = 0 THEN $1 ELSE 0 END")
+        query("UPDATE accounts SET active = CASE WHEN configured = 0 THEN $1 ELSE 0 END")
             .bind(made_ones)
             .execute(&mut *connection)
             .await?;
@@ -119,7 +118,7 @@ impl Write for EnsureAccount {
             insert(connection, auth_id, token_hash, 1, i64::try_from(position).unwrap_or(i64::MAX), *now)
                 .await?;
         }
-        let active = sqlx::query("SELECT auth_id FROM accounts WHERE active = 1 LIMIT 1")
+        let active = query("SELECT auth_id FROM accounts WHERE active = 1 LIMIT 1")
             .fetch_optional(&mut *connection)
             .await?;
         if active.is_some() {
@@ -131,14 +130,14 @@ impl Write for EnsureAccount {
 }
 
 async fn insert(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     auth_id: &str,
     token_hash: &str,
     configured: i64,
     position: i64,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    sqlx::query(
+    query(
         "INSERT INTO accounts (auth_id, token_hash, configured, active, position, created_at)
          VALUES ($1, $2, $3, 1, $4, $5)
          ON CONFLICT (auth_id) DO UPDATE SET token_hash = excluded.token_hash, configured = excluded.configured,

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rand::rngs::StdRng;
-use sqlx::sqlite::SqliteConnection;
 use uuid::Uuid;
 
 use super::row::{Columns, after, duration_micros, micros};
 use super::session_row::{digits, insert};
 use super::session_types::{NewPin, NewSession};
+use super::sql::{Connection, query};
 use super::writer::Write;
 use super::{Directory, StoreError};
 use crate::masking::allocate::{
@@ -44,7 +44,11 @@ impl Write for Create {
         done.as_ref().ok().map(|session| &session.virtual_number)
     }
 
-    async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<Self::Done, StoreError> {
+    fn locks(&self) -> Option<&str> {
+        Some(&self.session.account)
+    }
+
+    async fn apply(&mut self, connection: &mut Connection) -> Result<Self::Done, StoreError> {
         let Self { session: new, uuid, rng, directory, now } = self;
         let now = *now;
         let states = number_states(connection, directory, new, now).await?;
@@ -135,7 +139,7 @@ impl NewPin {
 
 /// The account's numbers in order of first fit, each with what is on it now.
 async fn number_states(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     directory: &Directory,
     new: &NewSession,
     now: Timestamp,
@@ -165,13 +169,13 @@ async fn number_states(
 
 /// The numbers on which one of `parties` is in an active session, other than `but`.
 pub(super) async fn busy_numbers(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     parties: [Option<&E164>; 2],
     but: Option<Uuid>,
     now: Timestamp,
 ) -> Result<HashSet<String>, StoreError> {
     let [one, other] = parties.map(digits);
-    let rows = sqlx::query(
+    let rows = query(
         "SELECT virtual_number FROM sessions
          WHERE first_party IN ($1, $2) AND ends_at > $3 AND ended_at IS NULL AND uuid <> $4
          UNION SELECT virtual_number FROM sessions
@@ -186,11 +190,8 @@ pub(super) async fn busy_numbers(
     rows.iter().map(|row| row.text("virtual_number")).collect()
 }
 
-async fn resting_numbers(
-    connection: &mut SqliteConnection,
-    now: Timestamp,
-) -> Result<HashSet<String>, StoreError> {
-    let rows = sqlx::query(
+async fn resting_numbers(connection: &mut Connection, now: Timestamp) -> Result<HashSet<String>, StoreError> {
+    let rows = query(
         "SELECT DISTINCT virtual_number FROM sessions
          WHERE rests_until IS NOT NULL AND rests_until > $1 AND (ends_at <= $1 OR ended_at IS NOT NULL)",
     )
@@ -209,11 +210,11 @@ struct StrangerLoad {
 }
 
 async fn stranger_loads(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     now: Timestamp,
 ) -> Result<HashMap<String, StrangerLoad>, StoreError> {
     // The expression keeps SQLite from walking an index in the order of the groups, past all ended sessions.
-    let rows = sqlx::query(
+    let rows = query(
         "SELECT virtual_number || '' AS number, COUNT(first_party_pin) AS pin_sessions, COUNT(*) AS all_sessions,
                 CAST(SUM(pin_weight) AS BIGINT) AS weight, MAX(stranger_profile) AS profile
          FROM sessions WHERE takes_strangers = 1 AND ends_at > $1 AND ended_at IS NULL
@@ -239,7 +240,7 @@ async fn stranger_loads(
 /// The PIN settings with PINs that fit on `number`; drawn ones are drawn so that they do. The outer `None`:
 /// this number cannot carry them.
 async fn fit_pins(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     number: &Did,
     wanted: Option<&NewPin>,
     rng: &mut StdRng,
@@ -290,7 +291,7 @@ async fn fit_pins(
 }
 
 async fn draw_free(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     number: &Did,
     beside: Option<&Pin>,
     length: u8,
@@ -310,14 +311,14 @@ async fn draw_free(
 
 /// Whether `pin` is prefix-free among the PINs on `number`, those of the last 24 hours included.
 async fn is_free(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     number: &Did,
     pin: &Pin,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
     // Every PIN has four digits at least, so whatever collides begins with the same four. ':' follows '9'.
     let start = pin.digits().get(..4).unwrap_or_default();
-    let rows = sqlx::query(
+    let rows = query(
         "SELECT first_party_pin AS pin FROM sessions
          WHERE virtual_number = $1 AND first_party_pin >= $2 AND first_party_pin < $3 AND ends_at > $4
          UNION ALL SELECT second_party_pin AS pin FROM sessions

@@ -10,13 +10,13 @@ use std::sync::LazyLock;
 
 use jiff::Timestamp;
 use media::Side;
-use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::StoreError;
 use super::calls::{Cdr, LegCdr, LegOpened, RecordingRow};
 use super::row::micros;
+use super::sql::{Connection, Query, query};
 use super::writer::{Apply, BoxFuture};
 use crate::masking::session::PartyRole;
 use crate::number::{Did, E164};
@@ -50,13 +50,17 @@ impl CallWrites {
 }
 
 impl Apply for CallWrites {
-    fn apply<'a>(&'a mut self, connection: &'a mut SqliteConnection) -> BoxFuture<'a, bool> {
+    fn apply<'a>(&'a mut self, connection: &'a mut Connection) -> BoxFuture<'a, bool> {
         Box::pin(async move {
             let mut rows = Rows::default();
             self.writes.iter().for_each(|(write, _)| rows.add(write));
             self.error = rows.save(connection).await.err();
             self.error.is_none()
         })
+    }
+
+    fn locks(&self) -> Option<&str> {
+        None
     }
 
     fn split(self: Box<Self>) -> Vec<Box<dyn Apply>> {
@@ -173,20 +177,18 @@ impl<'a> Rows<'a> {
         row
     }
 
-    async fn save(&self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    async fn save(&self, connection: &mut Connection) -> Result<(), StoreError> {
         let mut calls = self.calls.iter();
         while calls.len() > 0 {
             let (sql, rows) = CALLS.next(calls.len());
-            let query = calls
-                .by_ref()
-                .take(rows)
-                .fold(sqlx::query(sql), |query, (uuid, row)| bind_call(query, *uuid, row));
+            let query =
+                calls.by_ref().take(rows).fold(query(sql), |query, (uuid, row)| bind_call(query, *uuid, row));
             query.execute(&mut *connection).await?;
         }
         let mut legs = self.legs.values();
         while legs.len() > 0 {
             let (sql, rows) = LEGS.next(legs.len());
-            let query = legs.by_ref().take(rows).fold(sqlx::query(sql), bind_leg);
+            let query = legs.by_ref().take(rows).fold(query(sql), bind_leg);
             query.execute(&mut *connection).await?;
         }
         let mut answers = self.answers.iter();
@@ -195,7 +197,7 @@ impl<'a> Rows<'a> {
             let bind = |query: Query<'a>, (leg, at): &(Uuid, Timestamp)| {
                 query.bind(leg.to_string()).bind(micros(*at))
             };
-            answers.by_ref().take(rows).fold(sqlx::query(sql), bind).execute(&mut *connection).await?;
+            answers.by_ref().take(rows).fold(query(sql), bind).execute(&mut *connection).await?;
         }
         Ok(())
     }
@@ -291,8 +293,6 @@ static LEGS: LazyLock<Statements> = LazyLock::new(|| {
         ],
     )
 });
-
-type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, SqliteArguments>;
 
 fn bind_call<'q>(query: Query<'q>, uuid: Uuid, row: &CallRow<'q>) -> Query<'q> {
     query

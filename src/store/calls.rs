@@ -5,11 +5,11 @@
 
 use jiff::Timestamp;
 use media::Side;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use uuid::Uuid;
 
 use super::call_writes::CallWrite;
 use super::row::{Columns, micros};
+use super::sql::{Connection, Row, query};
 use super::writer::Write;
 use super::{Store, StoreError};
 use crate::masking::session::PartyRole;
@@ -230,8 +230,7 @@ impl Store {
     pub async fn find_leg(&self, account: &str, leg: Uuid) -> Result<Option<LegRow>, StoreError> {
         const FIND: &str =
             concat!("SELECT ", leg_columns!(), " FROM legs l WHERE l.uuid = $1 AND l.account = $2");
-        let row =
-            sqlx::query(FIND).bind(leg.to_string()).bind(account).fetch_optional(self.readers()).await?;
+        let row = query(FIND).bind(leg.to_string()).bind(account).fetch_optional(self.readers()).await?;
         row.as_ref().map(leg_row).transpose()
     }
 
@@ -250,13 +249,13 @@ impl Store {
             leg_columns!(),
             " FROM legs l WHERE l.account = $1 ORDER BY l.started_at DESC, l.uuid LIMIT $2 OFFSET $3"
         );
-        let rows = sqlx::query(LIST)
+        let rows = query(LIST)
             .bind(account)
             .bind(i64::from(limit))
             .bind(i64::try_from(offset).unwrap_or(i64::MAX))
             .fetch_all(self.readers())
             .await?;
-        let total = sqlx::query("SELECT COUNT(*) AS total FROM legs WHERE account = $1")
+        let total = query("SELECT COUNT(*) AS total FROM legs WHERE account = $1")
             .bind(account)
             .fetch_one(self.readers())
             .await?;
@@ -276,11 +275,8 @@ impl Store {
              FROM interactions i JOIN legs l ON l.interaction = i.uuid WHERE i.session = $1 \
              ORDER BY i.started_at DESC, i.uuid, l.started_at DESC, l.side DESC, l.attempt DESC LIMIT $2"
         );
-        let rows = sqlx::query(OF_SESSION)
-            .bind(session.to_string())
-            .bind(SESSION_LEGS)
-            .fetch_all(self.readers())
-            .await?;
+        let rows =
+            query(OF_SESSION).bind(session.to_string()).bind(SESSION_LEGS).fetch_all(self.readers()).await?;
         let mut calls: Vec<InteractionRow> = vec![];
         for row in rows.iter().rev() {
             let leg = leg_row(row)?;
@@ -293,7 +289,7 @@ impl Store {
     }
 }
 
-fn interaction(row: &SqliteRow, first: LegRow) -> Result<InteractionRow, StoreError> {
+fn interaction(row: &Row, first: LegRow) -> Result<InteractionRow, StoreError> {
     let recording = match row.text_opt("recording_directory")? {
         None => None,
         Some(directory) => Some(RecordingRow {
@@ -311,7 +307,7 @@ fn interaction(row: &SqliteRow, first: LegRow) -> Result<InteractionRow, StoreEr
     })
 }
 
-fn leg_row(row: &SqliteRow) -> Result<LegRow, StoreError> {
+fn leg_row(row: &Row) -> Result<LegRow, StoreError> {
     let opened = LegOpened {
         interaction: row.uuid("interaction")?,
         leg: row.uuid("uuid")?,
@@ -352,8 +348,8 @@ impl Write for Heartbeat {
     type Done = ();
     const MAY_WAIT: bool = true;
 
-    async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
-        sqlx::query(
+    async fn apply(&mut self, connection: &mut Connection) -> Result<(), StoreError> {
+        query(
             "INSERT INTO heartbeats (id, beat_at) VALUES (1, $1)
              ON CONFLICT (id) DO UPDATE SET beat_at = excluded.beat_at",
         )
@@ -369,16 +365,15 @@ struct CloseOrphans(Timestamp);
 impl Write for CloseOrphans {
     type Done = u64;
 
-    async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<u64, StoreError> {
-        let beat = sqlx::query("SELECT beat_at FROM heartbeats WHERE id = 1")
-            .fetch_optional(&mut *connection)
-            .await?;
+    async fn apply(&mut self, connection: &mut Connection) -> Result<u64, StoreError> {
+        let beat =
+            query("SELECT beat_at FROM heartbeats WHERE id = 1").fetch_optional(&mut *connection).await?;
         // Without any heartbeat the latest moment that the row itself knows is the best that can be said.
         let beat = match beat {
             Some(row) => row.integer("beat_at")?.min(micros(self.0)),
             None => i64::MIN,
         };
-        let legs = sqlx::query(
+        let legs = query(
             "UPDATE legs SET hangup_cause_name = $2, hangup_cause_code = $3, hangup_source = $4,
                  ended_at = CASE WHEN COALESCE(answered_at, ringing_at, started_at) > $1
                                  THEN COALESCE(answered_at, ringing_at, started_at) ELSE $1 END
@@ -391,7 +386,7 @@ impl Write for CloseOrphans {
         .fetch_all(&mut *connection)
         .await?;
         for leg in &legs {
-            sqlx::query(
+            query(
                 "UPDATE interactions SET ended_at =
                      (SELECT MAX(l.ended_at) FROM legs l WHERE l.interaction = interactions.uuid)
                  WHERE uuid = $1 AND ended_at IS NULL",

@@ -24,6 +24,7 @@ mod row;
 mod session_row;
 mod session_types;
 mod sessions;
+mod sql;
 mod writer;
 
 use std::fs::{DirBuilder, OpenOptions};
@@ -33,11 +34,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
-    SqliteSynchronous,
-};
-use sqlx::{ConnectOptions, Connection};
+use sqlx::ConnectOptions;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use tokio::sync::{mpsc, oneshot};
 
 pub use accounts::NewAccount;
@@ -51,6 +50,7 @@ use accounts::Account;
 use call_writes::CallWrite;
 use numbers::PoolNumber;
 use route_cache::RouteCache;
+use sql::{Connection, Options, Pool, query};
 use writer::{Queued, Write, Writer};
 
 /// How many writes may wait for the writer task; further callers wait for room.
@@ -67,7 +67,7 @@ pub struct Store {
 }
 
 struct Inner {
-    readers: SqlitePool,
+    readers: Pool,
     queue: mpsc::Sender<writer::Order>,
     directory: RwLock<Arc<Directory>>,
     routes: Arc<RouteCache>,
@@ -87,9 +87,9 @@ struct Directory {
 /// Why the store could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// `store.url` names a database that this version does not know.
-    #[error("store.url: {0} is not available in this version; allowed: sqlite://PATH")]
-    NotAvailable(&'static str),
+    /// `store.url` is none.
+    #[error("store.url: allowed are sqlite://PATH and postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
+    Url,
     /// `store.url` names no file.
     #[error("store.url names no file; allowed: sqlite://PATH, for example sqlite://data/maskline.db")]
     NoFile,
@@ -126,25 +126,14 @@ impl Store {
     /// [`StoreError`] for another kind of URL, for a file that cannot be made or read, and for a database that
     /// a newer version has written.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
-        let path = path_of(url)?;
-        create(&path)?;
-        let options = SqliteConnectOptions::new()
-            .filename(&path)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Normal)
-            .busy_timeout(BUSY)
-            .foreign_keys(false)
-            .disable_statement_logging();
-        let mut connection = SqliteConnection::connect_with(&options).await?;
-        sqlx::migrate!("src/store/migrations").run(&mut connection).await?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .min_connections(1)
-            .test_before_acquire(false)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .connect_with(options.clone().pragma("query_only", "1"))
-            .await?;
+        let options = options(url)?;
+        let mut connection = options.connect().await?;
+        let migrations = sqlx::migrate!("src/store/migrations");
+        match &mut connection {
+            Connection::Sqlite(on) => migrations.run(on).await?,
+            Connection::Postgres(on) => migrations.run(on).await?,
+        }
+        let readers = readers(&options).await?;
         let (queue, orders) = mpsc::channel(QUEUE);
         let routes = Arc::new(RouteCache::new());
         tokio::spawn(writer::run(Writer::new(options, connection, routes.clone()), orders));
@@ -158,7 +147,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when it does not.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        sqlx::query("SELECT 1").execute(&self.inner.readers).await?;
+        query("SELECT 1").execute(&self.inner.readers).await?;
         Ok(())
     }
 
@@ -172,7 +161,7 @@ impl Store {
         self.inner.readers.close().await;
     }
 
-    fn readers(&self) -> &SqlitePool {
+    fn readers(&self) -> &Pool {
         &self.inner.readers
     }
 
@@ -227,13 +216,13 @@ impl std::fmt::Debug for Store {
     }
 }
 
-fn path_of(url: &str) -> Result<PathBuf, StoreError> {
+fn options(url: &str) -> Result<Options, StoreError> {
     let scheme = |name: &str| url.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
     if scheme("postgres:") || scheme("postgresql:") {
-        return Err(StoreError::NotAvailable("postgres://"));
+        return Options::postgres(url);
     }
     if !scheme("sqlite:") {
-        return Err(StoreError::NotAvailable("this kind of URL"));
+        return Err(StoreError::Url);
     }
     let path = url.get("sqlite:".len()..).unwrap_or_default();
     let path = path.strip_prefix("//").unwrap_or(path);
@@ -241,7 +230,38 @@ fn path_of(url: &str) -> Result<PathBuf, StoreError> {
     if path.is_empty() || path.starts_with(':') || path.ends_with('/') {
         return Err(StoreError::NoFile);
     }
-    Ok(PathBuf::from(path))
+    create(Path::new(path))?;
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Normal)
+        .busy_timeout(BUSY)
+        .foreign_keys(false)
+        .disable_statement_logging();
+    Ok(Options::Sqlite(options))
+}
+
+async fn readers(options: &Options) -> Result<Pool, StoreError> {
+    Ok(match options {
+        Options::Sqlite(options) => Pool::Sqlite(
+            SqlitePoolOptions::new()
+                .max_connections(READERS)
+                .min_connections(1)
+                .test_before_acquire(false)
+                .idle_timeout(None)
+                .max_lifetime(None)
+                .connect_with(options.clone().pragma("query_only", "1"))
+                .await?,
+        ),
+        Options::Postgres(options) => Pool::Postgres(
+            PgPoolOptions::new()
+                .max_connections(2 * READERS)
+                .min_connections(1)
+                .acquire_timeout(BUSY)
+                .connect_with(options.clone())
+                .await?,
+        ),
+    })
 }
 
 /// SQLite gives its side files (WAL, shared memory) the mode of the database file.

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use sqlx::sqlite::{SqliteConnection, SqlitePool};
 
 use super::row::Columns;
+use super::sql::{Connection, Pool, query};
 use super::writer::Write;
 use super::{Store, StoreError, sessions};
 use crate::masking::allocate::Country;
@@ -164,12 +164,9 @@ impl Store {
 }
 
 /// The active numbers, in order.
-pub(super) async fn load(
-    readers: &SqlitePool,
-    first_account: Option<&str>,
-) -> Result<Vec<PoolNumber>, StoreError> {
+pub(super) async fn load(readers: &Pool, first_account: Option<&str>) -> Result<Vec<PoolNumber>, StoreError> {
     let rows =
-        sqlx::query("SELECT did, trunk, account, no_session FROM numbers WHERE active = 1 ORDER BY position")
+        query("SELECT did, trunk, account, no_session FROM numbers WHERE active = 1 ORDER BY position")
             .fetch_all(readers)
             .await?;
     rows.iter()
@@ -193,10 +190,10 @@ struct SyncNumbers(Vec<VirtualNumberConfig>);
 impl Write for SyncNumbers {
     type Done = ();
 
-    async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
-        sqlx::query("UPDATE numbers SET active = 0").execute(&mut *connection).await?;
+    async fn apply(&mut self, connection: &mut Connection) -> Result<(), StoreError> {
+        query("UPDATE numbers SET active = 0").execute(&mut *connection).await?;
         for (position, number) in self.0.iter().enumerate() {
-            sqlx::query(
+            query(
                 "INSERT INTO numbers (did, trunk, account, no_session, position, active)
                  VALUES ($1, $2, $3, $4, $5, 1)
                  ON CONFLICT (did) DO UPDATE SET trunk = excluded.trunk, account = excluded.account,

@@ -3,8 +3,6 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use super::StoreError;
@@ -92,20 +90,5 @@ pub(super) trait Columns {
     fn did_opt(&self, column: &'static str) -> Result<Option<Did>, StoreError> {
         let digits = self.text_opt(column)?;
         digits.map(|digits| Did::parse(&digits).ok_or(StoreError::Corrupt(column))).transpose()
-    }
-}
-
-// A value of another type than the column's is reported by the column's name alone: sqlx would print it.
-impl Columns for SqliteRow {
-    fn text(&self, column: &'static str) -> Result<String, StoreError> {
-        self.try_get(column).map_err(|_| StoreError::Corrupt(column))
-    }
-
-    fn text_opt(&self, column: &'static str) -> Result<Option<String>, StoreError> {
-        self.try_get(column).map_err(|_| StoreError::Corrupt(column))
-    }
-
-    fn integer_opt(&self, column: &'static str) -> Result<Option<i64>, StoreError> {
-        self.try_get(column).map_err(|_| StoreError::Corrupt(column))
     }
 }

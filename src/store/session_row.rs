@@ -1,9 +1,8 @@
 //! A masking session as a row: written whole, changed in part, read back.
 
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
-
 use super::StoreError;
 use super::row::{Columns, after, micros, seconds};
+use super::sql::{Connection, Row, query};
 use crate::masking::allocate::{PinWeight, StrangerProfile};
 use crate::masking::session::{HttpMethod, MaskingSession, Pin, PinSettings, RecordFormat};
 use crate::number::E164;
@@ -26,10 +25,7 @@ fn rests_until(session: &MaskingSession) -> Option<i64> {
     (!session.cooloff.is_zero()).then(|| micros(after(session.ends_at(), session.cooloff)))
 }
 
-pub(super) async fn insert(
-    connection: &mut SqliteConnection,
-    session: &MaskingSession,
-) -> Result<(), StoreError> {
+pub(super) async fn insert(connection: &mut Connection, session: &MaskingSession) -> Result<(), StoreError> {
     const INSERT: &str = concat!(
         "INSERT INTO sessions (",
         columns!(),
@@ -40,7 +36,7 @@ pub(super) async fn insert(
     let pin = session.pin.as_ref();
     let weight = pin.map(|pin| PinWeight::of_lengths(pin.first_party_pin.len(), pin.second_party_pin.len()));
     let profile = pin.map(|pin| StrangerProfile::of_pin(pin, &session.unknown_caller_play));
-    sqlx::query(INSERT)
+    query(INSERT)
         .bind(session.uuid.to_string())
         .bind(&session.account)
         .bind(&session.subaccount)
@@ -86,11 +82,8 @@ pub(super) async fn insert(
 }
 
 /// Writes back what an update or a deletion may have changed.
-pub(super) async fn save(
-    connection: &mut SqliteConnection,
-    session: &MaskingSession,
-) -> Result<(), StoreError> {
-    sqlx::query(
+pub(super) async fn save(connection: &mut Connection, session: &MaskingSession) -> Result<(), StoreError> {
+    query(
         "UPDATE sessions SET first_party = $2, second_party = $3, modified_at = $4, expires_at = $5,
              ended_at = $6, ends_at = $7, call_time_limit = $8, ring_timeout = $9, record = $10,
              record_file_format = $11, recording_callback_url = $12, recording_callback_method = $13,
@@ -126,7 +119,7 @@ pub(super) fn digits(party: Option<&E164>) -> Option<String> {
     party.map(|party| party.digits().to_owned())
 }
 
-pub(super) fn session(row: &SqliteRow) -> Result<MaskingSession, StoreError> {
+pub(super) fn session(row: &Row) -> Result<MaskingSession, StoreError> {
     let method = |column| HttpMethod::parse(&row.text(column)?).ok_or(StoreError::Corrupt(column));
     let format = row.text("record_file_format")?;
     Ok(MaskingSession {
@@ -159,7 +152,7 @@ pub(super) fn session(row: &SqliteRow) -> Result<MaskingSession, StoreError> {
     })
 }
 
-fn pin_settings(row: &SqliteRow) -> Result<Option<PinSettings>, StoreError> {
+fn pin_settings(row: &Row) -> Result<Option<PinSettings>, StoreError> {
     let pin = |column| {
         let digits = row.text_opt(column)?;
         digits.map(|digits| Pin::parse(&digits).ok_or(StoreError::Corrupt(column))).transpose()

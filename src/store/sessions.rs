@@ -3,7 +3,6 @@
 //! "Active" is asked of the row and the given moment alone (`ends_at`), never of a clean-up job.
 
 use jiff::Timestamp;
-use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use uuid::Uuid;
 
 use super::allocation::{Create, busy_numbers};
@@ -12,6 +11,7 @@ use super::session_row::{columns, digits, save, session};
 use super::session_types::{
     ChangeRefusal, NewSession, SessionFilter, SessionPage, SessionState, SessionUpdate,
 };
+use super::sql::{Connection, Pool, Query, query};
 use super::writer::Write;
 use super::{Store, StoreError};
 use crate::masking::allocate::Refusal;
@@ -44,8 +44,7 @@ impl Store {
         account: &str,
         uuid: Uuid,
     ) -> Result<Option<MaskingSession>, StoreError> {
-        let row =
-            sqlx::query(BY_UUID).bind(uuid.to_string()).bind(account).fetch_optional(self.readers()).await?;
+        let row = query(BY_UUID).bind(uuid.to_string()).bind(account).fetch_optional(self.readers()).await?;
         row.as_ref().map(session).transpose()
     }
 
@@ -89,12 +88,12 @@ impl Store {
         now: Timestamp,
     ) -> Result<SessionPage, StoreError> {
         let offset = i64::try_from(offset).unwrap_or(i64::MAX);
-        let rows = bind_filter(sqlx::query(LIST), account, filter, now)
+        let rows = bind_filter(query(LIST), account, filter, now)
             .bind(i64::from(limit))
             .bind(offset)
             .fetch_all(self.readers())
             .await?;
-        let total = bind_filter(sqlx::query(COUNT), account, filter, now).fetch_one(self.readers()).await?;
+        let total = bind_filter(query(COUNT), account, filter, now).fetch_one(self.readers()).await?;
         Ok(SessionPage {
             sessions: rows.iter().map(session).collect::<Result<_, _>>()?,
             total: total.unsigned("total")?,
@@ -124,8 +123,6 @@ const LIST: &str =
     concat!("SELECT ", columns!(), filter!(), " ORDER BY created_at DESC, uuid LIMIT $14 OFFSET $15");
 const COUNT: &str = concat!("SELECT COUNT(*) AS total", filter!());
 
-type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
-
 fn bind_filter<'q>(query: Query<'q>, account: &str, filter: &SessionFilter, now: Timestamp) -> Query<'q> {
     let state = match filter.state {
         SessionState::Any => 0,
@@ -151,7 +148,7 @@ fn bind_filter<'q>(query: Query<'q>, account: &str, filter: &SessionFilter, now:
 
 /// The active sessions on `dialled` in which `caller` is a party.
 pub(super) async fn of_party(
-    readers: &SqlitePool,
+    readers: &Pool,
     dialled: &Did,
     caller: &E164,
     now: Timestamp,
@@ -164,7 +161,7 @@ pub(super) async fn of_party(
         columns!(),
         " FROM sessions WHERE second_party = $1 AND virtual_number = $2 AND ends_at > $3 AND ended_at IS NULL"
     );
-    let rows = sqlx::query(OF_PARTY)
+    let rows = query(OF_PARTY)
         .bind(caller.digits())
         .bind(dialled.digits())
         .bind(micros(now))
@@ -176,7 +173,7 @@ pub(super) async fn of_party(
 /// The active sessions on `dialled` that take strangers, and the latest of the others that has a message for
 /// them.
 pub(super) async fn for_strangers(
-    readers: &SqlitePool,
+    readers: &Pool,
     dialled: &Did,
     now: Timestamp,
 ) -> Result<Vec<MaskingSession>, StoreError> {
@@ -192,13 +189,13 @@ pub(super) async fn for_strangers(
         " FROM sessions WHERE virtual_number = $1 AND unknown_caller_play <> '' AND ends_at > $2 \
          AND ended_at IS NULL AND takes_strangers = 0 ORDER BY created_at DESC, uuid LIMIT 1"
     );
-    let mut rows = sqlx::query(STRANGERS)
+    let mut rows = query(STRANGERS)
         .bind(dialled.digits())
         .bind(micros(now))
         .bind(ROUTE_LIMIT)
         .fetch_all(readers)
         .await?;
-    rows.extend(sqlx::query(MESSAGE).bind(dialled.digits()).bind(micros(now)).fetch_optional(readers).await?);
+    rows.extend(query(MESSAGE).bind(dialled.digits()).bind(micros(now)).fetch_optional(readers).await?);
     rows.iter().map(session).collect()
 }
 
@@ -216,7 +213,11 @@ impl Write for Update {
         done.as_ref().ok().map(|session| &session.virtual_number)
     }
 
-    async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<Self::Done, StoreError> {
+    fn locks(&self) -> Option<&str> {
+        Some(&self.account)
+    }
+
+    async fn apply(&mut self, connection: &mut Connection) -> Result<Self::Done, StoreError> {
         let Self { account, uuid, update, now } = self;
         let (uuid, now) = (*uuid, *now);
         let mut session = match active(connection, account, uuid, now).await? {
@@ -251,7 +252,7 @@ impl Write for Update {
 
 /// Fills in the parties of a single-party session, as long as one is missing.
 async fn set_parties(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     session: &mut MaskingSession,
     update: &SessionUpdate,
     now: Timestamp,
@@ -293,7 +294,11 @@ impl Write for Expire {
         done.as_ref().ok().map(|session| &session.virtual_number)
     }
 
-    async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<Self::Done, StoreError> {
+    fn locks(&self) -> Option<&str> {
+        Some(&self.account)
+    }
+
+    async fn apply(&mut self, connection: &mut Connection) -> Result<Self::Done, StoreError> {
         let mut session = match active(connection, &self.account, self.uuid, self.now).await? {
             Ok(session) => session,
             Err(refusal) => return Ok(Err(refusal)),
@@ -307,12 +312,12 @@ impl Write for Expire {
 
 /// The account's session, if it can still be changed.
 async fn active(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     account: &str,
     uuid: Uuid,
     now: Timestamp,
 ) -> Result<Result<MaskingSession, ChangeRefusal>, StoreError> {
-    let row = sqlx::query(BY_UUID).bind(uuid.to_string()).bind(account).fetch_optional(connection).await?;
+    let row = query(BY_UUID).bind(uuid.to_string()).bind(account).fetch_optional(connection).await?;
     let Some(row) = row else { return Ok(Err(ChangeRefusal::NotFound)) };
     let session = session(&row)?;
     Ok(if session.is_active(now) { Ok(session) } else { Err(ChangeRefusal::Expired) })

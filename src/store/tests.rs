@@ -133,19 +133,10 @@ async fn open_makes_directory_and_file_for_the_owner_alone() {
 
 #[tokio::test]
 async fn other_urls_are_refused_and_name_the_key() {
-    for url in [
-        "postgres://db/maskline",
-        "PostgreSQL://db",
-        "mysql://db",
-        "data/maskline.db",
-        "sqlite://",
-        "sqlite::memory:",
-    ] {
+    for url in ["mysql://db", "data/maskline.db", "postgres://[", "sqlite://", "sqlite::memory:"] {
         let error = Store::open(url).await.unwrap_err().to_string();
         assert!(error.contains("store.url") && error.contains("sqlite://"), "{url}: {error}");
     }
-    let error = Store::open("postgres://db/maskline").await.unwrap_err().to_string();
-    assert!(error.contains("not available in this version"), "{error}");
 }
 
 #[tokio::test]
@@ -705,8 +696,8 @@ async fn a_call_record_that_cannot_be_stored_leaves_the_others() {
     struct Run(&'static str);
     impl Write for Run {
         type Done = ();
-        async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
-            sqlx::query(self.0).execute(connection).await?;
+        async fn apply(&mut self, connection: &mut Connection) -> Result<(), StoreError> {
+            query(self.0).execute(connection).await?;
             Ok(())
         }
     }
@@ -767,11 +758,9 @@ async fn a_write_that_fails_in_a_batch_leaves_the_others() {
     struct Broken;
     impl Write for Broken {
         type Done = ();
-        async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
-            sqlx::query("INSERT INTO heartbeats (id, beat_at) VALUES (99, 1)")
-                .execute(&mut *connection)
-                .await?;
-            sqlx::query("INSERT INTO no_such_table VALUES (1)").execute(connection).await?;
+        async fn apply(&mut self, connection: &mut Connection) -> Result<(), StoreError> {
+            query("INSERT INTO heartbeats (id, beat_at) VALUES (99, 1)").execute(&mut *connection).await?;
+            query("INSERT INTO no_such_table VALUES (1)").execute(connection).await?;
             Ok(())
         }
     }
@@ -783,7 +772,7 @@ async fn a_write_that_fails_in_a_batch_leaves_the_others() {
     assert!(matches!(broken, Err(StoreError::Database(_))));
     let session = after.unwrap().unwrap();
     assert!(store.find_session(ACCOUNT, session.uuid).await.unwrap().is_some());
-    let beats = sqlx::query("SELECT id FROM heartbeats").fetch_all(store.readers()).await.unwrap();
+    let beats = query("SELECT id FROM heartbeats").fetch_all(store.readers()).await.unwrap();
     assert_eq!(beats.len(), 1, "what the broken one wrote is undone");
 }
 
@@ -793,8 +782,8 @@ async fn the_store_goes_on_after_a_transaction_was_lost() {
     struct Lost;
     impl Write for Lost {
         type Done = ();
-        async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
-            sqlx::query("ROLLBACK").execute(&mut *connection).await?;
+        async fn apply(&mut self, connection: &mut Connection) -> Result<(), StoreError> {
+            query("ROLLBACK").execute(&mut *connection).await?;
             Err(StoreError::Corrupt("disk full"))
         }
     }
@@ -819,8 +808,8 @@ async fn a_store_error_names_no_party_and_no_pin() {
     struct Twice(String);
     impl Write for Twice {
         type Done = ();
-        async fn apply(&mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
-            sqlx::query("UPDATE sessions SET first_party = 'x', first_party_pin = 'y', created_at = NULL WHERE uuid = $1")
+        async fn apply(&mut self, connection: &mut Connection) -> Result<(), StoreError> {
+            query("UPDATE sessions SET first_party = 'x', first_party_pin = 'y', created_at = NULL WHERE uuid = $1")
                 .bind(self.0.clone())
                 .execute(connection)
                 .await?;

@@ -9,13 +9,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::Connection;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
 use super::StoreError;
 use super::call_writes::{CallWrite, CallWrites, Reply};
 use super::route_cache::RouteCache;
+use super::sql::{Connection, Options, lock_key};
 use crate::clock;
 use crate::number::Did;
 
@@ -40,10 +39,16 @@ pub(super) trait Write: Send + 'static {
         None
     }
 
+    /// Whose writes by other processes must wait until this one is committed: the auth id of an account, for
+    /// what reads before it writes.
+    fn locks(&self) -> Option<&str> {
+        None
+    }
+
     /// Does it.
     fn apply(
         &mut self,
-        connection: &mut SqliteConnection,
+        connection: &mut Connection,
     ) -> impl Future<Output = Result<Self::Done, StoreError>> + Send;
 }
 
@@ -88,7 +93,10 @@ pub(super) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// A [`Queued`] write of any kind.
 pub(super) trait Apply: Send {
     /// Does it, and says whether it worked.
-    fn apply<'a>(&'a mut self, connection: &'a mut SqliteConnection) -> BoxFuture<'a, bool>;
+    fn apply<'a>(&'a mut self, connection: &'a mut Connection) -> BoxFuture<'a, bool>;
+
+    /// See [`Write::locks`].
+    fn locks(&self) -> Option<&str>;
 
     /// Its parts, each of which can be done alone.
     fn split(self: Box<Self>) -> Vec<Box<dyn Apply>>;
@@ -101,13 +109,17 @@ pub(super) trait Apply: Send {
 }
 
 impl<W: Write> Apply for Queued<W> {
-    fn apply<'a>(&'a mut self, connection: &'a mut SqliteConnection) -> BoxFuture<'a, bool> {
+    fn apply<'a>(&'a mut self, connection: &'a mut Connection) -> BoxFuture<'a, bool> {
         Box::pin(async move {
             let result = self.write.apply(connection).await;
             let worked = result.is_ok();
             self.result = Some(result);
             worked
         })
+    }
+
+    fn locks(&self) -> Option<&str> {
+        self.write.locks()
     }
 
     fn split(self: Box<Self>) -> Vec<Box<dyn Apply>> {
@@ -180,18 +192,14 @@ async fn gather(batch: &mut Vec<Order>, orders: &mut mpsc::Receiver<Order>) {
 
 /// The connection that writes.
 pub(super) struct Writer {
-    options: SqliteConnectOptions,
+    options: Options,
     /// `None` after a transaction could not be brought to an end.
-    connection: Option<SqliteConnection>,
+    connection: Option<Connection>,
     routes: Arc<RouteCache>,
 }
 
 impl Writer {
-    pub(super) fn new(
-        options: SqliteConnectOptions,
-        connection: SqliteConnection,
-        routes: Arc<RouteCache>,
-    ) -> Self {
+    pub(super) fn new(options: Options, connection: Connection, routes: Arc<RouteCache>) -> Self {
         Self { options, connection: Some(connection), routes }
     }
 
@@ -219,7 +227,7 @@ impl Writer {
     async fn transact(&mut self, writes: &mut [Box<dyn Apply>]) -> bool {
         let outcome = match self.connection.take() {
             Some(connection) => Ok(connection),
-            None => SqliteConnection::connect_with(&self.options).await,
+            None => self.options.connect().await,
         };
         let outcome = match outcome {
             Ok(mut connection) => {
@@ -235,18 +243,17 @@ impl Writer {
 }
 
 /// `Ok(false)`: a write failed and all is rolled back. `Err`: the transaction itself failed.
-async fn transact(
-    connection: &mut SqliteConnection,
-    writes: &mut [Box<dyn Apply>],
-) -> Result<bool, sqlx::Error> {
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+async fn transact(connection: &mut Connection, writes: &mut [Box<dyn Apply>]) -> Result<bool, sqlx::Error> {
+    connection.begin().await?;
+    let accounts = writes.iter().filter_map(|write| write.locks());
+    connection.lock(&accounts.map(lock_key).collect()).await?;
     for write in writes {
-        if !write.apply(&mut transaction).await {
+        if !write.apply(connection).await {
             // The error goes to the caller of this write.
-            transaction.rollback().await?;
+            connection.rollback().await?;
             return Ok(false);
         }
     }
-    transaction.commit().await?;
+    connection.commit().await?;
     Ok(true)
 }

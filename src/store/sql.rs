@@ -1,0 +1,318 @@
+//! One way to speak SQL to both databases, SQLite and PostgreSQL.
+//!
+//! A statement is written once, with `$1, $2, …`, and uses only what both understand alike; the columns are
+//! TEXT, BIGINT, DOUBLE PRECISION and BLOB. What differs (how a transaction begins, locks between processes) has
+//! a method here. sqlx's own `Any` would do the same with more surprises: it cannot carry a typed NULL.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::str::FromStr;
+
+use sha2::{Digest, Sha256};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgRow};
+use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteConnection, SqlitePool, SqliteRow};
+use sqlx::{Connection as _, Executor as _, Postgres, Row as _, Sqlite};
+
+use super::StoreError;
+use super::row::Columns;
+
+/// A value of a statement. NULL has a type too: PostgreSQL wants to know it.
+#[derive(Debug)]
+pub(super) enum Value<'q> {
+    Text(Option<Cow<'q, str>>),
+    Integer(Option<i64>),
+}
+
+impl<'q> From<&'q str> for Value<'q> {
+    fn from(text: &'q str) -> Self {
+        Self::Text(Some(Cow::Borrowed(text)))
+    }
+}
+
+impl<'q> From<&'q String> for Value<'q> {
+    fn from(text: &'q String) -> Self {
+        Self::from(text.as_str())
+    }
+}
+
+impl From<String> for Value<'_> {
+    fn from(text: String) -> Self {
+        Self::Text(Some(Cow::Owned(text)))
+    }
+}
+
+impl<'q> From<Option<&'q str>> for Value<'q> {
+    fn from(text: Option<&'q str>) -> Self {
+        Self::Text(text.map(Cow::Borrowed))
+    }
+}
+
+impl<'q> From<&'q Option<String>> for Value<'q> {
+    fn from(text: &'q Option<String>) -> Self {
+        Self::from(text.as_deref())
+    }
+}
+
+impl From<Option<String>> for Value<'_> {
+    fn from(text: Option<String>) -> Self {
+        Self::Text(text.map(Cow::Owned))
+    }
+}
+
+impl From<i64> for Value<'_> {
+    fn from(number: i64) -> Self {
+        Self::Integer(Some(number))
+    }
+}
+
+impl From<Option<i64>> for Value<'_> {
+    fn from(number: Option<i64>) -> Self {
+        Self::Integer(number)
+    }
+}
+
+/// A statement and its values, in order.
+pub(super) struct Query<'q> {
+    sql: &'static str,
+    values: Vec<Value<'q>>,
+}
+
+/// A statement with values still to be bound.
+pub(super) fn query<'q>(sql: &'static str) -> Query<'q> {
+    Query { sql, values: Vec::new() }
+}
+
+impl<'q> Query<'q> {
+    /// The value of the next `$n`.
+    pub(super) fn bind(mut self, value: impl Into<Value<'q>>) -> Self {
+        self.values.push(value.into());
+        self
+    }
+
+    /// Runs it and returns how many rows it changed.
+    pub(super) async fn execute(self, on: impl Source) -> Result<u64, StoreError> {
+        Ok(on.execute(self).await?)
+    }
+
+    pub(super) async fn fetch_all(self, on: impl Source) -> Result<Vec<Row>, StoreError> {
+        Ok(on.fetch_all(self).await?)
+    }
+
+    /// The first row, if there is one.
+    pub(super) async fn fetch_optional(self, on: impl Source) -> Result<Option<Row>, StoreError> {
+        Ok(on.fetch_optional(self).await?)
+    }
+
+    /// The first row; an error if there is none.
+    pub(super) async fn fetch_one(self, on: impl Source) -> Result<Row, StoreError> {
+        on.fetch_optional(self).await?.ok_or(StoreError::Database(sqlx::Error::RowNotFound))
+    }
+
+    fn for_sqlite(self) -> sqlx::query::Query<'q, Sqlite, SqliteArguments> {
+        self.values.into_iter().fold(sqlx::query(self.sql), |query, value| match value {
+            Value::Text(text) => query.bind(text.map(Cow::into_owned)),
+            Value::Integer(number) => query.bind(number),
+        })
+    }
+
+    fn for_postgres(self) -> sqlx::query::Query<'q, Postgres, PgArguments> {
+        self.values.into_iter().fold(sqlx::query(self.sql), |query, value| match value {
+            Value::Text(text) => query.bind(text.map(Cow::into_owned)),
+            Value::Integer(number) => query.bind(number),
+        })
+    }
+}
+
+/// A row of either database.
+#[derive(Debug)]
+pub(super) enum Row {
+    Sqlite(SqliteRow),
+    Postgres(PgRow),
+}
+
+// A value of another type than the column's is reported by the column's name alone: sqlx would print it.
+impl Columns for Row {
+    fn text(&self, column: &'static str) -> Result<String, StoreError> {
+        match self {
+            Self::Sqlite(row) => row.try_get(column),
+            Self::Postgres(row) => row.try_get(column),
+        }
+        .map_err(|_| StoreError::Corrupt(column))
+    }
+
+    fn text_opt(&self, column: &'static str) -> Result<Option<String>, StoreError> {
+        match self {
+            Self::Sqlite(row) => row.try_get(column),
+            Self::Postgres(row) => row.try_get(column),
+        }
+        .map_err(|_| StoreError::Corrupt(column))
+    }
+
+    fn integer_opt(&self, column: &'static str) -> Result<Option<i64>, StoreError> {
+        match self {
+            Self::Sqlite(row) => row.try_get(column),
+            Self::Postgres(row) => row.try_get(column),
+        }
+        .map_err(|_| StoreError::Corrupt(column))
+    }
+}
+
+/// Where a statement can be run: a [`Connection`] or a [`Pool`].
+pub(super) trait Source: Send {
+    fn execute(self, query: Query<'_>) -> impl Future<Output = Result<u64, sqlx::Error>> + Send;
+    fn fetch_all(self, query: Query<'_>) -> impl Future<Output = Result<Vec<Row>, sqlx::Error>> + Send;
+    fn fetch_optional(
+        self,
+        query: Query<'_>,
+    ) -> impl Future<Output = Result<Option<Row>, sqlx::Error>> + Send;
+}
+
+/// One connection to either database.
+#[derive(Debug)]
+pub(super) enum Connection {
+    Sqlite(SqliteConnection),
+    Postgres(PgConnection),
+}
+
+impl Source for &mut Connection {
+    async fn execute(self, query: Query<'_>) -> Result<u64, sqlx::Error> {
+        match self {
+            Connection::Sqlite(on) => Ok(query.for_sqlite().execute(on).await?.rows_affected()),
+            Connection::Postgres(on) => Ok(query.for_postgres().execute(on).await?.rows_affected()),
+        }
+    }
+
+    async fn fetch_all(self, query: Query<'_>) -> Result<Vec<Row>, sqlx::Error> {
+        Ok(match self {
+            Connection::Sqlite(on) => {
+                query.for_sqlite().fetch_all(on).await?.into_iter().map(Row::Sqlite).collect()
+            }
+            Connection::Postgres(on) => {
+                query.for_postgres().fetch_all(on).await?.into_iter().map(Row::Postgres).collect()
+            }
+        })
+    }
+
+    async fn fetch_optional(self, query: Query<'_>) -> Result<Option<Row>, sqlx::Error> {
+        Ok(match self {
+            Connection::Sqlite(on) => query.for_sqlite().fetch_optional(on).await?.map(Row::Sqlite),
+            Connection::Postgres(on) => query.for_postgres().fetch_optional(on).await?.map(Row::Postgres),
+        })
+    }
+}
+
+impl Connection {
+    /// Begins a transaction that writes. SQLite is locked at once: a lock that is asked for after a read is
+    /// refused when somebody else has written meanwhile.
+    pub(super) async fn begin(&mut self) -> Result<(), sqlx::Error> {
+        match self {
+            Self::Sqlite(on) => on.execute("BEGIN IMMEDIATE").await.map(drop),
+            Self::Postgres(on) => on.execute("BEGIN").await.map(drop),
+        }
+    }
+
+    pub(super) async fn commit(&mut self) -> Result<(), sqlx::Error> {
+        match self {
+            Self::Sqlite(on) => on.execute("COMMIT").await.map(drop),
+            Self::Postgres(on) => on.execute("COMMIT").await.map(drop),
+        }
+    }
+
+    pub(super) async fn rollback(&mut self) -> Result<(), sqlx::Error> {
+        match self {
+            Self::Sqlite(on) => on.execute("ROLLBACK").await.map(drop),
+            Self::Postgres(on) => on.execute("ROLLBACK").await.map(drop),
+        }
+    }
+
+    /// Keeps other processes from writing about the same things until the transaction ends. The keys are taken
+    /// in their order, so that two processes never wait for each other. SQLite has one writer anyway.
+    pub(super) async fn lock(&mut self, keys: &BTreeSet<i64>) -> Result<(), sqlx::Error> {
+        if let Self::Postgres(on) = self {
+            for key in keys {
+                sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(*key).execute(&mut *on).await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn close(self) -> Result<(), sqlx::Error> {
+        match self {
+            Self::Sqlite(on) => on.close().await,
+            Self::Postgres(on) => on.close().await,
+        }
+    }
+}
+
+/// Connections that read, to either database.
+#[derive(Debug, Clone)]
+pub(super) enum Pool {
+    Sqlite(SqlitePool),
+    Postgres(PgPool),
+}
+
+impl Source for &Pool {
+    async fn execute(self, query: Query<'_>) -> Result<u64, sqlx::Error> {
+        match self {
+            Pool::Sqlite(on) => Ok(query.for_sqlite().execute(on).await?.rows_affected()),
+            Pool::Postgres(on) => Ok(query.for_postgres().execute(on).await?.rows_affected()),
+        }
+    }
+
+    async fn fetch_all(self, query: Query<'_>) -> Result<Vec<Row>, sqlx::Error> {
+        Ok(match self {
+            Pool::Sqlite(on) => {
+                query.for_sqlite().fetch_all(on).await?.into_iter().map(Row::Sqlite).collect()
+            }
+            Pool::Postgres(on) => {
+                query.for_postgres().fetch_all(on).await?.into_iter().map(Row::Postgres).collect()
+            }
+        })
+    }
+
+    async fn fetch_optional(self, query: Query<'_>) -> Result<Option<Row>, sqlx::Error> {
+        Ok(match self {
+            Pool::Sqlite(on) => query.for_sqlite().fetch_optional(on).await?.map(Row::Sqlite),
+            Pool::Postgres(on) => query.for_postgres().fetch_optional(on).await?.map(Row::Postgres),
+        })
+    }
+}
+
+impl Pool {
+    pub(super) async fn close(&self) {
+        match self {
+            Self::Sqlite(pool) => pool.close().await,
+            Self::Postgres(pool) => pool.close().await,
+        }
+    }
+}
+
+/// How to reach the database.
+#[derive(Debug, Clone)]
+pub(super) enum Options {
+    Sqlite(SqliteConnectOptions),
+    Postgres(PgConnectOptions),
+}
+
+impl Options {
+    /// Of a `postgres://` URL.
+    pub(super) fn postgres(url: &str) -> Result<Self, StoreError> {
+        use sqlx::ConnectOptions as _;
+        // sqlx would repeat the URL, which may hold a password.
+        let options = PgConnectOptions::from_str(url).map_err(|_| StoreError::Url)?;
+        Ok(Self::Postgres(options.application_name("maskline").disable_statement_logging()))
+    }
+
+    pub(super) async fn connect(&self) -> Result<Connection, sqlx::Error> {
+        Ok(match self {
+            Self::Sqlite(options) => Connection::Sqlite(SqliteConnection::connect_with(options).await?),
+            Self::Postgres(options) => Connection::Postgres(PgConnection::connect_with(options).await?),
+        })
+    }
+}
+
+/// The lock of an account.
+pub(super) fn lock_key(account: &str) -> i64 {
+    let hash = <[u8; 32]>::from(Sha256::digest(account.as_bytes()));
+    hash.first_chunk().map_or(0, |start| i64::from_be_bytes(*start))
+}
