@@ -18,6 +18,7 @@ mod accounts;
 mod allocation;
 mod call_writes;
 mod calls;
+mod guesses;
 mod numbers;
 mod route_cache;
 mod row;
@@ -41,6 +42,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use accounts::NewAccount;
 pub use calls::{Cdr, InteractionRow, LegCdr, LegOpened, LegRow, RecordingRow};
+pub use guesses::Verdict;
 pub use numbers::{NoSession, Route, VirtualNumber, VirtualNumberConfig};
 pub use session_types::{
     ChangeRefusal, NewPin, NewSession, SessionFilter, SessionPage, SessionState, SessionUpdate, TimeRange,
