@@ -19,6 +19,7 @@ mod allocation;
 mod call_writes;
 mod calls;
 mod numbers;
+mod partners;
 mod route_cache;
 mod row;
 mod session_row;
