@@ -145,6 +145,9 @@ async fn create(
     let now = (state.now)();
     let session = state.store.create_session(wanted, now).await??;
     prefetch(&state, &session);
+    if session.initiate_call_to_first_party {
+        state.calls.initiate_call(session.clone());
+    }
     let created = SessionCreated {
         api_id: Uuid::new_v4(),
         session_uuid: session.uuid,
