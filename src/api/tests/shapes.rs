@@ -42,9 +42,7 @@ fn keys(list: &str) -> Vec<String> {
 }
 
 fn session_shape(pin: &str, interaction: &str, single: &str) -> Vec<String> {
-    keys(
-        &format!("{SESSION}, {pin}, {LATEST}").replace("INTERACTION", interaction).replace("SINGLE", single),
-    )
+    keys(&format!("{SESSION}, {pin}, {LATEST}").replace("INTERACTION", interaction).replace("SINGLE", single))
 }
 
 fn sorted(mut keys: Vec<String>) -> Vec<String> {
@@ -216,6 +214,9 @@ async fn a_list_reaches_back_seven_days_or_as_asked_at_most_thirty() {
             (31, "created_time__gte=2024-01-01+00:00", 0),
             (31, "expiry_time__gte=2024-01-01+00:00", 1),
             (32, "expiry_time__gte=2024-01-01+00:00", 0),
+            (29, "created_time__lt=2099-01-01+00:00", 1),
+            (31, "created_time__lt=2099-01-01+00:00", 0),
+            (0, "expiry_time__lt=2099-01-01+00:00", 1),
             (300, "created_time__lt=2024-02-29+00:00", 1),
             (300, "created_time__gt=2024-01-01+00:00&created_time__lt=2024-02-29+00:00", 1),
             (300, "created_time__gt=2024-01-01+00:00&created_time__lt=2024-03-05+00:00", 0),
