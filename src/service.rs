@@ -4,6 +4,7 @@ use crate::api::{self, ApiState, CallControl, Readiness};
 use crate::call::cdr::HangupCause;
 use crate::call::dispatch::{Dispatcher, Index};
 use crate::call::registry::{CallLimits, Shell, ShellParts};
+use crate::callbacks::{Courier, Tokens};
 use crate::clock;
 use crate::command::{PidFile, PidFileError};
 use crate::config::{Checked, Listen, NoSession as WrittenNoSession};
@@ -14,6 +15,7 @@ use crate::store::{NewAccount, NoSession, Store, StoreError, VirtualNumberConfig
 use crate::trunk::Transport;
 use media::engine::Engine;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -181,6 +183,8 @@ impl Service {
                 error!("http: {error}");
             }
         });
+        let tokens = tokens(config, new_account.as_ref());
+        jobs.spawn(Courier::new(store.clone(), &config.http.fetch_allow, tokens)?.run());
         jobs.spawn(heartbeat(store));
         jobs.spawn(loader.run());
         readiness.set(true);
@@ -341,6 +345,17 @@ async fn prepare(store: &Store, config: &Checked) -> Result<Option<NewAccount>, 
         Ok(Err(error)) => warn!("recordings: {error}"),
     }
     Ok(new_account)
+}
+
+/// What callbacks are signed with: the tokens that this process knows.
+fn tokens(config: &Checked, new_account: Option<&NewAccount>) -> Tokens {
+    let configured = config
+        .accounts
+        .iter()
+        .map(|account| (account.auth_id.clone(), account.auth_token.reveal().to_owned()));
+    let new = new_account.map(|account| (account.auth_id.clone(), account.auth_token.clone()));
+    let tokens: BTreeMap<String, String> = configured.chain(new).collect();
+    Arc::new(move |account: &str| tokens.get(account).cloned())
 }
 
 async fn heartbeat(store: Store) {

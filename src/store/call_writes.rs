@@ -15,9 +15,11 @@ use uuid::Uuid;
 
 use super::StoreError;
 use super::calls::{Cdr, LegCdr, LegOpened, RecordingRow};
+use super::outbox;
 use super::row::micros;
 use super::sql::{Connection, Query, query};
 use super::writer::{Apply, BoxFuture};
+use crate::callbacks::event::CallEvent;
 use crate::masking::session::PartyRole;
 use crate::number::{Did, E164};
 
@@ -27,6 +29,9 @@ pub(super) enum CallWrite {
     Open(LegOpened),
     Answer(Uuid, Timestamp),
     Close(Box<Cdr>),
+    Event(Box<CallEvent>),
+    /// What belongs into one transaction.
+    Together(Vec<CallWrite>),
 }
 
 /// Who waits for a call's write.
@@ -115,6 +120,8 @@ struct Rows<'a> {
     legs: HashMap<Uuid, LegRow<'a>>,
     /// Of legs that an earlier batch has opened.
     answers: Vec<(Uuid, Timestamp)>,
+    /// In the order of each call; a close repeats what was noted.
+    events: Vec<&'a CallEvent>,
 }
 
 impl<'a> Rows<'a> {
@@ -153,7 +160,10 @@ impl<'a> Rows<'a> {
                 for leg in &cdr.legs {
                     self.add_leg(&leg.opened).closed = Some(leg);
                 }
+                self.events.extend(&cdr.events);
             }
+            CallWrite::Event(event) => self.events.push(event),
+            CallWrite::Together(writes) => writes.iter().for_each(|write| self.add(write)),
         }
     }
 
@@ -198,6 +208,12 @@ impl<'a> Rows<'a> {
                 query.bind(leg.to_string()).bind(micros(*at))
             };
             answers.by_ref().take(rows).fold(query(sql), bind).execute(&mut *connection).await?;
+        }
+        // Each session's events lock a row of its own: in one order, so that two processes never wait for each other.
+        let mut events = self.events.clone();
+        events.sort_by_key(|event| event.session);
+        for event in events {
+            outbox::insert(connection, event).await?;
         }
         Ok(())
     }

@@ -19,6 +19,7 @@ mod allocation;
 mod call_writes;
 mod calls;
 mod numbers;
+mod outbox;
 mod route_cache;
 mod row;
 mod session_row;
@@ -37,11 +38,12 @@ use std::time::Duration;
 use sqlx::ConnectOptions;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 pub use accounts::NewAccount;
-pub use calls::{Cdr, InteractionRow, LegCdr, LegOpened, LegRow, RecordingRow};
+pub use calls::{Cdr, InteractionRow, LegCdr, LegOpened, LegRow, Note, RecordingRow};
 pub use numbers::{NoSession, Route, VirtualNumber, VirtualNumberConfig};
+pub use outbox::{Attempt, EventFilter, EventState, Lease, MIN_TRIES, RecordingReport, StoredEvent, Stream};
 pub use session_types::{
     ChangeRefusal, NewPin, NewSession, SessionFilter, SessionPage, SessionState, SessionUpdate, TimeRange,
 };
@@ -71,6 +73,8 @@ struct Inner {
     queue: mpsc::Sender<writer::Order>,
     directory: RwLock<Arc<Directory>>,
     routes: Arc<RouteCache>,
+    /// Told after every commit: there may be events to send.
+    committed: Arc<Notify>,
 }
 
 /// What changes at start only.
@@ -136,8 +140,11 @@ impl Store {
         let readers = readers(&options).await?;
         let (queue, orders) = mpsc::channel(QUEUE);
         let routes = Arc::new(RouteCache::new());
-        tokio::spawn(writer::run(Writer::new(options, connection, routes.clone()), orders));
-        let store = Self { inner: Arc::new(Inner { readers, queue, directory: RwLock::default(), routes }) };
+        let committed = Arc::new(Notify::new());
+        let writer = Writer::new(options, connection, routes.clone(), committed.clone());
+        tokio::spawn(writer::run(writer, orders));
+        let directory = RwLock::default();
+        let store = Self { inner: Arc::new(Inner { readers, queue, directory, routes, committed }) };
         store.reload_directory().await?;
         Ok(store)
     }
@@ -159,6 +166,11 @@ impl Store {
             let _ = closed.await;
         }
         self.inner.readers.close().await;
+    }
+
+    /// Ends after the next commit of this process, or at once when there was one since the last call.
+    pub async fn committed(&self) {
+        self.inner.committed.notified().await;
     }
 
     fn readers(&self) -> &Pool {

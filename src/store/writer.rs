@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::StoreError;
 use super::call_writes::{CallWrite, CallWrites, Reply};
@@ -196,11 +196,17 @@ pub(super) struct Writer {
     /// `None` after a transaction could not be brought to an end.
     connection: Option<Connection>,
     routes: Arc<RouteCache>,
+    committed: Arc<Notify>,
 }
 
 impl Writer {
-    pub(super) fn new(options: Options, connection: Connection, routes: Arc<RouteCache>) -> Self {
-        Self { options, connection: Some(connection), routes }
+    pub(super) fn new(
+        options: Options,
+        connection: Connection,
+        routes: Arc<RouteCache>,
+        committed: Arc<Notify>,
+    ) -> Self {
+        Self { options, connection: Some(connection), routes, committed }
     }
 
     async fn commit(&mut self, mut writes: Vec<Box<dyn Apply>>) {
@@ -238,6 +244,7 @@ impl Writer {
         };
         // Also when it failed: nobody can say what is stored after a commit that was not answered.
         writes.iter().filter_map(|write| write.touched()).for_each(|number| self.routes.touch(number));
+        self.committed.notify_one();
         outcome.inspect_err(|error| tracing::error!(%error, "a transaction failed")).unwrap_or(false)
     }
 }
