@@ -18,6 +18,7 @@ mod accounts;
 mod allocation;
 mod call_writes;
 mod calls;
+mod guesses;
 mod numbers;
 mod outbox;
 mod route_cache;
@@ -42,6 +43,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 pub use accounts::NewAccount;
 pub use calls::{Cdr, InteractionRow, LegCdr, LegOpened, LegRow, Note, RecordingRow};
+pub use guesses::Verdict;
 pub use numbers::{NoSession, Route, VirtualNumber, VirtualNumberConfig};
 pub use outbox::{Attempt, EventFilter, EventState, Lease, MIN_TRIES, RecordingReport, StoredEvent, Stream};
 pub use session_types::{
