@@ -63,6 +63,9 @@ pub(super) async fn create(
     let now = (state.now)();
     let session = state.store.create_session(wanted, now).await??;
     prefetch(&state, &session);
+    if session.initiate_call_to_first_party {
+        state.calls.initiate_call(session.clone());
+    }
     let object = session_object(&session, &[], &base_url(&state, &headers), now);
     Ok(reply(
         StatusCode::CREATED,

@@ -84,8 +84,13 @@ impl CallWrites {
 impl Apply for CallWrites {
     fn apply<'a>(&'a mut self, connection: &'a mut Connection) -> BoxFuture<'a, bool> {
         Box::pin(async move {
-            let mut rows =
-                Rows { node: &self.node, calls: HashMap::new(), legs: HashMap::new(), answers: vec![], events: vec![] };
+            let mut rows = Rows {
+                node: &self.node,
+                calls: HashMap::new(),
+                legs: HashMap::new(),
+                answers: vec![],
+                events: vec![],
+            };
             self.writes.iter().for_each(|(write, _)| rows.add(write));
             self.error = rows.save(connection).await.err();
             self.error.is_none()

@@ -26,6 +26,7 @@ mod guesses;
 mod nodes;
 mod numbers;
 mod outbox;
+mod partners;
 mod route_cache;
 mod row;
 mod session_row;
