@@ -1,4 +1,6 @@
-//! Who asks: HTTP Basic (RFC 7617), auth id and auth token.
+//! Who asks: HTTP Basic (RFC 7617), auth id and auth token of an account or of one of its sub-accounts.
+//!
+//! An unknown auth id, a wrong token and somebody else's path get one and the same answer.
 
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::header;
@@ -7,10 +9,25 @@ use data_encoding::BASE64;
 
 use super::ApiState;
 use super::error::ApiError;
+use crate::store::Identity;
 
-/// The account whose credentials came with the request; it is also the one that the path names.
+/// Whose credentials came with the request. The path names the same account; a sub-account's credentials open
+/// the path of its account as well as its own.
+#[derive(Debug)]
 pub(super) struct Tenant {
+    /// Auth id of the account.
     pub(super) account: String,
+    /// Auth id of the sub-account, when the credentials were that one's: then nothing else may be seen, made
+    /// or changed than what is this sub-account's.
+    pub(super) subaccount: Option<String>,
+}
+
+impl Tenant {
+    /// Whether a thing of this account that belongs to `subaccount` may be shown. What may not must look as if
+    /// it did not exist.
+    pub(super) fn may_see(&self, subaccount: Option<&str>) -> bool {
+        self.subaccount.is_none() || self.subaccount.as_deref() == subaccount
+    }
 }
 
 impl FromRequestParts<ApiState> for Tenant {
@@ -22,11 +39,31 @@ impl FromRequestParts<ApiState> for Tenant {
             RawPathParams::from_request_parts(parts, state).await.map_err(|_| ApiError::unauthorized())?;
         let named = path.iter().find(|(name, _)| *name == "auth_id").map(|(_, value)| value);
         // Whose account the path names is looked at last: a wrong token learns nothing from it.
-        if !state.store.authenticate(&auth_id, &token) || named != Some(auth_id.as_str()) {
-            return Err(ApiError::unauthorized());
-        }
-        Ok(Self { account: auth_id })
+        let identity = state.store.identify(&auth_id, &token, (state.now)());
+        let Identity { account, subaccount } =
+            identity.filter(|who| is_named(who, named)).ok_or_else(ApiError::unauthorized)?;
+        Ok(Self { account, subaccount })
     }
+}
+
+/// The main account itself: what a sub-account must not touch.
+#[derive(Debug)]
+pub(super) struct Owner {
+    /// Auth id of the account.
+    pub(super) account: String,
+}
+
+impl FromRequestParts<ApiState> for Owner {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, ApiError> {
+        let Tenant { account, subaccount } = Tenant::from_request_parts(parts, state).await?;
+        if subaccount.is_some() { Err(ApiError::owner_only()) } else { Ok(Self { account }) }
+    }
+}
+
+fn is_named(who: &Identity, named: Option<&str>) -> bool {
+    named == Some(who.account.as_str()) || (who.subaccount.is_some() && named == who.subaccount.as_deref())
 }
 
 fn credentials(parts: &Parts) -> Option<(String, String)> {

@@ -45,6 +45,11 @@ impl ApiError {
         )
     }
 
+    /// 403: the credentials are a sub-account's.
+    pub(super) fn owner_only() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "This needs the credentials of the main account.")
+    }
+
     pub(super) fn not_found(text: &'static str) -> Self {
         Self::new(StatusCode::NOT_FOUND, text)
     }

@@ -10,7 +10,7 @@
 //! that was answered survives a `kill -9`, and many calls share one commit. What reads and then writes (the
 //! allocation of a number) is atomic, because nobody else writes.
 //!
-//! Accounts and virtual numbers change at start only and are also kept in memory, and so are the latest
+//! Accounts, sub-accounts and virtual numbers change seldom and are also kept in memory, and so are the latest
 //! look-ups of calls until a session on that number changes. Parties' numbers and PINs
 //! lie in the rows because the API gives them back; they are in no error and in no log line.
 
@@ -21,6 +21,7 @@ mod calls;
 mod numbers;
 mod route_cache;
 mod row;
+mod seal;
 mod session_row;
 mod session_types;
 mod sessions;
@@ -39,14 +40,15 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use tokio::sync::{mpsc, oneshot};
 
-pub use accounts::NewAccount;
+pub use accounts::{AccountInfo, AccountRefusal, Identity, NewAccount, Subaccount};
 pub use calls::{Cdr, InteractionRow, LegCdr, LegOpened, LegRow, RecordingRow};
 pub use numbers::{NoSession, Route, VirtualNumber, VirtualNumberConfig};
+pub use seal::{SealKey, SealKeyError, Secret};
 pub use session_types::{
     ChangeRefusal, NewPin, NewSession, SessionFilter, SessionPage, SessionState, SessionUpdate, TimeRange,
 };
 
-use accounts::Account;
+use accounts::{Account, Secrets, Subaccounts};
 use call_writes::CallWrite;
 use numbers::PoolNumber;
 use route_cache::RouteCache;
@@ -71,13 +73,15 @@ struct Inner {
     queue: mpsc::Sender<writer::Order>,
     directory: RwLock<Arc<Directory>>,
     routes: Arc<RouteCache>,
+    secrets: Secrets,
 }
 
-/// What changes at start only.
+/// What changes at the start and by the API's resources, seldom.
 #[derive(Default)]
 struct Directory {
     /// In order: configured ones as they are configured.
     accounts: Vec<Account>,
+    subaccounts: Subaccounts,
     /// In order of first fit.
     numbers: Vec<PoolNumber>,
     /// Digits of the number → its place in `numbers`.
@@ -126,6 +130,15 @@ impl Store {
     /// [`StoreError`] for another kind of URL, for a file that cannot be made or read, and for a database that
     /// a newer version has written.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
+        Self::open_with_key(url, None).await
+    }
+
+    /// As [`Self::open`], with the key that seals tokens. Without one a token that is made here cannot be read
+    /// again, so callbacks of its account are not signed.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_with_key(url: &str, key: Option<SealKey>) -> Result<Self, StoreError> {
         let options = options(url)?;
         let mut connection = options.connect().await?;
         let migrations = sqlx::migrate!("src/store/migrations");
@@ -137,7 +150,9 @@ impl Store {
         let (queue, orders) = mpsc::channel(QUEUE);
         let routes = Arc::new(RouteCache::new());
         tokio::spawn(writer::run(Writer::new(options, connection, routes.clone()), orders));
-        let store = Self { inner: Arc::new(Inner { readers, queue, directory: RwLock::default(), routes }) };
+        let inner =
+            Inner { readers, queue, directory: RwLock::default(), routes, secrets: Secrets::new(key) };
+        let store = Self { inner: Arc::new(inner) };
         store.reload_directory().await?;
         Ok(store)
     }
@@ -169,8 +184,15 @@ impl Store {
         self.inner.directory.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// To be called after every write about accounts, sub-accounts and numbers, before it is answered.
+    async fn directory_changed(&self) -> Result<(), StoreError> {
+        self.reload_directory().await
+    }
+
+    /// Reads accounts, sub-accounts and numbers into memory, whoever has changed them.
     async fn reload_directory(&self) -> Result<(), StoreError> {
         let accounts = accounts::load(self.readers()).await?;
+        let subaccounts = accounts::load_subaccounts(self.readers()).await?;
         let numbers =
             numbers::load(self.readers(), accounts.first().map(|account| account.auth_id.as_str())).await?;
         let places = numbers
@@ -178,7 +200,7 @@ impl Store {
             .enumerate()
             .map(|(place, number)| (number.number.did.digits().to_owned(), place))
             .collect();
-        let directory = Arc::new(Directory { accounts, numbers, places });
+        let directory = Arc::new(Directory { accounts, subaccounts, numbers, places });
         *self.inner.directory.write().unwrap_or_else(PoisonError::into_inner) = directory;
         Ok(())
     }
