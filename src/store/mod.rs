@@ -18,6 +18,8 @@ mod accounts;
 mod allocation;
 mod call_writes;
 mod calls;
+mod idempotency;
+mod number_writes;
 mod numbers;
 mod route_cache;
 mod row;
@@ -42,7 +44,9 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use accounts::{AccountInfo, AccountRefusal, Identity, NewAccount, Subaccount};
 pub use calls::{Cdr, InteractionRow, LegCdr, LegOpened, LegRow, RecordingRow};
-pub use numbers::{NoSession, Route, VirtualNumber, VirtualNumberConfig};
+pub use idempotency::{Creation, IdempotencyKey};
+pub use number_writes::{NewNumber, NumberChange, NumberRefusal};
+pub use numbers::{NoSession, NumberEntry, Route, VirtualNumber, VirtualNumberConfig};
 pub use seal::{SealKey, SealKeyError, Secret};
 pub use session_types::{
     ChangeRefusal, NewPin, NewSession, SessionFilter, SessionPage, SessionState, SessionUpdate, TimeRange,
