@@ -2,6 +2,8 @@
 //!
 //! An unknown auth id, a wrong token and somebody else's path get one and the same answer.
 
+use std::time::Duration;
+
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::header;
 use axum::http::request::Parts;
@@ -9,6 +11,8 @@ use data_encoding::BASE64;
 
 use super::ApiState;
 use super::error::ApiError;
+use super::serve::Peer;
+use crate::clock;
 use crate::store::Identity;
 
 /// Whose credentials came with the request. The path names the same account; a sub-account's credentials open
@@ -38,10 +42,22 @@ impl FromRequestParts<ApiState> for Tenant {
         let path =
             RawPathParams::from_request_parts(parts, state).await.map_err(|_| ApiError::unauthorized())?;
         let named = path.iter().find(|(name, _)| *name == "auth_id").map(|(_, value)| value);
+        let (limiter, now) = (&state.limiter, clock::now());
+        let source = limiter.source(Peer::of(&parts.extensions).map(|peer| peer.ip()), &parts.headers);
+        let given = format!("{auth_id}:{token}");
+        limiter
+            .may_try(source, &given, now)
+            .map_err(|wait| refuse("guessing", "Too many wrong credentials from this address.", wait))?;
         // Whose account the path names is looked at last: a wrong token learns nothing from it.
         let identity = state.store.identify(&auth_id, &token, (state.now)());
-        let Identity { account, subaccount } =
-            identity.filter(|who| is_named(who, named)).ok_or_else(ApiError::unauthorized)?;
+        let Some(Identity { account, subaccount }) = identity.filter(|who| is_named(who, named)) else {
+            limiter.wrong(source, &given, now);
+            return Err(ApiError::unauthorized());
+        };
+        limiter.right(source, &given);
+        limiter
+            .request(&account, now)
+            .map_err(|wait| refuse("rate", "Too many requests of this account.", wait))?;
         Ok(Self { account, subaccount })
     }
 }
@@ -60,6 +76,11 @@ impl FromRequestParts<ApiState> for Owner {
         let Tenant { account, subaccount } = Tenant::from_request_parts(parts, state).await?;
         if subaccount.is_some() { Err(ApiError::owner_only()) } else { Ok(Self { account }) }
     }
+}
+
+fn refuse(why: &'static str, text: &'static str, wait: Duration) -> ApiError {
+    metrics::counter!("maskline_api_limited_total", "why" => why).increment(1);
+    ApiError::too_many(text, wait)
 }
 
 fn is_named(who: &Identity, named: Option<&str>) -> bool {

@@ -5,6 +5,9 @@
 //! | `/v1/Account/{auth_id}/Masking/Session/` | POST creates, GET lists |
 //! | `/v1/Account/{auth_id}/Masking/Session/{uuid}/` | GET reads, POST updates, DELETE ends (`?hangup=true`: its calls too) |
 //! | `/v1/Account/{auth_id}/Call/` and `…/Call/{uuid}/` | GET lists and reads legs |
+//! | `/v1/Account/{auth_id}/Number/` and `…/Number/{number}/` | virtual numbers, also as CSV |
+//! | `/v1/Account/{auth_id}/Subaccount/` and `…/Subaccount/{subauth_id}/` | sub-accounts |
+//! | `/v1/Account/{auth_id}/Token/`, `…/Subaccount/{subauth_id}/Token/` | POST makes a new token |
 //! | `/healthz`, `/readyz`, `/metrics` | for the operator, without credentials |
 //!
 //! Paths may lack their last slash and may have one twice, because SDKs send them so. Every answer is JSON with
@@ -14,11 +17,16 @@
 mod auth;
 mod calls;
 mod error;
+mod limit;
 mod list;
+mod numbers;
+mod numbers_csv;
 mod params;
+mod serve;
 mod session_body;
 mod session_view;
 mod sessions;
+mod subaccounts;
 mod time;
 
 use std::sync::Arc;
@@ -39,6 +47,9 @@ use crate::clock;
 use crate::prompts::PromptLibrary;
 use crate::store::Store;
 use error::ApiError;
+
+pub use limit::Limiter;
+pub use serve::serve;
 
 /// What the API can do to calls.
 pub trait CallControl: Send + Sync + 'static {
@@ -74,6 +85,10 @@ pub struct ApiState {
     pub calls: Arc<dyn CallControl>,
     /// What sessions name by URL is fetched when they are made, long before the first caller waits for it.
     pub prompts: PromptLibrary,
+    /// Who may ask how often.
+    pub limiter: Arc<Limiter>,
+    /// The names of the trunks that can dial: numbers may name one of these.
+    pub trunks: Arc<[String]>,
     /// What `/metrics` shows; `None`: nothing.
     pub metrics: Option<PrometheusHandle>,
     /// How this API is reached from outside (`https://masking.example.com`), for the URLs in answers; `None`:
@@ -97,6 +112,8 @@ impl ApiState {
             readiness,
             calls,
             prompts: PromptLibrary::default(),
+            limiter: Arc::default(),
+            trunks: Arc::new([]),
             metrics,
             base_url: None,
             now: clock::wall_now,
@@ -114,6 +131,8 @@ pub fn router(state: ApiState) -> Router {
         )
         .route("/v1/Account/{auth_id}/Call", get(calls::list))
         .route("/v1/Account/{auth_id}/Call/{uuid}", get(calls::read))
+        .merge(subaccounts::routes())
+        .merge(numbers::routes())
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(show_metrics))
@@ -123,7 +142,11 @@ pub fn router(state: ApiState) -> Router {
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .with_state(state);
     // The paths are brought into one form before the routes are tried.
-    Router::new().fallback_service(routes).layer(map_request(normalise)).layer(from_fn(count))
+    Router::new()
+        .fallback_service(routes)
+        .layer(map_request(normalise))
+        .layer(from_fn(serve::guard))
+        .layer(from_fn(count))
 }
 
 /// Takes double slashes and the last one out of the path.

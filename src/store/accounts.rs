@@ -195,9 +195,9 @@ impl Store {
         *secrets.configured.write().unwrap_or_else(PoisonError::into_inner) = tokens;
         let (auth_id, token) = (draw_id("MA"), draw_token());
         let fresh = Fresh { token_hash: hash(token.reveal()), sealed: secrets.seal(&auth_id, &token) };
-        let made =
-            self.write(EnsureAccount { configured: hashed, auth_id: auth_id.clone(), fresh, now }).await?;
-        self.directory_changed().await?;
+        let made = self
+            .change_directory(EnsureAccount { configured: hashed, auth_id: auth_id.clone(), fresh, now })
+            .await?;
         for account in &self.directory().accounts {
             if self.auth_token(&account.auth_id).is_none() {
                 tracing::warn!(
@@ -296,8 +296,7 @@ impl Store {
         let sub =
             Subaccount { auth_id, account: account.to_owned(), name, enabled, created_at, modified_at: None };
         let fresh = Fresh { token_hash: hash(token.reveal()), sealed };
-        let done = self.write(CreateSubaccount { sub: sub.clone(), fresh }).await?;
-        self.directory_changed().await?;
+        let done = self.change_directory(CreateSubaccount { sub: sub.clone(), fresh }).await?;
         Ok(done.map(|()| (sub, token)))
     }
 
@@ -314,8 +313,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<Result<(), AccountRefusal>, StoreError> {
         let (account, auth_id) = (account.to_owned(), auth_id.to_owned());
-        let done = self.write(UpdateSubaccount { account, auth_id, name, enabled, now }).await?;
-        self.directory_changed().await?;
+        let done = self.change_directory(UpdateSubaccount { account, auth_id, name, enabled, now }).await?;
         Ok(done)
     }
 
@@ -329,9 +327,9 @@ impl Store {
         account: &str,
         auth_id: &str,
     ) -> Result<Result<(), AccountRefusal>, StoreError> {
-        let done =
-            self.write(DeleteSubaccount { account: account.to_owned(), auth_id: auth_id.to_owned() }).await?;
-        self.directory_changed().await?;
+        let done = self
+            .change_directory(DeleteSubaccount { account: account.to_owned(), auth_id: auth_id.to_owned() })
+            .await?;
         Ok(done)
     }
 
@@ -352,9 +350,9 @@ impl Store {
         let fresh = Fresh { token_hash: hash(token.reveal()), sealed };
         let subaccount = subaccount.map(str::to_owned);
         let until = after(now, grace);
-        let done =
-            self.write(RotateToken { account: account.to_owned(), subaccount, fresh, until, now }).await?;
-        self.directory_changed().await?;
+        let done = self
+            .change_directory(RotateToken { account: account.to_owned(), subaccount, fresh, until, now })
+            .await?;
         Ok(done.map(|()| token))
     }
 }
@@ -500,7 +498,7 @@ impl Write for CreateSubaccount {
         }
         query(
             "INSERT INTO subaccounts (auth_id, account, name, enabled, token_hash, token_sealed, created_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (auth_id) DO NOTHING",
         )
         .bind(&sub.auth_id)
         .bind(&sub.account)
@@ -592,25 +590,30 @@ impl Write for RotateToken {
 
     async fn apply(&mut self, connection: &mut Connection) -> Result<Self::Done, StoreError> {
         let Self { account, subaccount, fresh, until, now } = self;
-        // The old hash is the row's own, as it was before this statement. Applied again after a roll-back it
-        // still is.
+        // Done a second time, nobody knowing what became of the first, it must not take the new token for the old.
         let changed = match subaccount {
-            Some(subaccount) => query(
-                "UPDATE subaccounts SET old_token_hash = token_hash, old_token_until = $3, token_hash = $4,
-                         token_sealed = $5, modified_at = $6 WHERE account = $1 AND auth_id = $2",
-            )
-            .bind(&*account)
-            .bind(&*subaccount)
-            .bind(micros(*until))
-            .bind(&fresh.token_hash)
-            .bind(&fresh.sealed)
-            .bind(micros(*now))
-            .execute(connection)
-            .await?,
+            Some(subaccount) => {
+                query(
+                    "UPDATE subaccounts SET
+                         old_token_hash = CASE WHEN token_hash = $4 THEN old_token_hash ELSE token_hash END,
+                         old_token_until = $3, token_hash = $4, token_sealed = $5, modified_at = $6
+                     WHERE account = $1 AND auth_id = $2",
+                )
+                .bind(&*account)
+                .bind(&*subaccount)
+                .bind(micros(*until))
+                .bind(&fresh.token_hash)
+                .bind(&fresh.sealed)
+                .bind(micros(*now))
+                .execute(connection)
+                .await?
+            }
             None => {
                 query(
-                    "UPDATE accounts SET old_token_hash = token_hash, old_token_until = $2, token_hash = $3,
-                         token_sealed = $4 WHERE auth_id = $1 AND active = 1 AND configured = 0",
+                    "UPDATE accounts SET
+                         old_token_hash = CASE WHEN token_hash = $3 THEN old_token_hash ELSE token_hash END,
+                         old_token_until = $2, token_hash = $3, token_sealed = $4
+                     WHERE auth_id = $1 AND active = 1 AND configured = 0",
                 )
                 .bind(&*account)
                 .bind(micros(*until))

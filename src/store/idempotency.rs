@@ -103,7 +103,9 @@ impl Write for CreateOnce {
             let account = &create.session.account;
             // Without its session (somebody has cleaned up by hand) the key is worth nothing.
             if let Some(session) = sessions::by_uuid(connection, account, row.uuid("session")?).await? {
-                return Ok(Ok(Creation::Again(session)));
+                // Its own, when this write is done a second time.
+                let own = session.uuid == create.uuid;
+                return Ok(Ok(if own { Creation::New(session) } else { Creation::Again(session) }));
             }
         }
         let session = match create.apply(connection).await? {

@@ -188,9 +188,11 @@ impl Store {
         self.inner.directory.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// To be called after every write about accounts, sub-accounts and numbers, before it is answered.
-    async fn directory_changed(&self) -> Result<(), StoreError> {
-        self.reload_directory().await
+    /// As [`Self::write`], for what is kept in memory of accounts, sub-accounts and numbers.
+    async fn change_directory<W: Write>(&self, write: W) -> Result<W::Done, StoreError> {
+        let done = self.write(write).await?;
+        self.reload_directory().await?;
+        Ok(done)
     }
 
     /// Reads accounts, sub-accounts and numbers into memory, whoever has changed them.

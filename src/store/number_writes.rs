@@ -112,8 +112,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<Vec<(usize, NumberRefusal)>, StoreError> {
         let owner = self.owner(account);
-        let refusals = self.write(PutNumbers { owner, numbers, may_exist, now }).await?;
-        self.directory_changed().await?;
+        let refusals = self.change_directory(PutNumbers { owner, numbers, may_exist, now }).await?;
         Ok(refusals)
     }
 
@@ -128,8 +127,7 @@ impl Store {
         change: NumberChange,
     ) -> Result<Result<(), NumberRefusal>, StoreError> {
         let owner = self.owner(account);
-        let done = self.write(ChangeNumber { owner, did: did.clone(), change }).await?;
-        self.directory_changed().await?;
+        let done = self.change_directory(ChangeNumber { owner, did: did.clone(), change }).await?;
         Ok(done)
     }
 
@@ -145,8 +143,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<Result<(), NumberRefusal>, StoreError> {
         let owner = self.owner(account);
-        let done = self.write(RemoveNumber { owner, did: did.clone(), force, now }).await?;
-        self.directory_changed().await?;
+        let done = self.change_directory(RemoveNumber { owner, did: did.clone(), force, now }).await?;
         Ok(done)
     }
 
@@ -306,6 +303,8 @@ impl Write for PutNumbers {
             .fetch_one(&mut *connection)
             .await?
             .integer_opt("last")?;
+        // Done a second time, nobody knowing what became of the first, it finds its own numbers.
+        self.may_exist = true;
         let mut position = last.unwrap_or(-1);
         for number in &self.numbers {
             position = position.saturating_add(1);

@@ -164,8 +164,7 @@ impl Store {
         &self,
         numbers: Vec<(VirtualNumberConfig, Option<String>)>,
     ) -> Result<(), StoreError> {
-        self.write(SyncNumbers(numbers)).await?;
-        self.directory_changed().await
+        self.change_directory(SyncNumbers(numbers)).await
     }
 
     /// All numbers of all accounts, in the order of first fit.
