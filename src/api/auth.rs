@@ -34,6 +34,36 @@ impl Tenant {
     }
 }
 
+impl Tenant {
+    /// Which sub-account a new session is made for: the one that is named, or the one whose credentials came.
+    pub(super) fn subaccount_of_new(
+        &self,
+        state: &ApiState,
+        named: Option<String>,
+    ) -> Result<Option<String>, ApiError> {
+        let known = |auth_id: &String| match &self.subaccount {
+            Some(own) => own == auth_id,
+            None => state.store.subaccount(&self.account, auth_id).is_some_and(|sub| sub.enabled),
+        };
+        match named {
+            Some(auth_id) if !known(&auth_id) => {
+                Err(ApiError::invalid("subaccount", "is no enabled sub-account of this account."))
+            }
+            None => Ok(self.subaccount.clone()),
+            named => Ok(named),
+        }
+    }
+
+    /// The sub-account that a list is about, when `named` is asked for: what may not be seen is nobody's.
+    pub(super) fn narrow(&self, named: Option<String>) -> Option<String> {
+        match (&self.subaccount, named) {
+            (None, named) => named,
+            (Some(own), Some(named)) if named != *own => Some(String::new()),
+            (Some(own), _) => Some(own.clone()),
+        }
+    }
+}
+
 impl FromRequestParts<ApiState> for Tenant {
     type Rejection = ApiError;
 

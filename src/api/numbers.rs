@@ -3,22 +3,21 @@
 //! Those of the configuration are shown, and can be made to drain; all else about them is changed where they stand.
 //! Those that are added here come after them in the order of first fit. A sub-account's credentials see its own.
 
-use axum::Json;
 use axum::body::{Body, to_bytes};
 use axum::extract::{FromRequestParts, Path, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use utoipa::{IntoResponses, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::ApiState;
 use super::auth::{Owner, Tenant};
-use super::error::ApiError;
-use super::list::{Page, query_of};
+use super::error::{ApiError, OwnerRefusals, Refusals, answer};
+use super::list::{Meta, Page, query_of};
 use super::numbers_csv::{self, BadLines};
 use super::params::Params;
 use super::serve::LARGEST_BODY;
@@ -30,18 +29,6 @@ const CSV: &str = "text/csv; charset=utf-8; header=present";
 /// The resource's paths.
 pub(super) fn routes() -> OpenApiRouter<ApiState> {
     OpenApiRouter::new().routes(routes!(add, list)).routes(routes!(read, update, remove))
-}
-
-/// What any change of numbers can meet.
-#[derive(IntoResponses)]
-#[allow(dead_code)] // For `/openapi.json`.
-enum NumberRefusals {
-    /// The credentials are a sub-account's.
-    #[response(status = 403)]
-    OwnerOnly,
-    /// Active sessions are on the number.
-    #[response(status = 409)]
-    Conflict,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -75,8 +62,7 @@ struct NumberRead {
 #[derive(Serialize, ToSchema)]
 struct NumberList {
     api_id: Uuid,
-    #[schema(value_type = Object)]
-    meta: serde_json::Value,
+    meta: Meta,
     objects: Vec<NumberObject>,
 }
 
@@ -232,7 +218,7 @@ fn changed(
 ) -> Result<Response, ApiError> {
     let entry = state.store.number(account, did).ok_or(NumberRefusal::NotFound)?;
     let number = NumberObject::of(entry);
-    Ok((status, Json(NumberChanged { api_id: Uuid::new_v4(), message, number })).into_response())
+    Ok(answer(status, &NumberChanged { api_id: Uuid::new_v4(), message, number }))
 }
 
 /// Add a virtual number, or many
@@ -251,7 +237,8 @@ fn changed(
     responses(
         (status = 201, description = "The number, as it is now.", body = NumberChanged),
         (status = 200, description = "The file is taken.", body = NumbersImported),
-        NumberRefusals
+        OwnerRefusals,
+        Refusals
     )
 )]
 async fn add(
@@ -297,7 +284,7 @@ async fn import(state: &ApiState, owner: &Owner, body: Body) -> Result<Response,
     bad.check()?;
     messages.iter().for_each(|message| prefetch(state, Some(message)));
     let done = NumbersImported { api_id: Uuid::new_v4(), message: "imported", count: lines.len() };
-    Ok((StatusCode::OK, Json(done)).into_response())
+    Ok(answer(StatusCode::OK, &done))
 }
 
 /// List virtual numbers
@@ -321,7 +308,7 @@ async fn import(state: &ApiState, owner: &Owner, body: Body) -> Result<Response,
     responses((
         status = 200, description = "One page of the list, or the whole list as CSV.",
         content((NumberList = "application/json"), (String = "text/csv"))
-    ))
+    ), Refusals)
 )]
 #[allow(clippy::unused_async)] // axum wants a future.
 async fn list(
@@ -364,7 +351,7 @@ async fn list(
     let total = u64::try_from(numbers.len()).unwrap_or(u64::MAX);
     let objects = page.of(numbers).map(NumberObject::of).collect();
     let meta = page.meta(&uri, &query, total);
-    Ok((StatusCode::OK, Json(NumberList { api_id: Uuid::new_v4(), meta, objects })).into_response())
+    Ok(answer(StatusCode::OK, &NumberList { api_id: Uuid::new_v4(), meta, objects }))
 }
 
 /// Read a virtual number
@@ -377,7 +364,7 @@ async fn list(
         ("auth_id" = String, Path, description = "The account's auth id."),
         ("number" = String, Path, description = "The number, with or without `+`.")
     ),
-    responses((status = 200, description = "The number.", body = NumberRead))
+    responses((status = 200, description = "The number.", body = NumberRead), Refusals)
 )]
 async fn read(
     State(state): State<ApiState>,
@@ -388,7 +375,7 @@ async fn read(
     let active_sessions = state.store.active_sessions_on(&did, (state.now)()).await?;
     let number = NumberObject::of(entry);
     let object = NumberRead { api_id: Uuid::new_v4(), active_sessions, number };
-    Ok((StatusCode::OK, Json(object)).into_response())
+    Ok(answer(StatusCode::OK, &object))
 }
 
 /// Change a virtual number
@@ -404,7 +391,7 @@ async fn read(
         ("number" = String, Path, description = "The number, with or without `+`.")
     ),
     request_body = NumberWish,
-    responses((status = 202, description = "The number, as it is now.", body = NumberChanged), NumberRefusals)
+    responses((status = 202, description = "The number, as it is now.", body = NumberChanged), OwnerRefusals, Refusals)
 )]
 async fn update(
     State(state): State<ApiState>,
@@ -447,7 +434,7 @@ async fn update(
         ("number" = String, Path, description = "The number, with or without `+`."),
         ("force" = Option<bool>, Query, description = "Also while active sessions are on it.")
     ),
-    responses((status = 204, description = "It is gone."), NumberRefusals)
+    responses((status = 204, description = "It is gone."), OwnerRefusals, Refusals)
 )]
 async fn remove(
     State(state): State<ApiState>,

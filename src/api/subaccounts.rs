@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Path, State};
 use axum::http::request::Parts;
@@ -13,15 +12,15 @@ use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use serde::Serialize;
-use utoipa::{IntoResponses, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::ApiState;
 use super::auth::{Owner, Tenant};
-use super::error::ApiError;
-use super::list::{Page, query_of};
+use super::error::{ApiError, OwnerRefusals, Refusals, answer};
+use super::list::{Meta, Page, query_of};
 use super::params::Params;
 use super::time::go_style;
 use crate::store::{AccountRefusal, Secret, Subaccount};
@@ -39,18 +38,6 @@ pub(super) fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(create, list))
         .routes(routes!(read, update, delete))
         .routes(routes!(change_subaccount_token))
-}
-
-/// What any request about accounts can meet.
-#[derive(IntoResponses)]
-#[allow(dead_code)] // For `/openapi.json`.
-enum OwnerRefusals {
-    /// The credentials are a sub-account's.
-    #[response(status = 403)]
-    OwnerOnly,
-    /// Virtual numbers are assigned to the sub-account.
-    #[response(status = 409)]
-    Conflict,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -90,8 +77,7 @@ struct SubaccountObject {
 #[derive(Serialize, ToSchema)]
 struct SubaccountList {
     api_id: Uuid,
-    #[schema(value_type = Object)]
-    meta: serde_json::Value,
+    meta: Meta,
     objects: Vec<SubaccountObject>,
 }
 
@@ -181,7 +167,7 @@ impl FromRequestParts<ApiState> for Named {
     tag = "Accounts",
     operation_id = "readAccount",
     params(("auth_id" = String, Path, description = "The account's auth id.")),
-    responses((status = 200, description = "The account.", body = AccountObject))
+    responses((status = 200, description = "The account.", body = AccountObject), Refusals)
 )]
 #[allow(clippy::unused_async)] // axum wants a future.
 async fn read_account(State(state): State<ApiState>, tenant: Tenant) -> Result<Response, ApiError> {
@@ -215,7 +201,7 @@ async fn read_account(State(state): State<ApiState>, tenant: Tenant) -> Result<R
             }
         }
     };
-    Ok((StatusCode::OK, Json(object)).into_response())
+    Ok(answer(StatusCode::OK, &object))
 }
 
 /// Make a new token for the account
@@ -229,7 +215,7 @@ async fn read_account(State(state): State<ApiState>, tenant: Tenant) -> Result<R
     operation_id = "changeToken",
     params(("auth_id" = String, Path, description = "The account's auth id.")),
     request_body = TokenWish,
-    responses((status = 201, description = "The new token.", body = TokenChanged), OwnerRefusals)
+    responses((status = 201, description = "The new token.", body = TokenChanged), OwnerRefusals, Refusals)
 )]
 async fn change_token(State(state): State<ApiState>, owner: Owner, body: Body) -> Result<Response, ApiError> {
     let grace = grace(&Params::read(body).await?)?;
@@ -251,7 +237,7 @@ async fn change_token(State(state): State<ApiState>, owner: Owner, body: Body) -
         ("subauth_id" = String, Path, description = "The sub-account's auth id.")
     ),
     request_body = TokenWish,
-    responses((status = 201, description = "The new token.", body = TokenChanged), OwnerRefusals)
+    responses((status = 201, description = "The new token.", body = TokenChanged), OwnerRefusals, Refusals)
 )]
 async fn change_subaccount_token(
     State(state): State<ApiState>,
@@ -279,7 +265,7 @@ fn token_changed(auth_id: String, token: &Secret, grace: Duration, now: Timestam
         message: "changed",
         old_token_valid_until: go_style(until),
     };
-    (StatusCode::CREATED, Json(changed)).into_response()
+    answer(StatusCode::CREATED, &changed)
 }
 
 /// Make a sub-account
@@ -293,7 +279,7 @@ fn token_changed(auth_id: String, token: &Secret, grace: Duration, now: Timestam
     operation_id = "createSubaccount",
     params(("auth_id" = String, Path, description = "The account's auth id.")),
     request_body = SubaccountWish,
-    responses((status = 201, description = "Its credentials.", body = CredentialsMade), OwnerRefusals)
+    responses((status = 201, description = "Its credentials.", body = CredentialsMade), OwnerRefusals, Refusals)
 )]
 async fn create(State(state): State<ApiState>, owner: Owner, body: Body) -> Result<Response, ApiError> {
     let params = Params::read(body).await?;
@@ -306,7 +292,7 @@ async fn create(State(state): State<ApiState>, owner: Owner, body: Body) -> Resu
         auth_token: token.reveal().to_owned(),
         message: "created",
     };
-    Ok((StatusCode::CREATED, Json(made)).into_response())
+    Ok(answer(StatusCode::CREATED, &made))
 }
 
 fn name(params: &Params) -> Result<Option<String>, ApiError> {
@@ -331,7 +317,7 @@ fn name(params: &Params) -> Result<Option<String>, ApiError> {
         ("limit" = Option<u32>, Query, description = "1 to 20; default 20."),
         ("offset" = Option<u64>, Query, description = "How many to skip; default 0.")
     ),
-    responses((status = 200, description = "One page of the list.", body = SubaccountList), OwnerRefusals)
+    responses((status = 200, description = "One page of the list.", body = SubaccountList), OwnerRefusals, Refusals)
 )]
 #[allow(clippy::unused_async)] // axum wants a future.
 async fn list(State(state): State<ApiState>, owner: Owner, uri: Uri) -> Result<Response, ApiError> {
@@ -341,7 +327,7 @@ async fn list(State(state): State<ApiState>, owner: Owner, uri: Uri) -> Result<R
     let total = u64::try_from(all.len()).unwrap_or(u64::MAX);
     let objects = page.of(all).map(|sub| SubaccountObject::of(&state, sub, None)).collect();
     let meta = page.meta(&uri, &query, total);
-    Ok((StatusCode::OK, Json(SubaccountList { api_id: Uuid::new_v4(), meta, objects })).into_response())
+    Ok(answer(StatusCode::OK, &SubaccountList { api_id: Uuid::new_v4(), meta, objects }))
 }
 
 /// Read a sub-account
@@ -354,7 +340,7 @@ async fn list(State(state): State<ApiState>, owner: Owner, uri: Uri) -> Result<R
         ("auth_id" = String, Path, description = "The account's auth id."),
         ("subauth_id" = String, Path, description = "The sub-account's auth id.")
     ),
-    responses((status = 200, description = "The sub-account.", body = SubaccountObject), OwnerRefusals)
+    responses((status = 200, description = "The sub-account.", body = SubaccountObject), OwnerRefusals, Refusals)
 )]
 #[allow(clippy::unused_async)] // axum wants a future.
 async fn read(
@@ -364,7 +350,7 @@ async fn read(
 ) -> Result<Response, ApiError> {
     let sub = state.store.subaccount(&owner.account, &auth_id).ok_or(AccountRefusal::NotFound)?;
     let object = SubaccountObject::of(&state, sub, Some(Uuid::new_v4()));
-    Ok((StatusCode::OK, Json(object)).into_response())
+    Ok(answer(StatusCode::OK, &object))
 }
 
 /// Change a sub-account
@@ -381,7 +367,7 @@ async fn read(
         ("subauth_id" = String, Path, description = "The sub-account's auth id.")
     ),
     request_body = SubaccountWish,
-    responses((status = 202, description = "It is changed.", body = Changed), OwnerRefusals)
+    responses((status = 202, description = "It is changed.", body = Changed), OwnerRefusals, Refusals)
 )]
 async fn update(
     State(state): State<ApiState>,
@@ -392,7 +378,7 @@ async fn update(
     let params = Params::read(body).await?;
     let (name, enabled) = (name(&params)?, params.flag("enabled")?);
     state.store.update_subaccount(&owner.account, &auth_id, name, enabled, (state.now)()).await??;
-    Ok((StatusCode::ACCEPTED, Json(Changed { api_id: Uuid::new_v4(), message: "changed" })).into_response())
+    Ok(answer(StatusCode::ACCEPTED, &Changed { api_id: Uuid::new_v4(), message: "changed" }))
 }
 
 /// Delete a sub-account
@@ -407,7 +393,7 @@ async fn update(
         ("auth_id" = String, Path, description = "The account's auth id."),
         ("subauth_id" = String, Path, description = "The sub-account's auth id.")
     ),
-    responses((status = 204, description = "It is gone."), OwnerRefusals)
+    responses((status = 204, description = "It is gone."), OwnerRefusals, Refusals)
 )]
 async fn delete(
     State(state): State<ApiState>,
