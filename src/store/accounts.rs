@@ -440,8 +440,9 @@ impl Write for EnsureAccount {
         let active = query("SELECT auth_id FROM accounts WHERE active = 1 LIMIT 1")
             .fetch_optional(&mut *connection)
             .await?;
-        if active.is_some() {
-            return Ok(false);
+        if let Some(active) = active {
+            // Its own, when it is done a second time.
+            return Ok(active.text("auth_id")? == *auth_id);
         }
         insert(connection, auth_id, fresh, 0, 0, *now).await?;
         Ok(true)

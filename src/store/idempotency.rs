@@ -58,7 +58,8 @@ impl Store {
             return Ok(self.create_session(session, now).await?.map(Creation::New));
         };
         let (uuid, rng) = (Uuid::new_v4(), rand::make_rng());
-        let create = Create { session, uuid, rng, directory: self.directory(), now: stored(now) };
+        let (directory, now, again) = (self.directory(), stored(now), false);
+        let create = Create { session, uuid, rng, directory, now, again };
         self.write(CreateOnce { create, key }).await
     }
 }
