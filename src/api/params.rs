@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::error::ApiError;
 use crate::clock;
@@ -66,6 +67,19 @@ impl Params {
         Self(params)
     }
 
+    /// A hash of everything that was given, whatever its order.
+    pub(super) fn fingerprint(&self) -> [u8; 32] {
+        let mut pairs: Vec<_> = self.0.iter().collect();
+        pairs.sort_unstable_by_key(|(name, _)| *name);
+        let mut hash = Sha256::new();
+        for (name, value) in pairs {
+            // JSON, so that no value can look like a name.
+            hash.update(Value::from(name.as_str()).to_string());
+            hash.update(value.to_string());
+        }
+        hash.finalize().into()
+    }
+
     fn value(&self, name: &str) -> Option<&Value> {
         self.0.get(name)
     }
@@ -81,9 +95,12 @@ impl Params {
     pub(super) fn text(&self, name: &str) -> Result<Option<String>, ApiError> {
         match self.value(name) {
             None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.trim().to_owned())),
+            // No name and no URL has a control character, and PostgreSQL keeps no NUL.
+            Some(Value::String(text)) if !text.trim().chars().any(char::is_control) => {
+                Ok(Some(text.trim().to_owned()))
+            }
             Some(Value::Number(number)) => Ok(Some(number.to_string())),
-            Some(_) => Err(ApiError::invalid(name, "must be a string.")),
+            Some(_) => Err(ApiError::invalid(name, "must be a string without control characters.")),
         }
     }
 
@@ -248,6 +265,17 @@ mod tests {
             assert_eq!(params.text(name), Ok(None), "{name}");
         }
         assert_eq!(params.text("d"), Ok(Some("x".into())), "the spelling that holds something counts");
+    }
+
+    #[test]
+    fn a_string_holds_no_control_characters() {
+        for json in [r#""a\u0000b""#, r#""\u0007""#, r#""a\nb""#, "[]", "{}", "true"] {
+            let error = params(&format!("{{\"t\": {json}}}")).text("t").unwrap_err();
+            assert_eq!(
+                error.text, "Invalid parameter. t must be a string without control characters.",
+                "{json}"
+            );
+        }
     }
 
     #[test]

@@ -1,10 +1,9 @@
 //! One attempt to deliver one event by HTTP: guarded, signed, bounded in time; never logs a URL or a parameter.
 
-use super::Tokens;
 use super::signature::{nonce, sign};
 use crate::masking::session::HttpMethod;
 use crate::prompts::fetch::{FetchError, Guard};
-use crate::store::StoredEvent;
+use crate::store::{Store, StoredEvent};
 use ipnet::IpNet;
 use reqwest::{Client, Url, header, redirect};
 use std::time::Duration;
@@ -29,12 +28,13 @@ pub(super) struct Failure {
 pub(super) struct Postman {
     client: Client,
     guard: Guard,
-    tokens: Tokens,
+    /// Knows the tokens.
+    store: Store,
 }
 
 impl Postman {
     /// `allow`: networks that may be reached although private or loopback.
-    pub(super) fn new(allow: &[IpNet], tokens: Tokens) -> Result<Self, FetchError> {
+    pub(super) fn new(allow: &[IpNet], store: Store) -> Result<Self, FetchError> {
         // The first one in the process is as good as this one.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let guard = Guard::new(allow);
@@ -51,7 +51,7 @@ impl Postman {
             .pool_idle_timeout(IDLE)
             .build()
             .map_err(FetchError::Http)?;
-        Ok(Self { client, guard, tokens })
+        Ok(Self { client, guard, store })
     }
 
     /// Sends the event once. `Ok`: the receiver's 2xx.
@@ -65,8 +65,8 @@ impl Postman {
         let parameters = event.sent();
         let nonce = nonce();
         let signed = |account: &str| {
-            let token = (self.tokens)(account)?;
-            Some(sign(&token, event.method, &url, &parameters, &nonce))
+            let token = self.store.auth_token(account)?;
+            Some(sign(token.reveal(), event.method, &url, &parameters, &nonce))
         };
         let own = signed(event.subaccount.as_deref().unwrap_or(&event.account));
         let main = signed(&event.account);

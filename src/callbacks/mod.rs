@@ -41,7 +41,6 @@ use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 use rand::RngExt;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::{Id, JoinSet};
 use tracing::warn;
@@ -69,9 +68,6 @@ const PRUNE_EVERY: u32 = 600;
 /// The first pause after a failure, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
-
-/// The auth token of an account or sub-account, to sign with.
-pub type Tokens = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// Delivers what lies in the outbox. Its owner runs it as a task; when the future is dropped, all deliveries end.
 pub struct Courier {
@@ -143,8 +139,9 @@ impl Courier {
     ///
     /// # Errors
     /// [`FetchError::Http`] when TLS cannot be set up.
-    pub fn new(store: Store, allow: &[IpNet], tokens: Tokens) -> Result<Self, FetchError> {
-        Ok(Self { store, postman: Postman::new(allow, tokens)?, owner: Uuid::new_v4() })
+    pub fn new(store: Store, allow: &[IpNet]) -> Result<Self, FetchError> {
+        let postman = Postman::new(allow, store.clone())?;
+        Ok(Self { store, postman, owner: Uuid::new_v4() })
     }
 
     /// Runs until it is dropped.
