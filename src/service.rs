@@ -162,7 +162,7 @@ impl Service {
             connections: usize::try_from(config.sip.tcp_connections).unwrap_or(usize::MAX),
             ..TransportLimits::default()
         };
-        let transports = Transports::bind(&listen, limits, Arc::new(handler)).await?;
+        let transports = Transports::bind(&listen, limits, Arc::new(handler))?;
         shell.set_transports(transports.clone());
 
         let refused = |source| StartError::Http { address: config.http.listen, source };
