@@ -24,6 +24,8 @@ use super::error::ErrorBody;
     security(("credentials" = [])),
     tags(
         (name = "Masking", description = "Masking sessions"),
+        (name = "Accounts", description = "Credentials: accounts and sub-accounts"),
+        (name = "Numbers", description = "Virtual numbers"),
         (name = "Operation", description = "For the operator, without credentials")
     )
 )]

@@ -297,6 +297,16 @@ impl Write for Expire {
     }
 }
 
+/// The account's session, ended ones included, inside a transaction.
+pub(super) async fn by_uuid(
+    connection: &mut Connection,
+    account: &str,
+    uuid: Uuid,
+) -> Result<Option<MaskingSession>, StoreError> {
+    let row = query(BY_UUID).bind(uuid.to_string()).bind(account).fetch_optional(connection).await?;
+    row.as_ref().map(session).transpose()
+}
+
 /// The account's session, if it can still be changed.
 async fn active(
     connection: &mut Connection,
