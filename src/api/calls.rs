@@ -38,16 +38,17 @@ pub(super) async fn list(
     let (legs, total) = state.store.list_legs(&tenant.account, page.limit, page.offset).await?;
     let objects: Vec<Value> =
         legs.iter().map(|leg| Value::Object(call_object(leg, &tenant.account))).collect();
-    Ok(reply(StatusCode::OK, [("meta", page.meta(&uri, &query, total)), ("objects", objects.into())]))
+    Ok(reply(StatusCode::OK, [("meta", page.meta(&uri, &query, total).into()), ("objects", objects.into())]))
 }
 
 fn call_object(leg: &LegRow, account: &str) -> Map<String, Value> {
     let opened = &leg.opened;
     let number = opened.virtual_number.as_ref().map(Did::digits).unwrap_or_default();
     let party = opened.party.as_ref().map(E164::digits).unwrap_or_default();
-    let (from, to, direction) = match opened.side {
-        Side::A => (party, number, "inbound"),
-        Side::B => (number, party, "outbound"),
+    // The first party of a call that we placed was called, too.
+    let (from, to, direction) = match (opened.side, opened.attempt) {
+        (Side::A, 0) => (party, number, "inbound"),
+        (Side::A | Side::B, _) => (number, party, "outbound"),
     };
     let talk = talk_s(leg);
     into_map(json!({
