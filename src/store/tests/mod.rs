@@ -3,6 +3,7 @@
 
 mod calls;
 pub(super) mod database;
+mod events;
 mod sessions;
 
 use std::os::unix::fs::PermissionsExt;
