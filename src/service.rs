@@ -29,6 +29,8 @@ use uuid::Uuid;
 
 /// How often the store learns that this process lives; the end of an orphaned call is known as exactly.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// After so many heartbeats it is looked for calls of processes that have died.
+const ORPHANS: u64 = 5;
 /// How often the end of a drain is looked for.
 const DRAIN_STEP: Duration = Duration::from_millis(100);
 /// What calls that outlive a drain get for their BYEs and CDRs.
@@ -101,7 +103,7 @@ fn init_logging() {
 
 async fn run(config: &Checked) -> Result<(), StartError> {
     raise_descriptor_limit();
-    let _pid_file = PidFile::claim(&config.store.pid_file())?;
+    let _pid_file = PidFile::claim(config.store.pid_file())?;
     let service = Service::start(config).await?;
     service.greet(config);
     shutdown_signal().await;
@@ -130,7 +132,7 @@ impl Service {
     pub async fn start(config: &Checked) -> Result<Self, StartError> {
         let metrics = metrics_handle();
         let key = SealKey::load_or_create(&config.store.key_file)?;
-        let store = Store::open_with_key(&config.store.url, Some(key)).await?;
+        let store = Store::open_with_key(config.store.url(), Some(key)).await?;
         let new_account = prepare(&store, config).await?;
         let (prompts, loader) = PromptLibrary::with_loader(&config.http.fetch_allow)?;
         for entry in store.all_numbers() {
@@ -272,7 +274,7 @@ impl Service {
         }
         writeln!(out, "  API         http://{}/v1/Account/{{auth_id}}/Masking/Session/", self.http)?;
         writeln!(out, "  recordings  {}", config.recordings.directory.display())?;
-        writeln!(out, "  database    {}", config.store.path.display())?;
+        writeln!(out, "  database    {}", config.store.shown())?;
         let account = match &self.new_account {
             Some(account) => {
                 writeln!(out, "\nA new account was made. The token is shown this once:")?;
@@ -343,10 +345,8 @@ async fn prepare(store: &Store, config: &Checked) -> Result<Option<NewAccount>, 
     });
     store.sync_assigned_numbers(numbers.collect()).await?;
     warn_of_numbers(store, config);
-    let orphans = store.close_orphans(clock::wall_now()).await?;
-    if orphans > 0 {
-        warn!(legs = orphans, "an earlier process ended in the middle of calls; their records are closed");
-    }
+    store.heartbeat(clock::wall_now()).await?;
+    close_orphans(store).await?;
     let directory = config.recordings.directory.clone();
     match tokio::task::spawn_blocking(move || repair::unfinished(&directory)).await {
         Ok(Ok(0)) | Err(_) => {}
@@ -378,12 +378,24 @@ fn warn_of_numbers(store: &Store, config: &Checked) {
     }
 }
 
+/// Also looks after the calls of other processes that have died, when the database is shared.
 async fn heartbeat(store: Store) {
-    loop {
+    for beat in 0_u64.. {
         // A store that fails says so where calls need it.
         let _ = store.heartbeat(clock::wall_now()).await;
+        if store.is_shared() && beat % ORPHANS == 0 {
+            let _ = close_orphans(&store).await;
+        }
         clock::sleep(HEARTBEAT).await;
     }
+}
+
+async fn close_orphans(store: &Store) -> Result<(), StoreError> {
+    let legs = store.close_orphans(clock::wall_now()).await?;
+    if legs > 0 {
+        warn!(legs, "a process ended in the middle of calls; their records are closed");
+    }
+    Ok(())
 }
 
 fn listen_address(listen: &Listen) -> ListenAddress {

@@ -158,7 +158,8 @@ async fn create(
     let mut wanted =
         new_session(params, &tenant.account, |party| state.store.virtual_number(party).is_some())?;
     wanted.subaccount = tenant.subaccount_of_new(&state, wanted.subaccount)?;
-    let session = match state.store.create_session_once(wanted, key, (state.now)()).await?? {
+    let now = (state.now)();
+    let session = match state.store.create_session_once(wanted, key, now).await?? {
         Creation::Mismatch => return Err(ApiError::key_reused()),
         Creation::Again(session) => session,
         Creation::New(session) => {
@@ -269,7 +270,7 @@ async fn expire(
 ///
 /// Newest first; every filter that is given must fit. Without a filter on `created_time` or `expiry_time` the list
 /// has what existed within the last seven days; a range of either reaches back at most 30 days from its end, or from
-/// now if it has none.
+/// now if that is earlier.
 #[utoipa::path(
     get,
     path = "/v1/Account/{auth_id}/Masking/Session",

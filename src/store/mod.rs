@@ -62,6 +62,7 @@ pub use seal::{SealKey, SealKeyError, Secret};
 pub use session_types::{
     ChangeRefusal, NewPin, NewSession, SessionFilter, SessionPage, SessionState, SessionUpdate, TimeRange,
 };
+pub use sql::server_of;
 
 use accounts::{Account, Secrets, Subaccounts};
 use call_writes::CallWrite;
