@@ -8,6 +8,7 @@
 //! | `/v1/Account/{auth_id}/Number/` and `…/Number/{number}/` | virtual numbers, also as CSV |
 //! | `/v1/Account/{auth_id}/Subaccount/` and `…/Subaccount/{subauth_id}/` | sub-accounts |
 //! | `/v1/Account/{auth_id}/Token/`, `…/Subaccount/{subauth_id}/Token/` | POST makes a new token |
+//! | `/v1/Account/{auth_id}/Event/`, `…/Event/{uuid}/`, `…/Event/{uuid}/Replay/`, `…/Event/Replay/` | GET lists and reads what applications are told, POST tells it again |
 //! | `/healthz`, `/readyz`, `/metrics` | for the operator, without credentials |
 //! | `/openapi.json`, `/docs/` | this API described, for programs and for people; without credentials |
 //!
@@ -18,6 +19,7 @@
 mod auth;
 mod calls;
 mod error;
+mod events;
 mod idempotency;
 mod limit;
 mod list;
@@ -137,6 +139,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/Account/{auth_id}/Call/{uuid}", get(calls::read))
         .merge(subaccounts::routes())
         .merge(numbers::routes())
+        .merge(events::routes())
         .routes(routes!(healthz))
         .routes(routes!(readyz))
         .routes(routes!(show_metrics))

@@ -3,6 +3,7 @@
 
 mod calls;
 pub(super) mod database;
+mod events;
 mod nodes;
 mod sessions;
 
