@@ -13,6 +13,7 @@ mod common;
 
 mod calls;
 mod log;
+mod placed;
 mod places;
 mod plant;
 
