@@ -38,7 +38,7 @@ pub(super) async fn list(
     let (legs, total) = state.store.list_legs(&tenant.account, page.limit, page.offset).await?;
     let objects: Vec<Value> =
         legs.iter().map(|leg| Value::Object(call_object(leg, &tenant.account))).collect();
-    Ok(reply(StatusCode::OK, [("meta", page.meta(&uri, &query, total)), ("objects", objects.into())]))
+    Ok(reply(StatusCode::OK, [("meta", page.meta(&uri, &query, total).into()), ("objects", objects.into())]))
 }
 
 fn call_object(leg: &LegRow, account: &str) -> Map<String, Value> {

@@ -11,6 +11,9 @@ use media::Side;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
+mod description;
+mod shapes;
+
 use super::*;
 use crate::masking::session::PartyRole;
 use crate::number::{Did, E164};
@@ -108,7 +111,7 @@ impl Service {
         }
         let response = self.router.clone().oneshot(request.body(body.into()).unwrap()).await.unwrap();
         let status = response.status().as_u16();
-        let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        let bytes = axum::body::to_bytes(response.into_body(), 4 << 20).await.unwrap();
         let text = Value::String(String::from_utf8_lossy(&bytes).into_owned());
         Answer { status, body: serde_json::from_slice(&bytes).unwrap_or(text) }
     }
@@ -333,7 +336,10 @@ async fn a_bad_parameter_is_named_with_what_is_allowed() {
             "Invalid parameter. callback_method allowed values are GET or POST.",
         ),
         (
-            json!({"first_party": "+12125550001", "create_session_with_single_party": true, "initiate_call_to_first_party": true}),
+            json!({
+                "first_party": "12125550001", "create_session_with_single_party": true,
+                "initiate_call_to_first_party": true,
+            }),
             "Invalid parameter. initiate_call_to_first_party is allowed only with both parties.",
         ),
         (
@@ -860,12 +866,12 @@ async fn a_session_shows_its_calls() {
         assert_eq!(session["interaction"], json!([{
             "start_time": "2024-02-01 06:28:25 +0000 UTC", "end_time": "2024-02-01 06:28:55 +0000 UTC",
             "first_party_resource_url": format!("{base}/{b}"), "second_party_resource_url": format!("{base}/{a}"),
-            "type": "call", "total_call_count": 2, "call_billed_duration": 60, "duration": 29,
+            "type": "call", "call_billed_duration": 120, "total_call_count": 2, "duration": 29,
         }]));
         for (name, value) in [
             ("status", json!("active")),
             ("total_call_count", json!(2)),
-            ("total_call_billed_duration", json!(60)),
+            ("total_call_billed_duration", json!(120)),
             ("last_interaction_time", json!("2024-02-01 06:28:55 +0000 UTC")),
         ] {
             assert_eq!(session[name], value, "{name}");
