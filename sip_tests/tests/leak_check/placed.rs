@@ -114,7 +114,8 @@ async fn nothing_of_one_party_reaches_the_other_in_a_call_that_the_service_place
 
     let sent: Vec<_> =
         transcript.entries().into_iter().filter(|entry| entry.direction == Direction::Sent).collect();
-    for planting in &ledger.0 {
+    // Both parties speak from the one phone's address, which is neither's.
+    for planting in ledger.0.iter().filter(|planting| !planting.needle.starts_with(b"c=IN IP4 127.")) {
         let found = sent.iter().any(|entry| message::find(&entry.bytes, &planting.needle).is_some());
         let text = String::from_utf8_lossy(&planting.needle);
         assert!(found, "row {} was never sent: {text}", planting.row);
