@@ -28,6 +28,8 @@ use uuid::Uuid;
 
 /// How often the store learns that this process lives; the end of an orphaned call is known as exactly.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// After so many heartbeats it is looked for calls of processes that have died.
+const ORPHANS: u64 = 5;
 /// How often the end of a drain is looked for.
 const DRAIN_STEP: Duration = Duration::from_millis(100);
 /// What calls that outlive a drain get for their BYEs and CDRs.
@@ -97,7 +99,7 @@ fn init_logging() {
 
 async fn run(config: &Checked) -> Result<(), StartError> {
     raise_descriptor_limit();
-    let _pid_file = PidFile::claim(&config.store.pid_file())?;
+    let _pid_file = PidFile::claim(config.store.pid_file())?;
     let service = Service::start(config).await?;
     service.greet(config);
     shutdown_signal().await;
@@ -125,7 +127,7 @@ impl Service {
     /// The first thing that cannot be had; nothing stays open then.
     pub async fn start(config: &Checked) -> Result<Self, StartError> {
         let metrics = metrics_handle();
-        let store = Store::open(&config.store.url).await?;
+        let store = Store::open(config.store.url()).await?;
         let new_account = prepare(&store, config).await?;
         let (prompts, loader) = PromptLibrary::with_loader(&config.http.fetch_allow)?;
         for number in &config.numbers {
@@ -261,7 +263,7 @@ impl Service {
         }
         writeln!(out, "  API         http://{}/v1/Account/{{auth_id}}/Masking/Session/", self.http)?;
         writeln!(out, "  recordings  {}", config.recordings.directory.display())?;
-        writeln!(out, "  database    {}", config.store.path.display())?;
+        writeln!(out, "  database    {}", config.store.shown())?;
         let account = match &self.new_account {
             Some(account) => {
                 writeln!(out, "\nA new account was made. The token is shown this once:")?;
@@ -336,10 +338,8 @@ async fn prepare(store: &Store, config: &Checked) -> Result<Option<NewAccount>, 
         })
         .collect();
     store.sync_numbers(&numbers).await?;
-    let orphans = store.close_orphans(clock::wall_now()).await?;
-    if orphans > 0 {
-        warn!(legs = orphans, "an earlier process ended in the middle of calls; their records are closed");
-    }
+    store.heartbeat(clock::wall_now()).await?;
+    close_orphans(store).await?;
     let directory = config.recordings.directory.clone();
     match tokio::task::spawn_blocking(move || repair::unfinished(&directory)).await {
         Ok(Ok(0)) | Err(_) => {}
@@ -351,12 +351,24 @@ async fn prepare(store: &Store, config: &Checked) -> Result<Option<NewAccount>, 
     Ok(new_account)
 }
 
+/// Also looks after the calls of other processes that have died, when the database is shared.
 async fn heartbeat(store: Store) {
-    loop {
+    for beat in 0_u64.. {
         // A store that fails says so where calls need it.
         let _ = store.heartbeat(clock::wall_now()).await;
+        if store.is_shared() && beat % ORPHANS == 0 {
+            let _ = close_orphans(&store).await;
+        }
         clock::sleep(HEARTBEAT).await;
     }
+}
+
+async fn close_orphans(store: &Store) -> Result<(), StoreError> {
+    let legs = store.close_orphans(clock::wall_now()).await?;
+    if legs > 0 {
+        warn!(legs, "a process ended in the middle of calls; their records are closed");
+    }
+    Ok(())
 }
 
 fn listen_address(listen: &Listen) -> ListenAddress {

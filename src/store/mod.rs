@@ -54,6 +54,7 @@ pub use numbers::{NoSession, Route, VirtualNumber, VirtualNumberConfig};
 pub use session_types::{
     ChangeRefusal, NewPin, NewSession, SessionFilter, SessionPage, SessionState, SessionUpdate, TimeRange,
 };
+pub use sql::server_of;
 
 use accounts::Account;
 use call_writes::CallWrite;

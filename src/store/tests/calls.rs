@@ -4,7 +4,6 @@ use media::Side;
 
 use super::*;
 use crate::masking::session::PartyRole;
-use crate::store::sql::Connection;
 
 on_both!(tokio::test:
     a_call_is_known_from_its_invite_on_and_complete_after_its_close,
@@ -67,7 +66,7 @@ fn closed(opened: LegOpened, answered_at: Option<Timestamp>, ended_at: Timestamp
     }
 }
 
-fn cdr(a: LegOpened, b: LegOpened) -> Cdr {
+pub(super) fn cdr(a: LegOpened, b: LegOpened) -> Cdr {
     Cdr {
         interaction: a.interaction,
         session: a.session,
@@ -209,14 +208,6 @@ async fn a_call_record_that_cannot_be_stored_leaves_the_others(database: &Databa
     } else {
         "CREATE TRIGGER refuse BEFORE INSERT ON legs WHEN NEW.trunk = 'bad' BEGIN SELECT RAISE(ABORT, 'no'); END"
     };
-    struct Run(&'static str);
-    impl Write for Run {
-        type Done = ();
-        async fn apply(&mut self, connection: &mut Connection) -> Result<(), StoreError> {
-            query(self.0).execute(connection).await?;
-            Ok(())
-        }
-    }
     store.write(Run(refuse)).await.unwrap();
     let good = leg(&session, Uuid::new_v4(), Side::A, at(1));
     let bad = LegOpened { trunk: "bad".into(), ..leg(&session, Uuid::new_v4(), Side::A, at(1)) };

@@ -3,6 +3,7 @@
 
 mod calls;
 pub(super) mod database;
+mod nodes;
 mod sessions;
 
 use std::os::unix::fs::PermissionsExt;
@@ -13,6 +14,7 @@ use super::*;
 use crate::masking::allocate::Refusal;
 use crate::masking::session::{HttpMethod, MaskingSession, Pin, RecordFormat};
 use crate::number::{Did, E164};
+use crate::store::sql::Connection;
 use database::{Database, on_both};
 
 const ACCOUNT: &str = "MAAAAAAAAAAAAAAAAAAA";
@@ -54,6 +56,18 @@ async fn store(database: &Database, numbers_in_pool: usize) -> Store {
     store.ensure_account(&[(ACCOUNT.into(), "token".into())], at(0)).await.unwrap();
     store.sync_numbers(&numbers(numbers_in_pool)).await.unwrap();
     store
+}
+
+/// A statement as a write.
+struct Run(&'static str);
+
+impl Write for Run {
+    type Done = ();
+
+    async fn apply(&mut self, connection: &mut Connection) -> Result<(), StoreError> {
+        query(self.0).execute(connection).await?;
+        Ok(())
+    }
 }
 
 fn wanted(first: usize, second: usize) -> NewSession {
