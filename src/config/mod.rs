@@ -55,7 +55,7 @@ pub struct Checked {
 pub struct SipLimits {
     /// Never empty.
     pub listen: Vec<Listen>,
-    /// `None`: the local address of the route to the peer.
+    /// `None`: the local address that the peer called, or of the route to it.
     pub public_address: Option<IpAddr>,
     /// Calls at one time, at least 1.
     pub max_calls: u32,

@@ -32,7 +32,7 @@ pub struct Config {
 pub struct SipConfig {
     /// Where SIP arrives, `udp://ADDRESS:PORT` or `tcp://ADDRESS:PORT`; port 0 lets the system choose.
     pub listen: Vec<String>,
-    /// What Via and Contact show; without it the local address of the route to the peer.
+    /// What Via and Contact show; without it the local address that the peer called, or of the route to it.
     pub public_address: Option<String>,
     /// Calls at one time; one more gets 503. A call costs two RTP ports with their sockets, and memory.
     pub max_calls: u32,

@@ -19,7 +19,11 @@ mod calls;
 mod dialog;
 mod judge;
 mod log;
+<<<<<<< HEAD
 mod party;
+=======
+mod placed;
+>>>>>>> c2c
 mod places;
 mod plant;
 mod slips;

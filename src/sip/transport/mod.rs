@@ -20,6 +20,7 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 mod udp;
+mod wildcard;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -45,8 +46,9 @@ use crate::sip::wire::{self, ByteStr};
 pub struct Flow {
     /// What it came by.
     pub protocol: Protocol,
-    /// Our listener, as bound: the IP address may be the unspecified one. For a connection that we opened it
-    /// is the listener that such a peer can reach.
+    /// The listener's port and the address of ours that was called; of a TCP listener as bound, so that the IP
+    /// address may be the unspecified one. For a connection that we opened it is the listener that such a peer
+    /// can reach.
     pub local: SocketAddr,
     /// Where it came from.
     pub peer: SocketAddr,
@@ -77,7 +79,7 @@ pub struct Destination {
     pub address: SocketAddr,
     /// The connection to prefer; on TCP only.
     pub connection: Option<u64>,
-    /// [`Flow::local`], to answer from the same UDP socket; `None` picks one by route.
+    /// [`Flow::local`], to answer from the same UDP socket and address; `None` picks one by route.
     pub local: Option<SocketAddr>,
     /// Whose request this is; `None` for responses and ACKs, whose loss nobody is told of.
     pub token: Option<SendToken>,

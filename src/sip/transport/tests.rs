@@ -242,6 +242,37 @@ async fn each_udp_listener_answers_from_its_own_port() {
 }
 
 #[tokio::test]
+async fn a_listener_on_every_address_answers_from_the_one_that_was_called() {
+    let mut setup = Setup::new("udp://0.0.0.0:0 udp://127.0.0.1:0", TransportLimits::default()).await;
+    let port = setup.address().port();
+    let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    for called in ["127.0.0.1", "127.0.0.2", "127.9.8.7"] {
+        let called = SocketAddr::new(called.parse().unwrap(), port);
+        peer.send_to(&options("here", ""), called).await.unwrap();
+        let flow = setup.message("here").await;
+        assert_eq!((flow.local, flow.peer), (called, peer.local_addr().unwrap()));
+        setup.transports.send(Bytes::from_static(b"answer"), &flow.back());
+        let (_, source) = timeout(PATIENCE, peer.recv_from(&mut [0; 10])).await.unwrap().unwrap();
+        assert_eq!(source, called);
+    }
+    // What answers nothing leaves by the route.
+    let to = Destination::new(Protocol::Udp, peer.local_addr().unwrap());
+    setup.transports.send(Bytes::from_static(b"request"), &to);
+    let (_, source) = timeout(PATIENCE, peer.recv_from(&mut [0; 10])).await.unwrap().unwrap();
+    assert_eq!(source.ip().to_string(), "127.0.0.1");
+
+    let mut setup = Setup::new("udp://[::]:0", TransportLimits::default()).await;
+    let called = SocketAddr::new("::1".parse().unwrap(), setup.address().port());
+    let peer = UdpSocket::bind("[::1]:0").await.unwrap();
+    peer.send_to(&options("six", ""), called).await.unwrap();
+    let flow = setup.message("six").await;
+    assert_eq!(flow.local, called);
+    setup.transports.send(Bytes::from_static(b"answer"), &flow.back());
+    let (_, source) = timeout(PATIENCE, peer.recv_from(&mut [0; 10])).await.unwrap().unwrap();
+    assert_eq!(source, called);
+}
+
+#[tokio::test]
 async fn ipv6_works_beside_ipv4_on_the_same_port() {
     let Ok(probe) = std::net::UdpSocket::bind("[::1]:0") else { return };
     let port = probe.local_addr().unwrap().port();

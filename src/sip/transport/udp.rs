@@ -7,16 +7,17 @@
 //! a datagram: that is the transaction's.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
+use tokio::io::Interest;
 use tokio::sync::watch;
 use tracing::{debug, info};
 
 use super::gate::{Counters, Inbound};
-use super::{Destination, Flow, Protocol, local_address_towards};
+use super::{Destination, Flow, Protocol, local_address_towards, wildcard};
 use crate::clock;
 
 /// Larger than any datagram, so that none is cut.
@@ -51,6 +52,9 @@ impl Listener {
         if address.is_ipv6() {
             socket.set_only_v6(true)?; // Or udp://0.0.0.0 and udp://[::] could not stand side by side.
         }
+        if address.ip().is_unspecified() {
+            wildcard::enable(&socket, address.is_ipv4())?;
+        }
         socket.set_recv_buffer_size(buffer)?;
         socket.set_send_buffer_size(buffer)?;
         // Linux reports twice of what it grants (socket(7)).
@@ -68,6 +72,33 @@ impl Listener {
     fn watch(&self) -> Option<tokio::net::UdpSocket> {
         let watched = self.socket.try_clone().and_then(tokio::net::UdpSocket::from_std);
         watched.inspect_err(|error| debug!(local = %self.local, %error, "the socket cannot be watched")).ok()
+    }
+
+    fn is_wildcard(&self) -> bool {
+        self.local.ip().is_unspecified()
+    }
+
+    /// One datagram: its length, who sent it, and to which address of ours.
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr, SocketAddr)> {
+        if !self.is_wildcard() {
+            let (length, peer) = self.socket.recv_from(buffer)?;
+            return Ok((length, peer, self.local));
+        }
+        let (length, peer, called) = wildcard::receive(&self.socket, buffer)?;
+        Ok((length, peer, SocketAddr::new(called.unwrap_or(self.local.ip()), self.local.port())))
+    }
+
+    /// Sends from `from`, where that is a choice.
+    fn send(&self, wire: &[u8], from: Option<IpAddr>, to: SocketAddr) -> io::Result<usize> {
+        match from.filter(|from| self.is_wildcard() && !from.is_unspecified()) {
+            None => self.socket.send_to(wire, to),
+            Some(from) => wildcard::send(&self.socket, wire, from, to),
+        }
+    }
+
+    /// A flow's own address is this socket's.
+    fn has(&self, local: SocketAddr) -> bool {
+        self.local == local || (self.is_wildcard() && self.local.port() == local.port())
     }
 }
 
@@ -116,15 +147,15 @@ pub(super) async fn receive(
         taken = 0;
         while taken < BATCH {
             let received = match &watched {
-                Some(socket) => socket.try_recv_from(&mut buffer),
-                None => listener.socket.recv_from(&mut buffer),
+                // So that the runtime learns that there is no more.
+                Some(socket) => socket.try_io(Interest::READABLE, || listener.receive(&mut buffer)),
+                None => listener.receive(&mut buffer),
             };
             match received {
-                Ok((length, peer)) => {
+                Ok((length, peer, local)) => {
                     taken += 1;
                     let wire = buffer.get(..length).unwrap_or_default();
-                    let flow =
-                        Flow { protocol: Protocol::Udp, local: listener.local, peer, connection: None };
+                    let flow = Flow { protocol: Protocol::Udp, local, peer, connection: None };
                     inbound.receive(wire, flow);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -178,7 +209,7 @@ impl Udp {
             debug!(peer = %to.address, "no UDP socket of that address family");
             return self.inbound.send_failed(to.token.clone());
         };
-        match listener.socket.send_to(wire, to.address) {
+        match listener.send(wire, to.local.map(|local| local.ip()), to.address) {
             Ok(_) => self.counters.sent(Protocol::Udp).increment(1),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.counters.send_dropped.increment(1)
@@ -198,7 +229,9 @@ impl Udp {
     fn listener_for(&self, to: &Destination) -> Option<Arc<Listener>> {
         let listeners = self.listeners.read().unwrap_or_else(PoisonError::into_inner);
         let mut usable = listeners.iter().filter(|listener| listener.local.is_ipv4() == to.address.is_ipv4());
-        if let Some(of_flow) = usable.clone().find(|listener| Some(listener.local) == to.local) {
+        if let Some(of_flow) =
+            usable.clone().find(|listener| to.local.is_some_and(|local| listener.has(local)))
+        {
             return Some(Arc::clone(of_flow));
         }
         if usable.clone().nth(1).is_some()
