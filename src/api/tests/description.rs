@@ -43,7 +43,12 @@ async fn every_described_parameter_is_read() {
     let service = Service::start(1).await;
     let description = description(&service).await;
     let names = |schema: &str| -> Vec<String> {
-        description["components"]["schemas"][schema]["properties"].as_object().unwrap().keys().cloned().collect()
+        description["components"]["schemas"][schema]["properties"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .cloned()
+            .collect()
     };
     // No parameter takes an array, so each that is read is named in the refusal.
     let refused = async |method: Method, path: &str, body: Value| {
@@ -57,7 +62,8 @@ async fn every_described_parameter_is_read() {
         let pin = json!({
             "is_pin_authentication_required": true, "first_party_pin": "1234", "second_party_pin": "5678",
         });
-        let text = refused(Method::POST, "Masking/Session/", with(with(pair(), pin), json!({&name: []}))).await;
+        let text =
+            refused(Method::POST, "Masking/Session/", with(with(pair(), pin), json!({&name: []}))).await;
         assert!(text.starts_with(&name), "{name}: {text}");
     }
     let path = format!("Masking/Session/{}/", service.session(pair()).await);

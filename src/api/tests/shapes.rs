@@ -42,9 +42,7 @@ fn keys(list: &str) -> Vec<String> {
 }
 
 fn session_shape(pin: &str, interaction: &str, single: &str) -> Vec<String> {
-    keys(
-        &format!("{SESSION}, {pin}, {LATEST}").replace("INTERACTION", interaction).replace("SINGLE", single),
-    )
+    keys(&format!("{SESSION}, {pin}, {LATEST}").replace("INTERACTION", interaction).replace("SINGLE", single))
 }
 
 fn sorted(mut keys: Vec<String>) -> Vec<String> {
