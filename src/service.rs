@@ -7,6 +7,7 @@ use crate::call::registry::{CallLimits, Shell, ShellParts};
 use crate::clock;
 use crate::command::{PidFile, PidFileError};
 use crate::config::{Checked, Listen, NoSession as WrittenNoSession};
+use crate::masking::session::MaskingSession;
 use crate::prompts::PromptLibrary;
 use crate::recording::repair;
 use crate::sip::transport::{BindError, ListenAddress, Protocol, TransportLimits, Transports};
@@ -166,7 +167,7 @@ impl Service {
         let router = api::router(ApiState {
             store: store.clone(),
             readiness: readiness.clone(),
-            calls: Arc::new(Control(Arc::clone(&shell))),
+            calls: Arc::new(Control { shell: Arc::clone(&shell), index: Arc::clone(&index) }),
             prompts,
             metrics: Some(metrics),
             base_url: None,
@@ -298,12 +299,19 @@ impl Service {
     }
 }
 
-struct Control(Arc<Shell>);
+struct Control {
+    shell: Arc<Shell>,
+    index: Arc<Index>,
+}
 
 impl CallControl for Control {
     fn hang_up_session(&self, session: Uuid) {
-        let ended = self.0.hang_up_session(session);
+        let ended = self.shell.hang_up_session(session);
         info!(%session, calls = ended, "the API ends a session's calls");
+    }
+
+    fn initiate_call(&self, session: MaskingSession) {
+        self.shell.initiate(session, &self.index);
     }
 }
 

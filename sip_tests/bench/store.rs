@@ -242,7 +242,10 @@ async fn operations(store: &Store, sessions: usize) -> Result<bool, Failure> {
         ("in_progress", SessionFilter { state: SessionState::InProgress, ..any() }),
         ("created", SessionFilter { created: recent, ..any() }),
         ("ended", SessionFilter { ends: soon, ..any() }),
-        ("number_and_active", SessionFilter { virtual_number: Some(did(7)), state: SessionState::Active, ..any() }),
+        (
+            "number_and_active",
+            SessionFilter { virtual_number: Some(did(7)), state: SessionState::Active, ..any() },
+        ),
         ("duration", SessionFilter { duration_s: (Some(0), Some(60)), ..any() }),
         ("none", any()),
     ];

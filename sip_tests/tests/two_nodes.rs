@@ -27,7 +27,8 @@ fn child() {
 /// A database of this test's own: its URL.
 async fn database() -> Option<String> {
     let Ok(server) = std::env::var(VARIABLE) else {
-        writeln!(std::io::stderr(), "{VARIABLE} is not set: two processes on PostgreSQL are not tested").unwrap();
+        writeln!(std::io::stderr(), "{VARIABLE} is not set: two processes on PostgreSQL are not tested")
+            .unwrap();
         return None;
     };
     let name = format!("maskline_{:016x}", rand::random::<u64>());

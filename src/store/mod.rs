@@ -25,6 +25,7 @@ mod calls;
 mod guesses;
 mod nodes;
 mod numbers;
+mod partners;
 mod route_cache;
 mod row;
 mod session_list;
