@@ -101,16 +101,17 @@ async fn a_session_made_on_one_node_serves_calls_on_the_other() {
         let call = caller.call(called_on.sip, number, CallOptions::from(FIRST)).await.unwrap();
         assert_eq!(call.final_status(PATIENCE).await.unwrap().status(), Some(404));
     }
-    all_ended(&one, 6).await;
+    // Three calls of two legs, and three that nobody took.
+    all_ended(&one, 9).await;
 
     // The second one dies in the middle of a call, which the first one closes.
     let session = session(&one).await;
     let (call, incoming) = talk(&caller, &callee, &two, session["virtual_number"].as_str().unwrap()).await;
-    until_asked("the call is recorded", async || (legs(&one).await.len() == 8).then_some(())).await;
+    until_asked("the call is recorded", async || (legs(&one).await.len() == 11).then_some(())).await;
     two.kill().await;
     call.media().stop();
     incoming.media().stop();
-    let legs = all_ended(&one, 8).await;
+    let legs = all_ended(&one, 11).await;
     let orphans = legs.iter().filter(|leg| leg.to_string().contains("process ended")).count();
     assert_eq!(orphans, 2, "{legs:?}");
     one.terminate().await;
