@@ -1,4 +1,4 @@
-//! Masking sessions: creation, change, end, look-up and list.
+//! Masking sessions: creation, change, end and look-up.
 //!
 //! "Active" is asked of the row and the given moment alone (`ends_at`), never of a clean-up job.
 
@@ -6,12 +6,19 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::allocation::{Create, busy_numbers};
+<<<<<<< HEAD
 use super::row::{Columns, after, micros, stored};
 use super::session_row::{columns, digits, save, session};
 use super::session_types::{
     ChangeRefusal, NewSession, SessionFilter, SessionPage, SessionState, SessionUpdate,
 };
 use super::sql::{Connection, Pool, Search, query};
+=======
+use super::row::{after, micros, stored};
+use super::session_row::{columns, save, session};
+use super::session_types::{ChangeRefusal, NewSession, SessionUpdate};
+use super::sql::{Connection, Pool, query};
+>>>>>>> pg
 use super::writer::Write;
 use super::{Store, StoreError};
 use crate::masking::allocate::Refusal;
@@ -75,6 +82,7 @@ impl Store {
     ) -> Result<Result<MaskingSession, ChangeRefusal>, StoreError> {
         self.write(Expire { account: account.to_owned(), uuid, now: stored(now) }).await
     }
+<<<<<<< HEAD
 
     /// The sessions that fit `filter`, newest first.
     ///
@@ -99,11 +107,14 @@ impl Store {
             total: total.unsigned("total")?,
         })
     }
+=======
+>>>>>>> pg
 }
 
 pub(super) const BY_UUID: &str =
     concat!("SELECT ", columns!(), " FROM sessions WHERE uuid = $1 AND account = $2");
 
+<<<<<<< HEAD
 const LIST: &str = concat!("SELECT ", columns!(), " FROM sessions");
 const COUNT: &str = "SELECT COUNT(*) AS total FROM sessions";
 
@@ -133,6 +144,8 @@ fn search<'q>(account: &str, filter: &SessionFilter, now: Timestamp) -> Search<'
     }
 }
 
+=======
+>>>>>>> pg
 /// The active sessions on `dialled` in which `caller` is a party.
 pub(super) async fn of_party(
     readers: &Pool,

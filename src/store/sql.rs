@@ -14,7 +14,11 @@ use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgPool
 use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteConnection, SqlitePool, SqlitePoolOptions, SqliteRow,
 };
+<<<<<<< HEAD
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, Postgres, Row as _, SqlSafeStr as _, Sqlite};
+=======
+use sqlx::{Connection as _, Executor as _, Postgres, Row as _, SqlSafeStr, SqlStr, Sqlite};
+>>>>>>> pg
 
 use super::StoreError;
 use super::row::Columns;
@@ -76,11 +80,16 @@ impl From<Option<i64>> for Value<'_> {
 
 /// A statement and its values, in order.
 pub(super) struct Query<'q> {
+<<<<<<< HEAD
     sql: Cow<'static, str>,
+=======
+    sql: SqlStr,
+>>>>>>> pg
     values: Vec<Value<'q>>,
 }
 
 /// A statement with values still to be bound.
+<<<<<<< HEAD
 pub(super) fn query<'q>(sql: &'static str) -> Query<'q> {
     Query { sql: Cow::Borrowed(sql), values: Vec::new() }
 }
@@ -125,6 +134,10 @@ impl<'q> Search<'q> {
         query.sql = Cow::Owned(sql);
         query
     }
+=======
+pub(super) fn query<'q>(sql: impl SqlSafeStr) -> Query<'q> {
+    Query { sql: sql.into_sql_str(), values: Vec::new() }
+>>>>>>> pg
 }
 
 impl<'q> Query<'q> {

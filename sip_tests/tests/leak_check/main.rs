@@ -19,11 +19,8 @@ mod calls;
 mod dialog;
 mod judge;
 mod log;
-<<<<<<< HEAD
 mod party;
-=======
 mod placed;
->>>>>>> c2c
 mod places;
 mod plant;
 mod slips;
