@@ -7,6 +7,7 @@ use crate::call::registry::{CallLimits, Shell, ShellParts};
 use crate::clock;
 use crate::command::{PidFile, PidFileError};
 use crate::config::{Checked, Listen};
+use crate::masking::session::MaskingSession;
 use crate::prompts::PromptLibrary;
 use crate::recording::repair;
 use crate::sip::transport::{BindError, ListenAddress, Protocol, TransportLimits, Transports};
@@ -27,6 +28,8 @@ use uuid::Uuid;
 
 /// How often the store learns that this process lives; the end of an orphaned call is known as exactly.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// After so many heartbeats it is looked for calls of processes that have died.
+const ORPHANS: u64 = 5;
 /// How often the end of a drain is looked for.
 const DRAIN_STEP: Duration = Duration::from_millis(100);
 /// What calls that outlive a drain get for their BYEs and CDRs.
@@ -99,7 +102,7 @@ fn init_logging() {
 
 async fn run(config: &Checked) -> Result<(), StartError> {
     raise_descriptor_limit();
-    let _pid_file = PidFile::claim(&config.store.pid_file())?;
+    let _pid_file = PidFile::claim(config.store.pid_file())?;
     let service = Service::start(config).await?;
     service.greet(config);
     shutdown_signal().await;
@@ -127,8 +130,8 @@ impl Service {
     /// The first thing that cannot be had; nothing stays open then.
     pub async fn start(config: &Checked) -> Result<Self, StartError> {
         let metrics = metrics_handle();
-        let key = SealKey::load_or_create(&config.store.key_file)?;
-        let store = Store::open_with_key(&config.store.url, Some(key)).await?;
+        let key = SealKey::load_or_create(config.store.key_file())?;
+        let store = Store::open_with_key(config.store.url(), Some(key)).await?;
         let new_account = prepare(&store, config).await?;
         let (prompts, loader) = PromptLibrary::with_loader(&config.http.fetch_allow)?;
         for entry in store.all_numbers() {
@@ -168,7 +171,7 @@ impl Service {
         let router = api::router(ApiState {
             store: store.clone(),
             readiness: readiness.clone(),
-            calls: Arc::new(Control(Arc::clone(&shell))),
+            calls: Arc::new(Control { shell: Arc::clone(&shell), index: Arc::clone(&index) }),
             prompts,
             limiter: Arc::new(Limiter::new(
                 config.http.requests_per_5_seconds,
@@ -269,7 +272,7 @@ impl Service {
         }
         writeln!(out, "  API         http://{}/v1/Account/{{auth_id}}/Masking/Session/", self.http)?;
         writeln!(out, "  recordings  {}", config.recordings.directory.display())?;
-        writeln!(out, "  database    {}", config.store.path.display())?;
+        writeln!(out, "  database    {}", config.store.shown())?;
         let account = match &self.new_account {
             Some(account) => {
                 writeln!(out, "\nA new account was made. The token is shown this once:")?;
@@ -305,12 +308,19 @@ impl Service {
     }
 }
 
-struct Control(Arc<Shell>);
+struct Control {
+    shell: Arc<Shell>,
+    index: Arc<Index>,
+}
 
 impl CallControl for Control {
     fn hang_up_session(&self, session: Uuid) {
-        let ended = self.0.hang_up_session(session);
+        let ended = self.shell.hang_up_session(session);
         info!(%session, calls = ended, "the API ends a session's calls");
+    }
+
+    fn initiate_call(&self, session: MaskingSession) {
+        self.shell.initiate(session, &self.index);
     }
 }
 
@@ -333,10 +343,8 @@ async fn prepare(store: &Store, config: &Checked) -> Result<Option<NewAccount>, 
     });
     store.sync_assigned_numbers(numbers.collect()).await?;
     warn_of_numbers(store, config);
-    let orphans = store.close_orphans(clock::wall_now()).await?;
-    if orphans > 0 {
-        warn!(legs = orphans, "an earlier process ended in the middle of calls; their records are closed");
-    }
+    store.heartbeat(clock::wall_now()).await?;
+    close_orphans(store).await?;
     let directory = config.recordings.directory.clone();
     match tokio::task::spawn_blocking(move || repair::unfinished(&directory)).await {
         Ok(Ok(0)) | Err(_) => {}
@@ -368,12 +376,24 @@ fn warn_of_numbers(store: &Store, config: &Checked) {
     }
 }
 
+/// Also looks after the calls of other processes that have died, when the database is shared.
 async fn heartbeat(store: Store) {
-    loop {
+    for beat in 0_u64.. {
         // A store that fails says so where calls need it.
         let _ = store.heartbeat(clock::wall_now()).await;
+        if store.is_shared() && beat % ORPHANS == 0 {
+            let _ = close_orphans(&store).await;
+        }
         clock::sleep(HEARTBEAT).await;
     }
+}
+
+async fn close_orphans(store: &Store) -> Result<(), StoreError> {
+    let legs = store.close_orphans(clock::wall_now()).await?;
+    if legs > 0 {
+        warn!(legs, "a process ended in the middle of calls; their records are closed");
+    }
+    Ok(())
 }
 
 fn listen_address(listen: &Listen) -> ListenAddress {

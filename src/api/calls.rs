@@ -45,9 +45,10 @@ fn call_object(leg: &LegRow, account: &str) -> Map<String, Value> {
     let opened = &leg.opened;
     let number = opened.virtual_number.as_ref().map(Did::digits).unwrap_or_default();
     let party = opened.party.as_ref().map(E164::digits).unwrap_or_default();
-    let (from, to, direction) = match opened.side {
-        Side::A => (party, number, "inbound"),
-        Side::B => (number, party, "outbound"),
+    // The first party of a call that we placed was called, too.
+    let (from, to, direction) = match (opened.side, opened.attempt) {
+        (Side::A, 0) => (party, number, "inbound"),
+        (Side::A | Side::B, _) => (number, party, "outbound"),
     };
     let talk = talk_s(leg);
     into_map(json!({

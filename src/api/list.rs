@@ -17,8 +17,8 @@ const MAX_LIMIT: i64 = 20;
 /// Without bounds a list shows what existed within the last seven days. This is wider than "created within" would
 /// be: a session that lives longer than a week is not lost from sight while it is active.
 const WINDOW_S: i64 = 7 * 86_400;
-/// A bounded range reaches back so far from its end, or from now if it has none: what is longer is cut there, and
-/// older sessions are seen by moving its end.
+/// A bounded range reaches back so far from its end, or from now if that is earlier: what is longer is cut there,
+/// and older sessions are seen by moving its end.
 const LONGEST_WINDOW_S: i64 = 30 * 86_400;
 /// How a comparison is written after `__`; the empty one is equality.
 const OPERATORS: [&str; 5] = ["", "gt", "gte", "lt", "lte"];
@@ -141,7 +141,8 @@ pub(super) fn session_filter(mut params: Params, now: Timestamp) -> Result<Sessi
         ends.from = earlier(now, WINDOW_S);
     }
     for range in [&mut created, &mut ends].into_iter().filter(|range| **range != TimeRange::default()) {
-        range.from = range.from.max(earlier(range.until.unwrap_or(now), LONGEST_WINDOW_S));
+        let end = range.until.unwrap_or(now).min(now);
+        range.from = range.from.max(earlier(end, LONGEST_WINDOW_S));
     }
     Ok(SessionFilter {
         first_party: params.party("first_party")?,

@@ -48,6 +48,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::clock;
+use crate::masking::session::MaskingSession;
 use crate::prompts::PromptLibrary;
 use crate::store::Store;
 use error::ApiError;
@@ -59,6 +60,9 @@ pub use serve::serve;
 pub trait CallControl: Send + Sync + 'static {
     /// Hangs up every live call of the session. Does not wait for it.
     fn hang_up_session(&self, session: Uuid);
+
+    /// Calls the session's first party and then connects the second one. Does not wait for it.
+    fn initiate_call(&self, session: MaskingSession);
 }
 
 /// Whether new calls are taken. Clones share it; it begins as not ready.

@@ -14,10 +14,10 @@ use super::error::ErrorBody;
 #[openapi(
     info(
         title = "Maskline",
-        description = "Number masking in the manner of Plivo's API: paths may end in a slash, every answer has an \
-                       `api_id`, and errors are `{\"api_id\": …, \"error\": …}`. An API that was written for \
-                       Plivo's SDKs reads leniently: names in any case, numbers and booleans also from strings, \
-                       null, \"\" and (for durations) 0 as \"not given\". What is described here is the strict form."
+        description = "Number masking in the manner of Plivo's API. Paths may end in a slash. Every answer has an \
+                       `api_id`; errors are `{\"api_id\": …, \"error\": …}`. Requests are described in their strict \
+                       form and read leniently, because SDKs differ: names in any case, numbers and booleans from \
+                       strings too, and null, `\"\"` and 0 for a duration as \"not given\"."
     ),
     components(schemas(ErrorBody)),
     modifiers(&Credentials),

@@ -52,26 +52,26 @@ pub(super) struct SessionCreate {
     /// Record the calls, from the moment at which both parties are connected.
     #[schema(default = true, nullable = false)]
     record: Option<bool>,
-    #[schema(inline, default = "mp3", nullable = false)]
+    #[schema(default = "mp3", nullable = false)]
     record_file_format: Option<Format>,
     /// Where recording events go; under 1000 characters.
-    #[schema(format = "uri", max_length = 999, nullable = false)]
+    #[schema(pattern = r"^https?://[^\s]+$", max_length = 999, nullable = false)]
     recording_callback_url: Option<String>,
-    #[schema(inline, default = "POST", nullable = false)]
+    #[schema(default = "POST", nullable = false)]
     recording_callback_method: Option<Method>,
     /// Where call events go; under 1000 characters.
-    #[schema(format = "uri", max_length = 999, nullable = false)]
+    #[schema(pattern = r"^https?://[^\s]+$", max_length = 999, nullable = false)]
     callback_url: Option<String>,
-    #[schema(inline, default = "POST", nullable = false)]
+    #[schema(default = "POST", nullable = false)]
     callback_method: Option<Method>,
     /// Call the first party at once and connect it with the second. Needs both parties.
     #[schema(default = false, nullable = false)]
     initiate_call_to_first_party: Option<bool>,
     /// A WAV or MP3 that the first party hears before it is connected.
-    #[schema(format = "uri", max_length = 999, nullable = false)]
+    #[schema(pattern = r"^https?://[^\s]+$", max_length = 999, nullable = false)]
     first_party_play_url: Option<String>,
     /// A WAV or MP3 that the second party hears before it is connected.
-    #[schema(format = "uri", max_length = 999, nullable = false)]
+    #[schema(pattern = r"^https?://[^\s]+$", max_length = 999, nullable = false)]
     second_party_play_url: Option<String>,
     /// Ask callers from unknown numbers for a PIN. Needs PINs, given or generated.
     #[schema(default = false, nullable = false)]
@@ -89,7 +89,7 @@ pub(super) struct SessionCreate {
     #[schema(pattern = "^[0-9]{4,15}$", nullable = false)]
     second_party_pin: Option<String>,
     /// A WAV or MP3 that asks for the PIN; without it a built-in one is played.
-    #[schema(format = "uri", max_length = 999, nullable = false)]
+    #[schema(pattern = r"^https?://[^\s]+$", max_length = 999, nullable = false)]
     pin_prompt_play: Option<String>,
     /// Further entries after a wrong one.
     #[schema(minimum = 0, maximum = 5, default = 1, nullable = false)]
@@ -98,10 +98,10 @@ pub(super) struct SessionCreate {
     #[schema(minimum = 5, maximum = 10, default = 5, nullable = false)]
     pin_retry_wait: Option<i64>,
     /// A WAV or MP3 that follows a wrong PIN.
-    #[schema(format = "uri", max_length = 999, nullable = false)]
+    #[schema(pattern = r"^https?://[^\s]+$", max_length = 999, nullable = false)]
     incorrect_pin_play: Option<String>,
     /// A WAV or MP3 for callers whom no session takes.
-    #[schema(format = "uri", max_length = 999, nullable = false)]
+    #[schema(pattern = r"^https?://[^\s]+$", max_length = 999, nullable = false)]
     unknown_caller_play: Option<String>,
     /// Ask the parties' own numbers for their PIN too. Only with `is_pin_authentication_required`.
     #[schema(default = false, nullable = false)]
@@ -135,23 +135,23 @@ pub(super) struct SessionUpdate {
     /// Record the calls that begin from now on.
     #[schema(nullable = false)]
     record: Option<bool>,
-    #[schema(inline, nullable = false)]
+    #[schema(nullable = false)]
     record_file_format: Option<Format>,
     /// Where recording events go; under 1000 characters.
-    #[schema(format = "uri", max_length = 999, nullable = false)]
+    #[schema(pattern = r"^https?://[^\s]+$", max_length = 999, nullable = false)]
     recording_callback_url: Option<String>,
-    #[schema(inline, nullable = false)]
+    #[schema(nullable = false)]
     recording_callback_method: Option<Method>,
     /// Where call events go; under 1000 characters.
-    #[schema(format = "uri", max_length = 999, nullable = false)]
+    #[schema(pattern = r"^https?://[^\s]+$", max_length = 999, nullable = false)]
     callback_url: Option<String>,
-    #[schema(inline, nullable = false)]
+    #[schema(nullable = false)]
     callback_method: Option<Method>,
     /// A WAV or MP3 that the first party hears before it is connected.
-    #[schema(format = "uri", max_length = 999, nullable = false)]
+    #[schema(pattern = r"^https?://[^\s]+$", max_length = 999, nullable = false)]
     first_party_play_url: Option<String>,
     /// A WAV or MP3 that the second party hears before it is connected.
-    #[schema(format = "uri", max_length = 999, nullable = false)]
+    #[schema(pattern = r"^https?://[^\s]+$", max_length = 999, nullable = false)]
     second_party_play_url: Option<String>,
     /// The missing party of a single-party session.
     #[schema(pattern = r"^\+?[1-9][0-9]{6,14}$", nullable = false)]
@@ -162,26 +162,17 @@ pub(super) struct SessionUpdate {
 }
 
 #[derive(ToSchema)]
-#[schema(rename_all = "lowercase")]
+#[schema(as = RecordFileFormat, rename_all = "lowercase")]
 enum Format {
     Mp3,
     Wav,
 }
 
 #[derive(ToSchema)]
-#[schema(rename_all = "UPPERCASE")]
+#[schema(as = CallbackMethod, rename_all = "UPPERCASE")]
 enum Method {
     Get,
     Post,
-}
-
-#[derive(ToSchema)]
-#[schema(rename_all = "kebab-case")]
-enum State {
-    Active,
-    InProgress,
-    Expired,
-    All,
 }
 
 /// Times are UTC, `YYYY-MM-DD HH:MM[:ss[.uuuuuu]]`; one without a fraction means its whole second.
@@ -195,8 +186,8 @@ pub(super) struct ListQuery {
     #[param(nullable = false)]
     virtual_number: Option<String>,
     /// `active` includes `in-progress`.
-    #[param(inline, default = "all", nullable = false)]
-    status: Option<State>,
+    #[param(pattern = "^(active|in-progress|expired|all)$", default = "all", nullable = false)]
+    status: Option<String>,
     /// Within this second or microsecond.
     #[param(nullable = false, example = "2024-02-01 06:28:15")]
     created_time: Option<String>,

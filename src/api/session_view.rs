@@ -31,8 +31,6 @@ pub(super) struct SessionObject {
     /// Without `+`.
     #[schema(pattern = "^[0-9]{7,15}$")]
     virtual_number: String,
-    /// `in-progress`: active, and at least one call is going on.
-    #[schema(inline)]
     status: Status,
     initiate_call_to_first_party: bool,
     session_uuid: Uuid,
@@ -136,7 +134,9 @@ impl From<Option<Timestamp>> for TimeOrNone {
     }
 }
 
+/// `in-progress`: active, and at least one call is going on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = SessionStatus)]
 #[serde(rename_all = "kebab-case")]
 enum Status {
     Active,

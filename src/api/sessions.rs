@@ -163,6 +163,9 @@ async fn create(
         Creation::Again(session) => session,
         Creation::New(session) => {
             prefetch(&state, &session);
+            if session.initiate_call_to_first_party {
+                state.calls.initiate_call(session.clone());
+            }
             session
         }
     };
@@ -266,7 +269,7 @@ async fn expire(
 ///
 /// Newest first; every filter that is given must fit. Without a filter on `created_time` or `expiry_time` the list
 /// has what existed within the last seven days; a range of either reaches back at most 30 days from its end, or from
-/// now if it has none.
+/// now if that is earlier.
 #[utoipa::path(
     get,
     path = "/v1/Account/{auth_id}/Masking/Session",

@@ -33,11 +33,18 @@ tokio::task_local! {
 }
 
 #[derive(Default)]
-struct Calls(Mutex<Vec<Uuid>>);
+struct Calls {
+    ended: Mutex<Vec<Uuid>>,
+    initiated: Mutex<Vec<Uuid>>,
+}
 
 impl CallControl for Calls {
     fn hang_up_session(&self, session: Uuid) {
-        self.0.lock().unwrap().push(session);
+        self.ended.lock().unwrap().push(session);
+    }
+
+    fn initiate_call(&self, session: MaskingSession) {
+        self.initiated.lock().unwrap().push(session.uuid);
     }
 }
 
@@ -549,7 +556,29 @@ async fn a_deleted_session_stays_readable_as_expired() {
             assert_eq!((answer.status, answer.error()), (400, "Session already expired"));
         }
         assert_eq!(service.create(pair()).await.status, 201, "its number is free again");
-        assert!(service.calls.0.lock().unwrap().is_empty(), "live calls go on");
+        assert!(service.calls.ended.lock().unwrap().is_empty(), "live calls go on");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn only_a_create_that_says_so_calls_the_first_party() {
+    let service = Service::start(2).await;
+    at_start(async {
+        service.session(pair()).await;
+        assert!(service.calls.initiated.lock().unwrap().is_empty());
+        let created = service.create(with(pair(), json!({"initiate_call_to_first_party": "true"}))).await;
+        assert_eq!(
+            (created.status, &created.body["session"]["initiate_call_to_first_party"]),
+            (201, &json!(true))
+        );
+        let uuid = Uuid::parse_str(created.body["session_uuid"].as_str().unwrap()).unwrap();
+        assert_eq!(*service.calls.initiated.lock().unwrap(), [uuid]);
+        assert_eq!(
+            service.create(with(pair(), json!({"initiate_call_to_first_party": true}))).await.status,
+            400
+        );
+        assert_eq!(service.calls.initiated.lock().unwrap().len(), 1, "without a number nobody is called");
     })
     .await;
 }
@@ -563,11 +592,11 @@ async fn delete_with_hangup_ends_its_calls_even_when_it_had_expired() {
         assert_eq!(service.call(Method::DELETE, &path, json!({})).await.status, 200);
         assert_eq!(service.call(Method::DELETE, &path, json!({})).await.status, 400);
         let uuid = Uuid::parse_str(&uuid).unwrap();
-        assert_eq!(*service.calls.0.lock().unwrap(), [uuid, uuid]);
+        assert_eq!(*service.calls.ended.lock().unwrap(), [uuid, uuid]);
         let stranger = format!("/v1/Account/{OTHER}/Masking/Session/{uuid}/?hangup=true");
         let answer = service.raw(Method::DELETE, &stranger, Some(basic(OTHER, "other")), "").await;
         assert_eq!(
-            (answer.status, service.calls.0.lock().unwrap().len()),
+            (answer.status, service.calls.ended.lock().unwrap().len()),
             (404, 2),
             "another account's calls"
         );
@@ -790,7 +819,7 @@ async fn make_call(service: &Service, uuid: &str, ended: bool) -> (Uuid, Uuid) {
         trunk: "local".into(),
         started_at: at(10),
     };
-    let a = opened(Side::A, 1, PartyRole::Second);
+    let a = opened(Side::A, 0, PartyRole::Second);
     let b = [opened(Side::B, 1, PartyRole::First), opened(Side::B, 2, PartyRole::First)];
     service.store.open_leg(a.clone()).await.unwrap();
     let (a_uuid, b_uuid) = (a.leg, b[1].leg);

@@ -30,7 +30,7 @@ pub struct LegOpened {
     pub account: Option<String>,
     /// The caller's leg or the called party's.
     pub side: Side,
-    /// 1 for the first, one more for each gateway tried after it.
+    /// 0 for a leg that came in; 1 for the first gateway that ours was sent to, one more for each tried after it.
     pub attempt: u8,
     /// What was dialled, if it is ours.
     pub virtual_number: Option<Did>,
@@ -156,7 +156,7 @@ macro_rules! leg_columns {
          l.hangup_cause_code, l.hangup_source, l.sip_status, l.packets_received, l.packets_sent, \
          l.packets_lost, l.jitter, \
          (SELECT a.uuid FROM legs a WHERE a.interaction = l.interaction AND a.side = 'A' AND l.side = 'B' \
-          LIMIT 1) AS parent"
+          ORDER BY a.attempt DESC LIMIT 1) AS parent"
     };
 }
 

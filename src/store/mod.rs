@@ -27,6 +27,7 @@ mod idempotency;
 mod nodes;
 mod number_writes;
 mod numbers;
+mod partners;
 mod route_cache;
 mod row;
 mod seal;
@@ -59,6 +60,7 @@ pub use seal::{SealKey, SealKeyError, Secret};
 pub use session_types::{
     ChangeRefusal, NewPin, NewSession, SessionFilter, SessionPage, SessionState, SessionUpdate, TimeRange,
 };
+pub use sql::server_of;
 
 use accounts::{Account, Secrets, Subaccounts};
 use call_writes::CallWrite;

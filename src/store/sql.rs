@@ -379,6 +379,41 @@ impl Options {
     }
 }
 
+/// Parameters of a `postgres://` URL. sqlx would log any other one, value and all.
+const PARAMETERS: [&str; 12] = [
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "application_name",
+    "statement-cache-capacity",
+];
+
+/// What may be shown of a `postgres://` URL: user, server and database.
+///
+/// # Errors
+/// What is wrong with it, without any of it.
+pub fn server_of(url: &str) -> Result<String, &'static str> {
+    let query = url.split_once('?').map(|(_, query)| query).unwrap_or_default();
+    let names = query.split('&').filter(|part| !part.is_empty()).map(|part| part.split('=').next());
+    if !names.flatten().all(|name| PARAMETERS.contains(&name)) {
+        return Err("it has a parameter that is not known");
+    }
+    let options = PgConnectOptions::from_str(url).map_err(|_| "it is no URL of a PostgreSQL database")?;
+    let Some(database) = options.get_database() else { return Err("it names no database") };
+    let place = match options.get_socket() {
+        Some(socket) => socket.display().to_string(),
+        None => format!("{}:{}", options.get_host(), options.get_port()),
+    };
+    Ok(format!("postgres://{}@{place}/{database}", options.get_username()))
+}
+
 /// No statement takes for ever, and the locks of a process that vanished in a transaction are let go: by the server,
 /// which need not have noticed.
 fn bounded(options: &PgConnectOptions) -> PgConnectOptions {

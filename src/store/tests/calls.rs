@@ -4,10 +4,10 @@ use media::Side;
 
 use super::*;
 use crate::masking::session::PartyRole;
-use crate::store::sql::Connection;
 
 on_both!(tokio::test:
     a_call_is_known_from_its_invite_on_and_complete_after_its_close,
+    the_known_partys_partner_is_the_other_end_of_the_last_talk,
     a_close_without_an_open_is_a_whole_record,
     a_call_record_that_cannot_be_stored_leaves_the_others,
     what_a_dead_process_left_open_is_closed_at_its_last_heartbeat,
@@ -27,7 +27,7 @@ fn leg(session: &MaskingSession, interaction: Uuid, side: Side, started_at: Time
         session: Some(session.uuid),
         account: Some(ACCOUNT.into()),
         side,
-        attempt: 1,
+        attempt: if side == Side::A { 0 } else { 1 },
         virtual_number: Some(session.virtual_number.clone()),
         party: session.party(role).cloned(),
         role: Some(role),
@@ -66,7 +66,7 @@ fn closed(opened: LegOpened, answered_at: Option<Timestamp>, ended_at: Timestamp
     }
 }
 
-fn cdr(a: LegOpened, b: LegOpened) -> Cdr {
+pub(super) fn cdr(a: LegOpened, b: LegOpened) -> Cdr {
     Cdr {
         interaction: a.interaction,
         session: a.session,
@@ -104,6 +104,38 @@ async fn a_call_is_known_from_its_invite_on_and_complete_after_its_close(databas
     assert_eq!(store.find_leg("MAOTHER", a.leg).await.unwrap(), None);
     let (legs, total) = store.list_legs(ACCOUNT, 1, 1).await.unwrap();
     assert_eq!((legs.len(), total), (1, 2));
+}
+
+async fn the_known_partys_partner_is_the_other_end_of_the_last_talk(database: &Database) {
+    let store = store(database, 1).await;
+    let single = NewSession { second_party: None, single_party: Some(true), ..wanted(0, 1) };
+    let session = create(&store, single, at(0)).await.unwrap();
+    let known = party(0);
+    let partner = async || store.last_partner(session.uuid, &known).await.unwrap();
+    // Of whom, at which second, and whether both legs were answered.
+    let call = async |caller: Option<E164>, callee: Option<E164>, second: i64, answered: bool| {
+        let interaction = Uuid::new_v4();
+        let a = LegOpened { party: caller, ..leg(&session, interaction, Side::A, at(second)) };
+        let b = LegOpened { party: callee, ..leg(&session, interaction, Side::B, at(second)) };
+        let answer = answered.then_some(at(second));
+        let legs =
+            vec![closed(a.clone(), Some(at(second)), at(second)), closed(b.clone(), answer, at(second))];
+        store.close_call(Cdr { legs, started_at: at(second), ..cdr(a, b) }).await.unwrap();
+    };
+    assert_eq!(partner().await, None, "nobody has called");
+    call(Some(party(5)), Some(known.clone()), 10, false).await;
+    assert_eq!(partner().await, None, "nobody has talked");
+    call(Some(party(6)), Some(known.clone()), 20, true).await;
+    assert_eq!(partner().await, Some(party(6)));
+    call(Some(party(7)), Some(known.clone()), 30, false).await;
+    assert_eq!(partner().await, Some(party(6)), "the later one did not get through");
+    call(Some(party(8)), Some(known.clone()), 40, true).await;
+    call(Some(known.clone()), Some(party(6)), 50, true).await;
+    assert_eq!(partner().await, Some(party(6)), "his own call counts as well");
+    call(None, Some(known.clone()), 60, true).await;
+    assert_eq!(partner().await, None, "whoever it was, it was not the one before");
+    let other = store.last_partner(Uuid::new_v4(), &known).await.unwrap();
+    assert_eq!(other, None, "another session's");
 }
 
 async fn a_close_without_an_open_is_a_whole_record(database: &Database) {
@@ -176,14 +208,6 @@ async fn a_call_record_that_cannot_be_stored_leaves_the_others(database: &Databa
     } else {
         "CREATE TRIGGER refuse BEFORE INSERT ON legs WHEN NEW.trunk = 'bad' BEGIN SELECT RAISE(ABORT, 'no'); END"
     };
-    struct Run(&'static str);
-    impl Write for Run {
-        type Done = ();
-        async fn apply(&mut self, connection: &mut Connection) -> Result<(), StoreError> {
-            query(self.0).execute(connection).await?;
-            Ok(())
-        }
-    }
     store.write(Run(refuse)).await.unwrap();
     let good = leg(&session, Uuid::new_v4(), Side::A, at(1));
     let bad = LegOpened { trunk: "bad".into(), ..leg(&session, Uuid::new_v4(), Side::A, at(1)) };

@@ -3,6 +3,8 @@
 
 mod calls;
 pub(super) mod database;
+mod management;
+mod nodes;
 mod sessions;
 
 use std::os::unix::fs::PermissionsExt;
@@ -13,6 +15,7 @@ use super::*;
 use crate::masking::allocate::Refusal;
 use crate::masking::session::{HttpMethod, MaskingSession, Pin, RecordFormat};
 use crate::number::{Did, E164};
+use crate::store::sql::Connection;
 use database::{Database, on_both};
 
 const ACCOUNT: &str = "MAAAAAAAAAAAAAAAAAAA";
@@ -58,6 +61,18 @@ async fn store(database: &Database, numbers_in_pool: usize) -> Store {
 
 fn opens(store: &Store, auth_id: &str, token: &str) -> bool {
     store.identify(auth_id, token, at(0)).is_some()
+}
+
+/// A statement as a write.
+struct Run(&'static str);
+
+impl Write for Run {
+    type Done = ();
+
+    async fn apply(&mut self, connection: &mut Connection) -> Result<(), StoreError> {
+        query(self.0).execute(connection).await?;
+        Ok(())
+    }
 }
 
 fn wanted(first: usize, second: usize) -> NewSession {
