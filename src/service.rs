@@ -4,6 +4,7 @@ use crate::api::{self, ApiState, CallControl, Limiter, Readiness};
 use crate::call::cdr::HangupCause;
 use crate::call::dispatch::{Dispatcher, Index};
 use crate::call::registry::{CallLimits, Shell, ShellParts};
+use crate::callbacks::Courier;
 use crate::clock;
 use crate::command::{PidFile, PidFileError};
 use crate::config::{Checked, Listen};
@@ -130,7 +131,7 @@ impl Service {
     /// The first thing that cannot be had; nothing stays open then.
     pub async fn start(config: &Checked) -> Result<Self, StartError> {
         let metrics = metrics_handle();
-        let key = SealKey::load_or_create(config.store.key_file())?;
+        let key = SealKey::load_or_create(&config.store.key_file)?;
         let store = Store::open_with_key(config.store.url(), Some(key)).await?;
         let new_account = prepare(&store, config).await?;
         let (prompts, loader) = PromptLibrary::with_loader(&config.http.fetch_allow)?;
@@ -193,6 +194,7 @@ impl Service {
                 error!("http: {error}");
             }
         });
+        jobs.spawn(Courier::new(store.clone(), &config.http.fetch_allow)?.run());
         jobs.spawn(heartbeat(store));
         jobs.spawn(loader.run());
         readiness.set(true);

@@ -158,7 +158,8 @@ async fn create(
     let mut wanted =
         new_session(params, &tenant.account, |party| state.store.virtual_number(party).is_some())?;
     wanted.subaccount = tenant.subaccount_of_new(&state, wanted.subaccount)?;
-    let session = match state.store.create_session_once(wanted, key, (state.now)()).await?? {
+    let now = (state.now)();
+    let session = match state.store.create_session_once(wanted, key, now).await?? {
         Creation::Mismatch => return Err(ApiError::key_reused()),
         Creation::Again(session) => session,
         Creation::New(session) => {

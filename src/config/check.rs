@@ -192,7 +192,9 @@ fn store(written: &StoreConfig, recordings: &Path, faults: &mut Faults) -> Store
             PathBuf::new()
         }
         Some(key_file) => PathBuf::from(key_file),
-        None => pid_file.with_file_name("maskline.key"),
+        None if written.url.starts_with("sqlite:") => pid_file.with_file_name("maskline.key"),
+        // All processes of one database must have the same, so it does not lie with what belongs to one.
+        None => PathBuf::from("data/maskline.key"),
     };
     StoreSettings { url: written.url.clone(), shown, pid_file, key_file }
 }

@@ -112,7 +112,8 @@ pub struct StoreSettings {
     url: String,
     shown: String,
     pid_file: PathBuf,
-    key_file: PathBuf,
+    /// The file with the key that seals tokens.
+    pub key_file: PathBuf,
 }
 
 impl StoreSettings {
@@ -133,14 +134,6 @@ impl StoreSettings {
     #[must_use]
     pub fn pid_file(&self) -> &Path {
         &self.pid_file
-    }
-}
-
-impl StoreSettings {
-    /// The file with the key that seals tokens.
-    #[must_use]
-    pub fn key_file(&self) -> &Path {
-        &self.key_file
     }
 }
 

@@ -27,6 +27,7 @@ mod idempotency;
 mod nodes;
 mod number_writes;
 mod numbers;
+mod outbox;
 mod partners;
 mod route_cache;
 mod row;
@@ -46,16 +47,17 @@ use std::time::Duration;
 
 use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use uuid::Uuid;
 
 pub use accounts::{AccountInfo, AccountRefusal, Identity, NewAccount, Subaccount};
-pub use calls::{Cdr, InteractionRow, LegCdr, LegOpened, LegRow, RecordingRow};
+pub use calls::{Cdr, InteractionRow, LegCdr, LegOpened, LegRow, Note, RecordingRow};
 pub use guesses::Verdict;
 pub use idempotency::{Creation, IdempotencyKey};
 pub use number_writes::{NewNumber, NumberChange, NumberRefusal};
 pub use numbers::{NoSession, NumberEntry, Route, VirtualNumber, VirtualNumberConfig};
+pub use outbox::{Attempt, EventFilter, EventState, Lease, MIN_TRIES, RecordingReport, StoredEvent, Stream};
 pub use seal::{SealKey, SealKeyError, Secret};
 pub use session_types::{
     ChangeRefusal, NewPin, NewSession, SessionFilter, SessionPage, SessionState, SessionUpdate, TimeRange,
@@ -94,6 +96,8 @@ struct Inner {
     node: Arc<str>,
     /// Hears of other processes' changes; there are none of an SQLite file.
     follower: OnceLock<AbortHandle>,
+    /// Told after every commit: there may be events to send.
+    committed: Arc<Notify>,
 }
 
 impl Drop for Inner {
@@ -187,10 +191,12 @@ impl Store {
         let routes = Arc::new(RouteCache::new(!shared));
         let node = Arc::<str>::from(Uuid::new_v4().to_string());
         let writer = Writer::new(options.clone(), options.connect().await?, node.clone(), routes.clone());
+        let committed = writer.committed();
         tokio::spawn(writer::run(writer, orders));
         let (directory, reloading, follower) = Default::default();
         let secrets = Secrets::new(key);
-        let inner = Inner { readers, queue, directory, reloading, routes, secrets, node, follower };
+        let inner =
+            Inner { readers, queue, directory, reloading, routes, secrets, node, follower, committed };
         let store = Self { inner: Arc::new(inner) };
         store.reload_directory().await?;
         if let Options::Postgres(options) = options {
@@ -227,6 +233,11 @@ impl Store {
             follower.abort();
         }
         self.inner.readers.close().await;
+    }
+
+    /// Ends after the next commit of this process, or at once when there was one since the last call.
+    pub async fn committed(&self) {
+        self.inner.committed.notified().await;
     }
 
     fn node(&self) -> &str {

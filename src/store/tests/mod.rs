@@ -59,10 +59,6 @@ async fn store(database: &Database, numbers_in_pool: usize) -> Store {
     store
 }
 
-fn opens(store: &Store, auth_id: &str, token: &str) -> bool {
-    store.identify(auth_id, token, at(0)).is_some()
-}
-
 /// A statement as a write.
 struct Run(&'static str);
 
@@ -73,6 +69,10 @@ impl Write for Run {
         query(self.0).execute(connection).await?;
         Ok(())
     }
+}
+
+fn opens(store: &Store, auth_id: &str, token: &str) -> bool {
+    store.identify(auth_id, token, at(0)).is_some()
 }
 
 fn wanted(first: usize, second: usize) -> NewSession {

@@ -211,7 +211,7 @@ async fn two_first_starts_make_one_account(database: &Database) {
     let made: Vec<NewAccount> = [made.unwrap(), also.unwrap()].into_iter().flatten().collect();
     let [account] = made.as_slice() else { panic!("{} accounts", made.len()) };
     for store in [one, two] {
-        until("both know it", async || opens(store, &account.auth_id, &account.auth_token)).await;
+        until("both know it", async || opens(&store, &account.auth_id, &account.auth_token)).await;
     }
 }
 
