@@ -145,6 +145,7 @@ impl fmt::Debug for StoreSettings {
         f.debug_struct("StoreSettings")
             .field("shown", &self.shown)
             .field("pid_file", &self.pid_file)
+            .field("key_file", &self.key_file)
             .finish_non_exhaustive()
     }
 }

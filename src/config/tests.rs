@@ -130,7 +130,7 @@ fn each_fault_names_its_key_its_value_and_what_is_allowed() {
             "sip.listen[1] = \"UDP://0.0.0.0:5060\": it is given twice",
         ),
         (
-            "[sip]\nlisten = [\"tls://0.0.0.0:5061\"]",
+            "[sip]\nlisten = [\"tls://0.0.0.0:5061\"]\ntls = { key = \"a\" }",
             "sip.tls.certificate is missing; allowed: the path of a PEM file",
         ),
         ("[sip]\nlisten = []", "sip.listen is missing; allowed: a list of udp"),

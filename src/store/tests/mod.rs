@@ -4,6 +4,7 @@
 mod calls;
 pub(super) mod database;
 mod events;
+mod management;
 mod nodes;
 mod sessions;
 
