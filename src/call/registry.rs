@@ -467,6 +467,7 @@ impl Shell {
             address,
             connection: to.connection,
             local: to.local,
+            name: to.name.clone(),
             token: to.token.clone(),
         };
         match &to.place {
@@ -526,9 +527,10 @@ impl Shell {
     async fn outlet(&self, trunk: &Arc<Trunk>, gateway: &Gateway) -> Option<Outlet> {
         let protocol = match gateway.transport {
             Some(Transport::Tcp) => Protocol::Tcp,
+            Some(Transport::Tls) => Protocol::Tls,
             Some(Transport::Udp) | None => Protocol::Udp,
         };
-        let port = gateway.port.unwrap_or(5060);
+        let port = gateway.port_or_default();
         let address = match gateway.ip() {
             Some(ip) => SocketAddr::new(ip, port),
             None => resolve(&gateway.host, port).await?,
@@ -544,6 +546,7 @@ impl Shell {
                 connection: None,
                 local: None,
                 pinned: gateway.transport.is_some(),
+                name: gateway.ip().is_none().then(|| Arc::from(gateway.host.as_str())),
                 token: None,
             },
             host: gateway.port.map_or(literal.clone(), |port| format!("{literal}:{port}")),

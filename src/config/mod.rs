@@ -18,6 +18,7 @@ pub use written::{
 };
 
 use crate::number::Did;
+use crate::sip::transport::TlsFiles;
 use crate::trunk::{Gateway, Transport, Trunks};
 use error::Faults;
 use ipnet::IpNet;
@@ -67,6 +68,8 @@ pub struct SipLimits {
     pub tcp_idle: Duration,
     /// TCP connections at one time, at least 1.
     pub tcp_connections: u32,
+    /// Certificates; its own ones are there when a listener needs them.
+    pub tls: TlsFiles,
 }
 
 /// One SIP listener.
