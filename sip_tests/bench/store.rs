@@ -25,8 +25,8 @@ const ACCOUNT: &str = "MABENCHBENCHBENCHBEN";
 const NUMBERS: usize = 1000;
 /// Sessions with PIN on each number.
 const PINS: usize = 8;
-const SAMPLES: usize = 2000;
-const LISTS: usize = 100;
+const SAMPLES: usize = 1000;
+const LISTS: usize = 20;
 const HOUR: Duration = Duration::from_secs(3600);
 
 type Failure = Box<dyn Error>;

@@ -26,77 +26,93 @@ impl Store {
         offset: u64,
         now: Timestamp,
     ) -> Result<SessionPage, StoreError> {
-        let mut page = Conditions::new(account);
-        page.add(filter, now, Use::Order);
-        let page = page.query(
+        let count = Conditions::new(account, filter, now, Use::Count);
+        let count = count.query("SELECT COUNT(*) AS total FROM sessions WHERE ", None);
+        let total: u64 = count.fetch_one(self.readers()).await?.unsigned("total")?;
+        // Few are found by what they have in common and sorted; of many the newest are soon met.
+        let index = if total <= SORTED { Use::Count } else { Use::Order };
+        let page = Conditions::new(account, filter, now, index).query(
             concat!("SELECT ", columns!(), " FROM sessions WHERE "),
             Some((limit, i64::try_from(offset).unwrap_or(i64::MAX))),
         );
         let rows = page.fetch_all(self.readers()).await?;
-        let mut count = Conditions::new(account);
-        count.add(filter, now, Use::Count);
-        let count = count.query("SELECT COUNT(*) AS total FROM sessions WHERE ", None);
-        let total = count.fetch_one(self.readers()).await?;
-        Ok(SessionPage {
-            sessions: rows.iter().map(session).collect::<Result<_, _>>()?,
-            total: total.unsigned("total")?,
-        })
+        Ok(SessionPage { sessions: rows.iter().map(session).collect::<Result<_, _>>()?, total })
     }
 }
+
+/// So many sessions are sorted for a page; of more, the newest are looked through.
+const SORTED: u64 = 5000;
 
 /// What an index is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Use {
-    /// The order of the page. Ranges fit too many sessions to be sorted, so they must not choose the index: the
-    /// unary plus keeps them from it.
+    /// The order: what fits is too much to be sorted.
     Order,
-    /// The number of sessions.
+    /// What fits.
     Count,
 }
 
 /// What must be true of a session, with the values in the order of their `$n`. No value gets into the text.
+///
+/// SQLite knows nothing of how many rows a condition leaves, so it is told: a condition with a unary plus, or on
+/// `account || ''`, chooses no index.
 struct Conditions<'q> {
     sql: String,
     values: Vec<Value<'q>>,
 }
 
 impl<'q> Conditions<'q> {
-    fn new(account: &'q str) -> Self {
-        Self { sql: "account = $1".to_owned(), values: vec![account.into()] }
-    }
-
-    /// `condition` stands before its value, if there is one.
-    fn and(&mut self, condition: &'static str, value: Option<impl Into<Value<'q>>>) {
-        if let Some(value) = value {
-            self.values.push(value.into());
-            self.sql += &format!(" AND {condition} ${}", self.values.len());
-        }
-    }
-
-    fn add(&mut self, filter: &'q SessionFilter, now: Timestamp, index: Use) {
-        self.and("first_party =", filter.first_party.as_ref().map(E164::digits));
-        self.and("second_party =", filter.second_party.as_ref().map(E164::digits));
-        self.and("virtual_number =", filter.virtual_number.as_ref().map(Did::digits));
-        self.and("subaccount =", filter.subaccount.as_deref());
-        self.and("created_at >=", filter.created.from.map(micros));
-        self.and("created_at <", filter.created.until.map(micros));
-        let ends = |by_order, by_count| if index == Use::Order { by_order } else { by_count };
+    fn new(account: &'q str, filter: &'q SessionFilter, now: Timestamp, index: Use) -> Self {
+        // A party or a live call leaves a handful, whatever else is asked; a number or a sub-account few enough.
+        let handful = filter.first_party.is_some()
+            || filter.second_party.is_some()
+            || filter.state == SessionState::InProgress;
+        let few = handful || filter.virtual_number.is_some() || filter.subaccount.is_some();
+        let mut all = Self { sql: String::new(), values: vec![] };
+        all.and(if handful { "account || '' =" } else { "account =" }, Some(account));
+        all.and("first_party =", filter.first_party.as_ref().map(E164::digits));
+        all.and("second_party =", filter.second_party.as_ref().map(E164::digits));
+        all.and(
+            if handful { "virtual_number || '' =" } else { "virtual_number =" },
+            filter.virtual_number.as_ref().map(Did::digits),
+        );
+        all.and(if handful { "subaccount || '' =" } else { "subaccount =" }, filter.subaccount.as_deref());
+        let [created_from, created_until] =
+            if handful { ["+created_at >=", "+created_at <"] } else { ["created_at >=", "created_at <"] };
+        all.and(created_from, filter.created.from.map(micros));
+        all.and(created_until, filter.created.until.map(micros));
+        let plain = index == Use::Count && !few;
+        let range = |plus, without| if plain { without } else { plus };
         // A session that was deleted ends at its deletion, so this is all that activity depends on.
         let now = Some(micros(now));
         match filter.state {
             SessionState::Any => {}
-            SessionState::Active => self.and(ends("+ends_at >", "ends_at >"), now),
-            SessionState::Expired => self.and(ends("+ends_at <=", "ends_at <="), now),
+            SessionState::Active => all.and(range("+ends_at >", "ends_at >"), now),
+            SessionState::Expired => all.and(range("+ends_at <=", "ends_at <="), now),
             SessionState::InProgress => {
-                self.and("ends_at >", now);
-                self.sql += " AND uuid IN (SELECT session FROM interactions \
-                             WHERE ended_at IS NULL AND session IS NOT NULL)";
+                all.and("+ends_at >", now);
+                all.sql += " AND uuid IN (SELECT session FROM interactions \
+                            WHERE ended_at IS NULL AND session IS NOT NULL)";
             }
         }
-        self.and(ends("+ends_at >=", "ends_at >="), filter.ends.from.map(micros));
-        self.and(ends("+ends_at <", "ends_at <"), filter.ends.until.map(micros));
-        self.and("(expires_at - created_at) / 1000000 >=", filter.duration_s.0);
-        self.and("(expires_at - created_at) / 1000000 <=", filter.duration_s.1);
+        all.and(range("+ends_at >=", "ends_at >="), filter.ends.from.map(micros));
+        all.and(range("+ends_at <", "ends_at <"), filter.ends.until.map(micros));
+        let [at_least, at_most] = if plain {
+            ["(expires_at - created_at) / 1000000 >=", "(expires_at - created_at) / 1000000 <="]
+        } else {
+            ["+(expires_at - created_at) / 1000000 >=", "+(expires_at - created_at) / 1000000 <="]
+        };
+        all.and(at_least, filter.duration_s.0);
+        all.and(at_most, filter.duration_s.1);
+        all
+    }
+
+    /// `condition` stands before its value, if there is one.
+    fn and(&mut self, condition: &'static str, value: Option<impl Into<Value<'q>>>) {
+        let Some(value) = value else { return };
+        self.values.push(value.into());
+        let and = if self.sql.is_empty() { "" } else { " AND " };
+        self.sql += &format!("{and}{condition} ${}", self.values.len());
     }
 
     /// The whole statement; with limit and offset: newest first.
