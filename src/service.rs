@@ -180,7 +180,7 @@ impl Service {
             )),
             trunks: dialable_trunks(config),
             metrics: Some(metrics),
-            base_url: None,
+            base_url: config.http.public_url.clone(),
             now: clock::wall_now,
         });
         let (stop_http, stopped) = oneshot::channel::<()>();
@@ -194,7 +194,8 @@ impl Service {
                 error!("http: {error}");
             }
         });
-        jobs.spawn(Courier::new(store.clone(), &config.http.fetch_allow)?.run());
+        let base = config.http.public_url.clone().unwrap_or_else(|| format!("http://{http}"));
+        jobs.spawn(Courier::new(store.clone(), &config.http.fetch_allow, base)?.run());
         jobs.spawn(heartbeat(store));
         jobs.spawn(loader.run());
         readiness.set(true);
