@@ -162,7 +162,7 @@ impl Service {
             connections: usize::try_from(config.sip.tcp_connections).unwrap_or(usize::MAX),
             ..TransportLimits::default()
         };
-        let transports = Transports::bind(&listen, limits, Arc::new(handler)).await?;
+        let transports = Transports::bind(&listen, limits, config.sip.tls.clone(), Arc::new(handler))?;
         shell.set_transports(transports.clone());
 
         let refused = |source| StartError::Http { address: config.http.listen, source };
@@ -403,6 +403,7 @@ fn listen_address(listen: &Listen) -> ListenAddress {
     let protocol = match listen.transport {
         Transport::Udp => Protocol::Udp,
         Transport::Tcp => Protocol::Tcp,
+        Transport::Tls => Protocol::Tls,
     };
     ListenAddress { protocol, address: listen.address }
 }

@@ -111,6 +111,8 @@ pub struct Counters {
     pub inbox_full: Counter,
     /// Calls now.
     pub live: Gauge,
+    /// Tasks of calls now, lingering ones included.
+    pub tasks: Gauge,
 }
 
 impl Default for Counters {
@@ -125,6 +127,7 @@ impl Default for Counters {
             stray_responses: metrics::counter!("maskline_sip_stray_responses_total"),
             inbox_full: metrics::counter!("maskline_sip_inbox_full_total"),
             live: metrics::gauge!("maskline_calls"),
+            tasks: metrics::gauge!("maskline_call_tasks"),
         }
     }
 }
@@ -371,6 +374,7 @@ impl Shell {
         let keys = keys(&handle);
         self.calls.insert(handle.id, (handle.clone(), None));
         let span = info_span!("call", id = %handle.id);
+        self.counters.tasks.increment(1.0);
         let entry = RegistryEntry { shell: Arc::clone(self), id: handle.id };
         let task = CallTask {
             call: Box::new(call),
@@ -463,6 +467,7 @@ impl Shell {
             address,
             connection: to.connection,
             local: to.local,
+            name: to.name.clone(),
             token: to.token.clone(),
         };
         match &to.place {
@@ -522,9 +527,10 @@ impl Shell {
     async fn outlet(&self, trunk: &Arc<Trunk>, gateway: &Gateway) -> Option<Outlet> {
         let protocol = match gateway.transport {
             Some(Transport::Tcp) => Protocol::Tcp,
+            Some(Transport::Tls) => Protocol::Tls,
             Some(Transport::Udp) | None => Protocol::Udp,
         };
-        let port = gateway.port.unwrap_or(5060);
+        let port = gateway.port_or_default();
         let address = match gateway.ip() {
             Some(ip) => SocketAddr::new(ip, port),
             None => resolve(&gateway.host, port).await?,
@@ -540,6 +546,7 @@ impl Shell {
                 connection: None,
                 local: None,
                 pinned: gateway.transport.is_some(),
+                name: gateway.ip().is_none().then(|| Arc::from(gateway.host.as_str())),
                 token: None,
             },
             host: gateway.port.map_or(literal.clone(), |port| format!("{literal}:{port}")),
@@ -599,6 +606,7 @@ struct RegistryEntry {
 impl Drop for RegistryEntry {
     fn drop(&mut self) {
         self.shell.calls.remove(&self.id);
+        self.shell.counters.tasks.decrement(1.0);
     }
 }
 

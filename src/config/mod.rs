@@ -18,6 +18,7 @@ pub use written::{
 };
 
 use crate::number::Did;
+use crate::sip::transport::TlsFiles;
 use crate::trunk::{Gateway, Transport, Trunks};
 use error::Faults;
 use ipnet::IpNet;
@@ -55,7 +56,7 @@ pub struct Checked {
 pub struct SipLimits {
     /// Never empty.
     pub listen: Vec<Listen>,
-    /// `None`: the local address of the route to the peer.
+    /// `None`: the local address that the peer called, or of the route to it.
     pub public_address: Option<IpAddr>,
     /// Calls at one time, at least 1.
     pub max_calls: u32,
@@ -67,6 +68,8 @@ pub struct SipLimits {
     pub tcp_idle: Duration,
     /// TCP connections at one time, at least 1.
     pub tcp_connections: u32,
+    /// Certificates; its own ones are there when a listener needs them.
+    pub tls: TlsFiles,
 }
 
 /// One SIP listener.

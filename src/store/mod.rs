@@ -32,6 +32,7 @@ mod partners;
 mod route_cache;
 mod row;
 mod seal;
+mod session_list;
 mod session_row;
 mod session_types;
 mod sessions;
@@ -75,6 +76,8 @@ use writer::{Queued, Write, Writer};
 const QUEUE: usize = 4096;
 /// Connections that read.
 const READERS: u32 = 4;
+/// SQLite's cache of each connection, in KiB as a negative number.
+const PAGES: &str = "-16384";
 /// How long a connection waits for a lock that another process holds.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -323,6 +326,7 @@ fn options(url: &str) -> Result<Options, StoreError> {
         .synchronous(SqliteSynchronous::Normal)
         .busy_timeout(BUSY)
         .foreign_keys(false)
+        .pragma("cache_size", PAGES)
         .disable_statement_logging();
     Ok(Options::Sqlite(options))
 }

@@ -1,4 +1,4 @@
-//! Masking sessions: creation, change, end, look-up and list.
+//! Masking sessions: creation, change, end and look-up.
 //!
 //! "Active" is asked of the row and the given moment alone (`ends_at`), never of a clean-up job.
 
@@ -6,12 +6,10 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::allocation::{Create, busy_numbers};
-use super::row::{Columns, after, micros, stored};
-use super::session_row::{columns, digits, save, session};
-use super::session_types::{
-    ChangeRefusal, NewSession, SessionFilter, SessionPage, SessionState, SessionUpdate,
-};
-use super::sql::{Connection, Pool, Query, query};
+use super::row::{after, micros, stored};
+use super::session_row::{columns, save, session};
+use super::session_types::{ChangeRefusal, NewSession, SessionUpdate};
+use super::sql::{Connection, Pool, query};
 use super::writer::Write;
 use super::{Store, StoreError};
 use crate::masking::allocate::Refusal;
@@ -75,78 +73,10 @@ impl Store {
     ) -> Result<Result<MaskingSession, ChangeRefusal>, StoreError> {
         self.write(Expire { account: account.to_owned(), uuid, now: stored(now) }).await
     }
-
-    /// The sessions that fit `filter`, newest first.
-    ///
-    /// # Errors
-    /// [`StoreError`] when the database fails.
-    pub async fn list_sessions(
-        &self,
-        account: &str,
-        filter: &SessionFilter,
-        limit: u32,
-        offset: u64,
-        now: Timestamp,
-    ) -> Result<SessionPage, StoreError> {
-        let offset = i64::try_from(offset).unwrap_or(i64::MAX);
-        let rows = bind_filter(query(LIST), account, filter, now)
-            .bind(i64::from(limit))
-            .bind(offset)
-            .fetch_all(self.readers())
-            .await?;
-        let total = bind_filter(query(COUNT), account, filter, now).fetch_one(self.readers()).await?;
-        Ok(SessionPage {
-            sessions: rows.iter().map(session).collect::<Result<_, _>>()?,
-            total: total.unsigned("total")?,
-        })
-    }
 }
 
 pub(super) const BY_UUID: &str =
     concat!("SELECT ", columns!(), " FROM sessions WHERE uuid = $1 AND account = $2");
-
-macro_rules! filter {
-    () => {
-        " FROM sessions WHERE account = $1 \
-         AND ($2 IS NULL OR first_party = $2) AND ($3 IS NULL OR second_party = $3) \
-         AND ($4 IS NULL OR virtual_number = $4) AND ($5 IS NULL OR subaccount = $5) \
-         AND ($6 = 0 OR ($6 = 3 AND (ended_at IS NOT NULL OR ends_at <= $7)) \
-              OR ($6 = 1 AND ended_at IS NULL AND ends_at > $7) \
-              OR ($6 = 2 AND ended_at IS NULL AND ends_at > $7 AND EXISTS \
-                  (SELECT 1 FROM interactions i WHERE i.session = sessions.uuid AND i.ended_at IS NULL))) \
-         AND ($8 IS NULL OR created_at >= $8) AND ($9 IS NULL OR created_at < $9) \
-         AND ($10 IS NULL OR ends_at >= $10) AND ($11 IS NULL OR ends_at < $11) \
-         AND ($12 IS NULL OR (expires_at - created_at) / 1000000 >= $12) \
-         AND ($13 IS NULL OR (expires_at - created_at) / 1000000 <= $13)"
-    };
-}
-
-const LIST: &str =
-    concat!("SELECT ", columns!(), filter!(), " ORDER BY created_at DESC, uuid LIMIT $14 OFFSET $15");
-const COUNT: &str = concat!("SELECT COUNT(*) AS total", filter!());
-
-fn bind_filter<'q>(query: Query<'q>, account: &str, filter: &SessionFilter, now: Timestamp) -> Query<'q> {
-    let state = match filter.state {
-        SessionState::Any => 0,
-        SessionState::Active => 1,
-        SessionState::InProgress => 2,
-        SessionState::Expired => 3_i64,
-    };
-    query
-        .bind(account.to_owned())
-        .bind(digits(filter.first_party.as_ref()))
-        .bind(digits(filter.second_party.as_ref()))
-        .bind(filter.virtual_number.as_ref().map(|did| did.digits().to_owned()))
-        .bind(filter.subaccount.clone())
-        .bind(state)
-        .bind(micros(now))
-        .bind(filter.created.from.map(micros))
-        .bind(filter.created.until.map(micros))
-        .bind(filter.ends.from.map(micros))
-        .bind(filter.ends.until.map(micros))
-        .bind(filter.duration_s.0)
-        .bind(filter.duration_s.1)
-}
 
 /// The active sessions on `dialled` in which `caller` is a party.
 pub(super) async fn of_party(

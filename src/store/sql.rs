@@ -14,7 +14,7 @@ use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgPool
 use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteConnection, SqlitePool, SqlitePoolOptions, SqliteRow,
 };
-use sqlx::{Connection as _, Executor as _, Postgres, Row as _, Sqlite};
+use sqlx::{Connection as _, Executor as _, Postgres, Row as _, SqlSafeStr, SqlStr, Sqlite};
 
 use super::StoreError;
 use super::row::Columns;
@@ -76,13 +76,13 @@ impl From<Option<i64>> for Value<'_> {
 
 /// A statement and its values, in order.
 pub(super) struct Query<'q> {
-    sql: &'static str,
+    sql: SqlStr,
     values: Vec<Value<'q>>,
 }
 
 /// A statement with values still to be bound.
-pub(super) fn query<'q>(sql: &'static str) -> Query<'q> {
-    Query { sql, values: Vec::new() }
+pub(super) fn query<'q>(sql: impl SqlSafeStr) -> Query<'q> {
+    Query { sql: sql.into_sql_str(), values: Vec::new() }
 }
 
 impl<'q> Query<'q> {

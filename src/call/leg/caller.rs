@@ -55,6 +55,7 @@ impl Leg {
                 peer: Some(flow.peer),
                 connection: flow.connection,
                 local: Some(flow.local),
+                name: None,
             },
             set_up: SetUp::Incoming(Box::new(Incoming {
                 head: invite.response_head(flow.peer),
@@ -81,7 +82,7 @@ impl Leg {
         let hop = response_hop(invite, flow);
         out.send(trying.clone(), &hop);
         let machine = InviteServer::new(trying, flow.protocol != Protocol::Udp);
-        self.invites.push(InviteEntry { key: incoming.key.clone(), machine, hop });
+        super::push(&mut self.invites, InviteEntry { key: incoming.key.clone(), machine, hop });
     }
 
     /// The leg's media has ports: reads the caller's offer. `None`: he made none.
