@@ -8,7 +8,7 @@ use crate::clock;
 use crate::command::{PidFile, PidFileError};
 use crate::config::{Checked, Listen, NoSession as WrittenNoSession};
 use crate::prompts::PromptLibrary;
-use crate::recording::repair;
+use crate::recording::{DirectoryLock, DirectoryTaken, Recordings, repair, worker};
 use crate::sip::transport::{BindError, ListenAddress, Protocol, TransportLimits, Transports};
 use crate::store::{NewAccount, NoSession, Store, StoreError, VirtualNumberConfig};
 use crate::trunk::Transport;
@@ -55,6 +55,9 @@ pub enum StartError {
         /// The system's word.
         source: io::Error,
     },
+    /// The recordings directory.
+    #[error(transparent)]
+    Recordings(#[from] DirectoryTaken),
     /// What fetches prompts.
     #[error("prompts: {0}")]
     Prompts(#[from] crate::prompts::FetchError),
@@ -115,6 +118,8 @@ pub struct Service {
     new_account: Option<NewAccount>,
     jobs: JoinSet<()>,
     stop_http: oneshot::Sender<()>,
+    /// Nobody else records into our directory.
+    _recordings: DirectoryLock,
 }
 
 impl Service {
@@ -125,7 +130,9 @@ impl Service {
     pub async fn start(config: &Checked) -> Result<Self, StartError> {
         let metrics = metrics_handle();
         let store = Store::open(&config.store.url).await?;
-        let new_account = prepare(&store, config).await?;
+        let (recordings, recordings_lock) =
+            Recordings::open(store.clone(), &config.recordings.directory).await?;
+        let new_account = prepare(&store, &recordings, config).await?;
         let (prompts, loader) = PromptLibrary::with_loader(&config.http.fetch_allow)?;
         for number in &config.numbers {
             if let WrittenNoSession::Play(url) = &number.no_session {
@@ -139,6 +146,7 @@ impl Service {
             trunks: config.trunks.clone(),
             prompts: prompts.clone(),
             recordings: config.recordings.directory.clone(),
+            filing: recordings.clone(),
             sip_public: config.sip.public_address,
             media_public: config.media.public_address,
             limits: CallLimits {
@@ -166,6 +174,7 @@ impl Service {
             readiness: readiness.clone(),
             calls: Arc::new(Control(Arc::clone(&shell))),
             prompts,
+            recordings: Some(recordings.clone()),
             metrics: Some(metrics),
             base_url: None,
             now: clock::wall_now,
@@ -183,8 +192,9 @@ impl Service {
         });
         jobs.spawn(heartbeat(store));
         jobs.spawn(loader.run());
+        jobs.spawn(worker::run(recordings, config.recordings.retention));
         readiness.set(true);
-        Ok(Self { shell, index, transports, readiness, http, new_account, jobs, stop_http })
+        Ok(Self { shell, index, transports, readiness, http, new_account, jobs, stop_http, _recordings: recordings_lock })
     }
 
     /// Where the API is served.
@@ -303,10 +313,18 @@ impl CallControl for Control {
         let ended = self.0.hang_up_session(session);
         info!(%session, calls = ended, "the API ends a session's calls");
     }
+
+    fn hang_up_call(&self, interaction: Uuid) -> bool {
+        self.0.hang_up_call(interaction)
+    }
 }
 
 /// Accounts and numbers of the configuration, and what an earlier process left unfinished.
-async fn prepare(store: &Store, config: &Checked) -> Result<Option<NewAccount>, StartError> {
+async fn prepare(
+    store: &Store,
+    recordings: &Recordings,
+    config: &Checked,
+) -> Result<Option<NewAccount>, StartError> {
     let accounts: Vec<_> = config
         .accounts
         .iter()
@@ -332,13 +350,12 @@ async fn prepare(store: &Store, config: &Checked) -> Result<Option<NewAccount>, 
     if orphans > 0 {
         warn!(legs = orphans, "an earlier process ended in the middle of calls; their records are closed");
     }
-    let directory = config.recordings.directory.clone();
-    match tokio::task::spawn_blocking(move || repair::unfinished(&directory)).await {
-        Ok(Ok(0)) | Err(_) => {}
-        Ok(Ok(repaired)) => {
+    match repair::unfinished(recordings).await {
+        Ok(0) => {}
+        Ok(repaired) => {
             warn!(recordings = repaired, "recordings that an earlier process left are completed")
         }
-        Ok(Err(error)) => warn!("recordings: {error}"),
+        Err(error) => warn!("recordings: {error}"),
     }
     Ok(new_account)
 }

@@ -13,9 +13,9 @@ use crate::store::{SessionFilter, SessionState, TimeRange};
 
 const MAX_LIMIT: i64 = 20;
 /// Without bounds a list shows what existed within so many days.
-const WINDOW_S: i64 = 7 * 86_400;
+pub(super) const WINDOW_S: i64 = 7 * 86_400;
 /// How a comparison is written after `__`; the empty one is equality.
-const OPERATORS: [&str; 5] = ["", "gt", "gte", "lt", "lte"];
+pub(super) const OPERATORS: [&str; 5] = ["", "gt", "gte", "lt", "lte"];
 
 /// Which part of a list is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,11 +116,11 @@ pub(super) fn session_filter(mut params: Params, now: Timestamp) -> Result<Sessi
     })
 }
 
-fn comparison(name: &str, operator: &str) -> String {
+pub(super) fn comparison(name: &str, operator: &str) -> String {
     if operator.is_empty() { name.to_owned() } else { format!("{name}__{operator}") }
 }
 
-fn time_range(params: &Params, name: &str) -> Result<TimeRange, ApiError> {
+pub(super) fn time_range(params: &Params, name: &str) -> Result<TimeRange, ApiError> {
     let mut range = TimeRange::default();
     for operator in OPERATORS {
         let name = comparison(name, operator);

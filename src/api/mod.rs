@@ -4,7 +4,11 @@
 //! | --- | --- |
 //! | `/v1/Account/{auth_id}/Masking/Session/` | POST creates, GET lists |
 //! | `/v1/Account/{auth_id}/Masking/Session/{uuid}/` | GET reads, POST updates, DELETE ends (`?hangup=true`: its calls too) |
-//! | `/v1/Account/{auth_id}/Call/` and `…/Call/{uuid}/` | GET lists and reads legs |
+//! | `/v1/Account/{auth_id}/Call/` | GET lists legs; `?status=live`: the uuids of those that live |
+//! | `…/Call/{uuid}/` | GET reads a leg, DELETE hangs up its call |
+//! | `/v1/Account/{auth_id}/Recording/` | GET lists recordings |
+//! | `…/Recording/{uuid}/` | GET reads, DELETE removes one |
+//! | `…/Recording/{uuid}.mp3`, `.wav`; `…/{uuid}/a-leg.wav`, `b-leg.wav` | the sound |
 //! | `/healthz`, `/readyz`, `/metrics` | for the operator, without credentials |
 //!
 //! Paths may lack their last slash and may have one twice, because SDKs send them so. Every answer is JSON with
@@ -16,6 +20,7 @@ mod calls;
 mod error;
 mod list;
 mod params;
+mod recordings;
 mod session_body;
 mod session_view;
 mod sessions;
@@ -37,6 +42,7 @@ use uuid::Uuid;
 
 use crate::clock;
 use crate::prompts::PromptLibrary;
+use crate::recording::Recordings;
 use crate::store::Store;
 use error::ApiError;
 
@@ -44,6 +50,10 @@ use error::ApiError;
 pub trait CallControl: Send + Sync + 'static {
     /// Hangs up every live call of the session. Does not wait for it.
     fn hang_up_session(&self, session: Uuid);
+
+    /// Hangs up one live call, both legs. False when this process has none of that interaction uuid. Does not
+    /// wait for it.
+    fn hang_up_call(&self, interaction: Uuid) -> bool;
 }
 
 /// Whether new calls are taken. Clones share it; it begins as not ready.
@@ -74,6 +84,8 @@ pub struct ApiState {
     pub calls: Arc<dyn CallControl>,
     /// What sessions name by URL is fetched when they are made, long before the first caller waits for it.
     pub prompts: PromptLibrary,
+    /// Their files; `None`: none can be fetched.
+    pub recordings: Option<Recordings>,
     /// What `/metrics` shows; `None`: nothing.
     pub metrics: Option<PrometheusHandle>,
     /// How this API is reached from outside (`https://masking.example.com`), for the URLs in answers; `None`:
@@ -97,6 +109,7 @@ impl ApiState {
             readiness,
             calls,
             prompts: PromptLibrary::default(),
+            recordings: None,
             metrics,
             base_url: None,
             now: clock::wall_now,
@@ -112,8 +125,8 @@ pub fn router(state: ApiState) -> Router {
             "/v1/Account/{auth_id}/Masking/Session/{uuid}",
             get(sessions::read).post(sessions::update).delete(sessions::expire),
         )
-        .route("/v1/Account/{auth_id}/Call", get(calls::list))
-        .route("/v1/Account/{auth_id}/Call/{uuid}", get(calls::read))
+        .merge(calls::routes())
+        .merge(recordings::routes())
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(show_metrics))

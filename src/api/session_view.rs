@@ -119,6 +119,13 @@ fn interaction_object(session: &MaskingSession, call: &InteractionRow, base: &st
             put(name, format!("{base}/v1/Account/{}/Call/{}", session.account, leg.opened.leg).into());
         }
     }
+    // Absent until it can be fetched, and from its deletion on.
+    if call.recording_ready {
+        put(
+            "recording_resource_url",
+            format!("{base}/v1/Account/{}/Recording/{}/", session.account, call.uuid).into(),
+        );
+    }
     put("type", "call".into());
     put("total_call_count", legs.len().into());
     let billed = billed_s(call);

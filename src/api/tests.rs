@@ -25,12 +25,19 @@ tokio::task_local! {
     static CLOCK: AtomicI64;
 }
 
+mod recordings;
+
 #[derive(Default)]
 struct Calls(Mutex<Vec<Uuid>>);
 
 impl CallControl for Calls {
     fn hang_up_session(&self, session: Uuid) {
         self.0.lock().unwrap().push(session);
+    }
+
+    fn hang_up_call(&self, interaction: Uuid) -> bool {
+        self.0.lock().unwrap().push(interaction);
+        true
     }
 }
 
@@ -83,7 +90,13 @@ impl Service {
             let second = CLOCK.try_with(|clock| clock.load(Ordering::Relaxed)).unwrap_or(START);
             Timestamp::from_second(second).unwrap()
         };
-        let state = ApiState { now, ..ApiState::new(store.clone(), readiness.clone(), calls.clone(), None) };
+        let opened = crate::recording::Recordings::open(store.clone(), &directory.join("recordings")).await;
+        let recordings = Some(opened.unwrap().0);
+        let state = ApiState {
+            now,
+            recordings,
+            ..ApiState::new(store.clone(), readiness.clone(), calls.clone(), None)
+        };
         Self { router: router(state), store, calls, readiness, directory }
     }
 

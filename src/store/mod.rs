@@ -16,9 +16,11 @@
 
 mod accounts;
 mod allocation;
+mod call_list;
 mod call_writes;
 mod calls;
 mod numbers;
+mod recordings;
 mod route_cache;
 mod row;
 mod session_row;
@@ -40,8 +42,12 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use tokio::sync::{mpsc, oneshot};
 
 pub use accounts::NewAccount;
+pub use call_list::LegFilter;
 pub use calls::{Cdr, InteractionRow, LegCdr, LegOpened, LegRow, RecordingRow};
 pub use numbers::{NoSession, Route, VirtualNumber, VirtualNumberConfig};
+pub use recordings::{
+    Delivered, NewRecording, RecordedCall, Recording, RecordingDone, RecordingFilter, RecordingState,
+};
 pub use session_types::{
     ChangeRefusal, NewPin, NewSession, SessionFilter, SessionPage, SessionState, SessionUpdate, TimeRange,
 };
