@@ -11,15 +11,17 @@ pub(super) struct Mp3Writer<W> {
     out: W,
     /// What comes out of the encoder.
     buffer: Vec<u8>,
+    empty: bool,
 }
 
 impl<W: Write + Seek> Mp3Writer<W> {
     pub(super) fn new(out: W, sample_rate_hz: u32) -> io::Result<Self> {
         let encoder = build(sample_rate_hz).ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
-        Ok(Self { encoder, out, buffer: Vec::new() })
+        Ok(Self { encoder, out, buffer: Vec::new(), empty: true })
     }
 
     pub(super) fn write(&mut self, samples: &[i16]) -> io::Result<()> {
+        self.empty &= samples.is_empty();
         self.buffer.clear();
         self.buffer.reserve(max_required_buffer_size(samples.len()));
         self.encoder.encode_to_vec(MonoPcm(samples), &mut self.buffer).map_err(failed)?;
@@ -29,6 +31,10 @@ impl<W: Write + Seek> Mp3Writer<W> {
     /// Writes what the encoder still holds, and the Info header in front: it tells players the length to the
     /// sample, without the encoder's delay.
     pub(super) fn finish(mut self) -> io::Result<W> {
+        if self.empty {
+            // Without any sound the encoder complains and makes a file that no player takes.
+            self.write(&[0])?;
+        }
         self.buffer.clear();
         self.buffer.reserve(max_required_buffer_size(0));
         self.encoder.flush_to_vec::<FlushGap>(&mut self.buffer).map_err(failed)?;
