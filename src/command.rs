@@ -30,7 +30,7 @@ pub fn check(path: Option<&Path>) -> ExitCode {
 #[must_use]
 pub fn drain(config: &Checked) -> ExitCode {
     let path = config.store.pid_file();
-    match drain_process(&path, |pid| {
+    match drain_process(path, |pid| {
         say(&format!("process {pid} takes no new calls; waiting for live calls to end"))
     }) {
         Ok(()) => {
@@ -75,7 +75,8 @@ fn read_pid(file: &mut File) -> Option<Pid> {
 #[derive(Debug, thiserror::Error)]
 pub enum PidFileError {
     /// Somebody else serves with the same store.
-    #[error("{} is held by another maskline; one store is for one service (store.url)", path.display())]
+    #[error("{} is held by another maskline: each has an SQLite file (store.url), or with PostgreSQL a \
+             recordings.directory, of its own", path.display())]
     Held {
         /// The file.
         path: PathBuf,

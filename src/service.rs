@@ -7,6 +7,7 @@ use crate::call::registry::{CallLimits, Shell, ShellParts};
 use crate::clock;
 use crate::command::{PidFile, PidFileError};
 use crate::config::{Checked, Listen, NoSession as WrittenNoSession};
+use crate::masking::session::MaskingSession;
 use crate::prompts::PromptLibrary;
 use crate::recording::{DirectoryLock, DirectoryTaken, Recordings, repair, worker};
 use crate::sip::transport::{BindError, ListenAddress, Protocol, TransportLimits, Transports};
@@ -27,6 +28,8 @@ use uuid::Uuid;
 
 /// How often the store learns that this process lives; the end of an orphaned call is known as exactly.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// After so many heartbeats it is looked for calls of processes that have died.
+const ORPHANS: u64 = 5;
 /// How often the end of a drain is looked for.
 const DRAIN_STEP: Duration = Duration::from_millis(100);
 /// What calls that outlive a drain get for their BYEs and CDRs.
@@ -99,7 +102,7 @@ fn init_logging() {
 
 async fn run(config: &Checked) -> Result<(), StartError> {
     raise_descriptor_limit();
-    let _pid_file = PidFile::claim(&config.store.pid_file())?;
+    let _pid_file = PidFile::claim(config.store.pid_file())?;
     let service = Service::start(config).await?;
     service.greet(config);
     shutdown_signal().await;
@@ -129,7 +132,7 @@ impl Service {
     /// The first thing that cannot be had; nothing stays open then.
     pub async fn start(config: &Checked) -> Result<Self, StartError> {
         let metrics = metrics_handle();
-        let store = Store::open(&config.store.url).await?;
+        let store = Store::open(config.store.url()).await?;
         let (recordings, recordings_lock) =
             Recordings::open(store.clone(), &config.recordings.directory).await?;
         let new_account = prepare(&store, &recordings, config).await?;
@@ -172,7 +175,7 @@ impl Service {
         let router = api::router(ApiState {
             store: store.clone(),
             readiness: readiness.clone(),
-            calls: Arc::new(Control(Arc::clone(&shell))),
+            calls: Arc::new(Control { shell: Arc::clone(&shell), index: Arc::clone(&index) }),
             prompts,
             recordings: Some(recordings.clone()),
             metrics: Some(metrics),
@@ -194,7 +197,17 @@ impl Service {
         jobs.spawn(loader.run());
         jobs.spawn(worker::run(recordings, config.recordings.retention));
         readiness.set(true);
-        Ok(Self { shell, index, transports, readiness, http, new_account, jobs, stop_http, _recordings: recordings_lock })
+        Ok(Self {
+            shell,
+            index,
+            transports,
+            readiness,
+            http,
+            new_account,
+            jobs,
+            stop_http,
+            _recordings: recordings_lock,
+        })
     }
 
     /// Where the API is served.
@@ -270,7 +283,7 @@ impl Service {
         }
         writeln!(out, "  API         http://{}/v1/Account/{{auth_id}}/Masking/Session/", self.http)?;
         writeln!(out, "  recordings  {}", config.recordings.directory.display())?;
-        writeln!(out, "  database    {}", config.store.path.display())?;
+        writeln!(out, "  database    {}", config.store.shown())?;
         let account = match &self.new_account {
             Some(account) => {
                 writeln!(out, "\nA new account was made. The token is shown this once:")?;
@@ -306,16 +319,23 @@ impl Service {
     }
 }
 
-struct Control(Arc<Shell>);
+struct Control {
+    shell: Arc<Shell>,
+    index: Arc<Index>,
+}
 
 impl CallControl for Control {
     fn hang_up_session(&self, session: Uuid) {
-        let ended = self.0.hang_up_session(session);
+        let ended = self.shell.hang_up_session(session);
         info!(%session, calls = ended, "the API ends a session's calls");
     }
 
     fn hang_up_call(&self, interaction: Uuid) -> bool {
-        self.0.hang_up_call(interaction)
+        self.shell.hang_up_call(interaction)
+    }
+
+    fn initiate_call(&self, session: MaskingSession) {
+        self.shell.initiate(session, &self.index);
     }
 }
 
@@ -346,10 +366,8 @@ async fn prepare(
         })
         .collect();
     store.sync_numbers(&numbers).await?;
-    let orphans = store.close_orphans(clock::wall_now()).await?;
-    if orphans > 0 {
-        warn!(legs = orphans, "an earlier process ended in the middle of calls; their records are closed");
-    }
+    store.heartbeat(clock::wall_now()).await?;
+    close_orphans(store).await?;
     match repair::unfinished(recordings).await {
         Ok(0) => {}
         Ok(repaired) => {
@@ -360,12 +378,24 @@ async fn prepare(
     Ok(new_account)
 }
 
+/// Also looks after the calls of other processes that have died, when the database is shared.
 async fn heartbeat(store: Store) {
-    loop {
+    for beat in 0_u64.. {
         // A store that fails says so where calls need it.
         let _ = store.heartbeat(clock::wall_now()).await;
+        if store.is_shared() && beat % ORPHANS == 0 {
+            let _ = close_orphans(&store).await;
+        }
         clock::sleep(HEARTBEAT).await;
     }
+}
+
+async fn close_orphans(store: &Store) -> Result<(), StoreError> {
+    let legs = store.close_orphans(clock::wall_now()).await?;
+    if legs > 0 {
+        warn!(legs, "a process ended in the middle of calls; their records are closed");
+    }
+    Ok(())
 }
 
 fn listen_address(listen: &Listen) -> ListenAddress {

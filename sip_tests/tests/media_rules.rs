@@ -210,6 +210,49 @@ async fn packets_from_elsewhere_change_nothing() {
     assert!(found.is_same(), "in the recording: {found:?}");
 }
 
+/// A call's ports under fire: what is thrown away must not crowd out what is meant for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_foreign_packets_leaves_the_call_as_it_was() {
+    const PACKETS: u16 = 24_000;
+    let pair = Pair::start().await;
+    let session = pair.server.session(json!({ "record": false })).await;
+    let (call, incoming) = pair.talk(&session).await;
+    let server = call.media().remote().unwrap();
+    let packet = forged(call.media(), 1);
+    let before = incoming.media().received_count();
+    let sent_before = call.media().sent_packets();
+    // Eight packets every millisecond, half of them from another port of the phone's own address.
+    let flood = tokio::task::spawn_blocking(move || {
+        let strangers = ["127.0.0.1:0", "127.0.0.2:0"].map(|address| UdpSocket::bind(address).unwrap());
+        for number in 0..PACKETS {
+            let socket = &strangers[usize::from(number % 2)];
+            let to = if number % 8 == 7 { server.rtcp } else { server.rtp };
+            let _ = socket.send_to(&packet, to);
+            if number % 8 == 7 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        strangers
+    });
+    let strangers = flood.await.unwrap();
+    let sent = usize::try_from(call.media().sent_packets() - sent_before).unwrap();
+    assert!(sent >= 100, "the flood was over too soon: {sent} packets of the phone");
+    let wanted = before + sent * 9 / 10;
+    incoming.media().wait_packets(wanted, PATIENCE).await.unwrap();
+    more_packets(call.media(), 10).await;
+    hang_up(&call, &incoming).await;
+    let tone = g711::encode_all(Codec::Pcmu, &audio::tone(1000.0, 20, 16_000.0));
+    let injected =
+        incoming.media().received_packets().iter().filter(|got| got.packet.payload == tone).count();
+    assert_eq!(injected, 0, "foreign packets were relayed");
+    is_one_stream(incoming.media(), call.media());
+    for socket in &strangers {
+        socket.set_nonblocking(true).unwrap();
+        let answer = socket.recv(&mut [0; 2000]).map_err(|error| error.kind());
+        assert_eq!(answer, Err(std::io::ErrorKind::WouldBlock), "a stranger got an answer");
+    }
+}
+
 /// A range of RTP ports that nobody else uses: above the system's ephemeral ones.
 fn few_ports(pairs: u16) -> &'static str {
     let first = 61_000 + 2 * rand::random_range(0..2000u16);

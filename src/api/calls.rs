@@ -8,7 +8,6 @@ use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use media::Side;
 use serde::Serialize;
-use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -16,10 +15,11 @@ use uuid::Uuid;
 
 use super::ApiState;
 use super::auth::Tenant;
-use super::error::{ApiError, reply, reply_flat};
-use super::list::{OPERATORS, Page, WINDOW_S, comparison, query_of, time_range};
+use super::error::{ApiError, Refusals, answer};
+use super::list::{Meta, OPERATORS, Page, WINDOW_S, comparison, query_of, time_range};
 use super::params::Params;
-use super::session_view::{into_map, talk_s};
+use super::session_schema::AccountPath;
+use super::session_view::talk_s;
 use super::sessions::Item;
 use super::time::call_style;
 use crate::number::{Did, E164};
@@ -32,14 +32,18 @@ pub(super) fn routes() -> OpenApiRouter<ApiState> {
 
 /// One leg of a call.
 #[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Call {
+    /// Different for each request; in lists it stands beside the objects.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api_id: Option<Uuid>,
     /// When it was answered; null: never.
     answer_time: Option<String>,
     /// Seconds begun between answer and end.
     bill_duration: u64,
     /// The same in whole minutes, in seconds.
     billed_duration: u64,
-    /// `inbound`: the caller's leg; `outbound`: the called party's.
+    /// `inbound`: the leg of a party that called us; `outbound`: of one that we called.
     #[schema(example = "inbound")]
     call_direction: &'static str,
     /// Seconds begun between answer and end.
@@ -48,9 +52,9 @@ pub(super) struct Call {
     #[schema(example = "ANSWER")]
     call_state: &'static str,
     /// Its own uuid.
-    call_uuid: String,
+    call_uuid: Uuid,
     /// Always null.
-    conference_uuid: Option<String>,
+    conference_uuid: Option<Uuid>,
     /// Null while it goes on.
     end_time: Option<String>,
     /// Who calls on this leg: a party or the virtual number; empty when it is not known.
@@ -65,7 +69,7 @@ pub(super) struct Call {
     /// When the INVITE came or went.
     initiation_time: String,
     /// The caller's leg of the same call, for the called party's.
-    parent_call_uuid: Option<String>,
+    parent_call_uuid: Option<Uuid>,
     /// Where this object is.
     resource_uri: String,
     /// Carriers' attestation is not looked at.
@@ -79,16 +83,16 @@ pub(super) struct Call {
     #[schema(example = "0.00000")]
     total_rate: &'static str,
     /// Both legs of a call have the same; it names the recording too.
-    interaction_uuid: String,
+    interaction_uuid: Uuid,
     /// The masking session, when one took the call.
-    session_uuid: Option<String>,
+    session_uuid: Option<Uuid>,
     /// What was dialled.
     virtual_number: String,
     /// When it rang.
     ringing_time: Option<String>,
     /// The final SIP answer.
     sip_status: Option<u16>,
-    /// 1 for the first gateway that was tried.
+    /// 0: it came in; 1 for the first gateway that was tried, and so on.
     attempt: u8,
     /// The trunk that the leg used.
     trunk: String,
@@ -104,12 +108,15 @@ pub(super) struct Call {
 
 /// A leg that lives.
 #[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct LiveCall {
+    /// Different for each request.
+    api_id: Uuid,
     /// `initiated`, `ringing` or `in-progress`.
     #[schema(example = "in-progress")]
     call_status: &'static str,
     /// Its own uuid.
-    call_uuid: String,
+    call_uuid: Uuid,
     /// Always empty.
     caller_name: String,
     /// `inbound` or `outbound`.
@@ -117,7 +124,7 @@ pub(super) struct LiveCall {
     /// Who calls on this leg.
     from: String,
     /// The same as `call_uuid`.
-    request_uuid: String,
+    request_uuid: Uuid,
     /// When the INVITE came or went.
     #[schema(example = "2026-11-22 01:17:49.050872")]
     session_start: String,
@@ -127,25 +134,25 @@ pub(super) struct LiveCall {
 
 /// A page of legs.
 #[derive(Serialize, ToSchema)]
-#[allow(dead_code, reason = "describes what `reply` writes")]
+#[serde(deny_unknown_fields)]
 pub(super) struct CallPage {
-    api_id: String,
-    meta: Value,
+    api_id: Uuid,
+    meta: Meta,
     objects: Vec<Call>,
 }
 
 /// The uuids of legs that live.
 #[derive(Serialize, ToSchema)]
-#[allow(dead_code, reason = "describes what `reply` writes")]
+#[serde(deny_unknown_fields)]
 pub(super) struct LiveCalls {
-    api_id: String,
-    calls: Vec<String>,
+    api_id: Uuid,
+    calls: Vec<Uuid>,
 }
 
 /// What a list answers.
 #[derive(Serialize, ToSchema)]
-#[allow(dead_code, reason = "describes what `reply` writes")]
 #[serde(untagged)]
+#[allow(dead_code)] // For `/openapi.json`.
 pub(super) enum CallList {
     Page(CallPage),
     Live(LiveCalls),
@@ -153,8 +160,8 @@ pub(super) enum CallList {
 
 /// What an item answers.
 #[derive(Serialize, ToSchema)]
-#[allow(dead_code, reason = "describes what `reply` writes")]
 #[serde(untagged)]
+#[allow(dead_code)] // For `/openapi.json`.
 pub(super) enum CallItem {
     Call(Call),
     Live(LiveCall),
@@ -169,7 +176,7 @@ pub(super) enum CallItem {
     path = "/v1/Account/{auth_id}/Call",
     tag = "Call",
     params(
-        ("auth_id" = String, Path, description = "The account's auth id"),
+        AccountPath,
         ("status" = Option<String>, Query, description = "`live`: legs that live; `queued`: none, always"),
         ("subaccount" = Option<String>, Query, description = "Sessions of this sub-account only"),
         ("session_uuid" = Option<String>, Query, description = "Calls of this session only"),
@@ -186,7 +193,7 @@ pub(super) enum CallItem {
         ("limit" = Option<String>, Query, description = "1 to 20, by default 20"),
         ("offset" = Option<String>, Query, description = "How many to leave out"),
     ),
-    responses((status = 200, body = CallList)),
+    responses((status = 200, description = "Legs, or the uuids of those that live.", body = CallList), Refusals),
 )]
 pub(super) async fn list(
     State(state): State<ApiState>,
@@ -200,25 +207,29 @@ pub(super) async fn list(
     let subaccount = params.text("subaccount")?;
     match status(&params)? {
         None => {}
-        Some(Status::Queued) => return Ok(reply(StatusCode::OK, [("calls", json!([]))])),
+        Some(Status::Queued) => return Ok(live(vec![])),
         Some(Status::Live) => {
             let calls = state
                 .store
                 .live_legs(&tenant.account, subaccount.as_deref(), page.limit, page.offset)
                 .await?;
-            let calls: Vec<String> = calls.iter().map(Uuid::to_string).collect();
-            return Ok(reply(StatusCode::OK, [("calls", calls.into())]));
+            return Ok(live(calls));
         }
     }
-    let Some(filter) = filter(&params, subaccount, (state.now)())? else {
-        let nothing: Vec<Value> = vec![];
-        let meta = page.meta(&uri, &query, 0);
-        return Ok(reply(StatusCode::OK, [("meta", meta), ("objects", nothing.into())]));
+    let (legs, total) = match filter(&params, subaccount, (state.now)())? {
+        Some(filter) => state.store.find_legs(&tenant.account, &filter, page.limit, page.offset).await?,
+        None => (vec![], 0),
     };
-    let (legs, total) = state.store.find_legs(&tenant.account, &filter, page.limit, page.offset).await?;
-    let objects: Vec<Value> =
-        legs.iter().map(|leg| Value::Object(call_object(leg, &tenant.account))).collect();
-    Ok(reply(StatusCode::OK, [("meta", page.meta(&uri, &query, total)), ("objects", objects.into())]))
+    let calls = CallPage {
+        api_id: Uuid::new_v4(),
+        meta: page.meta(&uri, &query, total),
+        objects: legs.iter().map(|leg| Call::of(leg, &tenant.account, None)).collect(),
+    };
+    Ok(answer(StatusCode::OK, &calls))
+}
+
+fn live(calls: Vec<Uuid>) -> Response {
+    answer(StatusCode::OK, &LiveCalls { api_id: Uuid::new_v4(), calls })
 }
 
 /// Reads one leg; with `status=live` one that lives, in the form of a live call.
@@ -227,13 +238,13 @@ pub(super) async fn list(
     path = "/v1/Account/{auth_id}/Call/{uuid}",
     tag = "Call",
     params(
-        ("auth_id" = String, Path, description = "The account's auth id"),
+        AccountPath,
         ("uuid" = String, Path, description = "The leg's uuid"),
         ("status" = Option<String>, Query, description = "`live`: as a live call; 404 when it has ended"),
     ),
     responses(
-        (status = 200, body = CallItem),
-        (status = 404, description = "There is no such leg"),
+        (status = 200, description = "The leg.", body = CallItem),
+        Refusals,
     ),
 )]
 pub(super) async fn read(
@@ -245,11 +256,11 @@ pub(super) async fn read(
     let status = status(&Params::from_query(query_of(&uri)?))?;
     let leg = find(&state, &tenant, uuid).await?;
     match status {
-        None => Ok(reply_flat(StatusCode::OK, call_object(&leg, &tenant.account))),
-        Some(Status::Live) if leg.ended_at.is_none() => {
-            let call = serde_json::to_value(live_call(&leg)).unwrap_or_default();
-            Ok(reply_flat(StatusCode::OK, into_map(call)))
+        None => {
+            let call = Call::of(&leg, &tenant.account, Some(Uuid::new_v4()));
+            Ok(answer(StatusCode::OK, &call))
         }
+        Some(Status::Live) if leg.ended_at.is_none() => Ok(answer(StatusCode::OK, &LiveCall::of(&leg))),
         Some(Status::Live | Status::Queued) => Err(unknown()),
     }
 }
@@ -260,12 +271,12 @@ pub(super) async fn read(
     path = "/v1/Account/{auth_id}/Call/{uuid}",
     tag = "Call",
     params(
-        ("auth_id" = String, Path, description = "The account's auth id"),
+        AccountPath,
         ("uuid" = String, Path, description = "The leg's uuid"),
     ),
     responses(
-        (status = 204, description = "It is being hung up"),
-        (status = 404, description = "There is no such leg, or it has ended"),
+        (status = 204, description = "It is being hung up."),
+        Refusals,
     ),
 )]
 pub(super) async fn hang_up(
@@ -332,9 +343,7 @@ fn filter(
         answered: time_range(params, "answer_time")?,
         ended: time_range(params, "end_time")?,
     };
-    for (name, field) in
-        [("session_uuid", &mut filter.session), ("parent_call_uuid", &mut filter.parent)]
-    {
+    for (name, field) in [("session_uuid", &mut filter.session), ("parent_call_uuid", &mut filter.parent)] {
         let Some(text) = params.text(name)? else { continue };
         // What is no uuid names nothing.
         let Ok(uuid) = Uuid::parse_str(&text) else { return Ok(None) };
@@ -380,68 +389,74 @@ fn ends(leg: &LegRow) -> Ends {
     let opened = &leg.opened;
     let number = opened.virtual_number.as_ref().map(Did::digits).unwrap_or_default().to_owned();
     let party = opened.party.as_ref().map(E164::digits).unwrap_or_default().to_owned();
-    match opened.side {
-        Side::A => Ends { from: party, to: number, direction: "inbound" },
-        Side::B => Ends { from: number, to: party, direction: "outbound" },
+    // The first party of a call that we placed was called, too.
+    match (opened.side, opened.attempt) {
+        (Side::A, 0) => Ends { from: party, to: number, direction: "inbound" },
+        (Side::A | Side::B, _) => Ends { from: number, to: party, direction: "outbound" },
     }
 }
 
-fn live_call(leg: &LegRow) -> LiveCall {
-    let Ends { from, to, direction } = ends(leg);
-    LiveCall {
-        call_status: match (leg.answered_at, leg.ringing_at) {
-            (Some(_), _) => "in-progress",
-            (None, Some(_)) => "ringing",
-            (None, None) => "initiated",
-        },
-        call_uuid: leg.opened.leg.to_string(),
-        caller_name: String::new(),
-        direction,
-        from,
-        request_uuid: leg.opened.leg.to_string(),
-        session_start: leg.opened.started_at.strftime("%Y-%m-%d %H:%M:%S%.6f").to_string(),
-        to,
+impl LiveCall {
+    fn of(leg: &LegRow) -> Self {
+        let Ends { from, to, direction } = ends(leg);
+        Self {
+            api_id: Uuid::new_v4(),
+            call_status: match (leg.answered_at, leg.ringing_at) {
+                (Some(_), _) => "in-progress",
+                (None, Some(_)) => "ringing",
+                (None, None) => "initiated",
+            },
+            call_uuid: leg.opened.leg,
+            caller_name: String::new(),
+            direction,
+            from,
+            request_uuid: leg.opened.leg,
+            session_start: leg.opened.started_at.strftime("%Y-%m-%d %H:%M:%S%.6f").to_string(),
+            to,
+        }
     }
 }
 
-fn call_object(leg: &LegRow, account: &str) -> Map<String, Value> {
-    let opened = &leg.opened;
-    let Ends { from, to, direction } = ends(leg);
-    let talk = talk_s(leg);
-    let call = Call {
-        answer_time: leg.answered_at.map(call_style),
-        bill_duration: talk,
-        billed_duration: talk.div_ceil(60).saturating_mul(60),
-        call_direction: direction,
-        call_duration: talk,
-        call_state: call_state(leg),
-        call_uuid: opened.leg.to_string(),
-        conference_uuid: None,
-        end_time: leg.ended_at.map(call_style),
-        from_number: from,
-        hangup_cause_code: leg.hangup_cause_code,
-        hangup_cause_name: leg.hangup_cause_name.clone(),
-        hangup_source: leg.hangup_source.clone(),
-        initiation_time: call_style(opened.started_at),
-        parent_call_uuid: leg.parent.map(|uuid| uuid.to_string()),
-        resource_uri: format!("/v1/Account/{account}/Call/{}/", opened.leg),
-        stir_verification: "Not Applicable",
-        to_number: to,
-        total_amount: "0.00000",
-        total_rate: "0.00000",
-        interaction_uuid: opened.interaction.to_string(),
-        session_uuid: opened.session.map(|uuid| uuid.to_string()),
-        virtual_number: opened.virtual_number.as_ref().map(Did::digits).unwrap_or_default().to_owned(),
-        ringing_time: leg.ringing_at.map(call_style),
-        sip_status: leg.sip_status,
-        attempt: opened.attempt,
-        trunk: opened.trunk.clone(),
-        packets_received: leg.packets_received,
-        packets_sent: leg.packets_sent,
-        packets_lost: leg.packets_lost,
-        jitter: leg.jitter,
-    };
-    into_map(serde_json::to_value(call).unwrap_or_default())
+impl Call {
+    fn of(leg: &LegRow, account: &str, api_id: Option<Uuid>) -> Self {
+        let opened = &leg.opened;
+        let Ends { from, to, direction } = ends(leg);
+        let talk = talk_s(leg);
+        Self {
+            api_id,
+            answer_time: leg.answered_at.map(call_style),
+            bill_duration: talk,
+            billed_duration: talk.div_ceil(60).saturating_mul(60),
+            call_direction: direction,
+            call_duration: talk,
+            call_state: call_state(leg),
+            call_uuid: opened.leg,
+            conference_uuid: None,
+            end_time: leg.ended_at.map(call_style),
+            from_number: from,
+            hangup_cause_code: leg.hangup_cause_code,
+            hangup_cause_name: leg.hangup_cause_name.clone(),
+            hangup_source: leg.hangup_source.clone(),
+            initiation_time: call_style(opened.started_at),
+            parent_call_uuid: leg.parent,
+            resource_uri: format!("/v1/Account/{account}/Call/{}/", opened.leg),
+            stir_verification: "Not Applicable",
+            to_number: to,
+            total_amount: "0.00000",
+            total_rate: "0.00000",
+            interaction_uuid: opened.interaction,
+            session_uuid: opened.session,
+            virtual_number: opened.virtual_number.as_ref().map(Did::digits).unwrap_or_default().to_owned(),
+            ringing_time: leg.ringing_at.map(call_style),
+            sip_status: leg.sip_status,
+            attempt: opened.attempt,
+            trunk: opened.trunk.clone(),
+            packets_received: leg.packets_received,
+            packets_sent: leg.packets_sent,
+            packets_lost: leg.packets_lost,
+            jitter: leg.jitter,
+        }
+    }
 }
 
 fn call_state(leg: &LegRow) -> &'static str {

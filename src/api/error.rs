@@ -5,11 +5,52 @@ use std::borrow::Cow;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::{IntoResponses, ToSchema};
 use uuid::Uuid;
 
 use crate::masking::allocate::Refusal;
 use crate::store::{ChangeRefusal, StoreError};
+
+/// What every error looks like.
+#[derive(Debug, ToSchema)]
+#[schema(as = Error)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code)] // Written by `reply`; here for `/openapi.json`.
+pub(super) struct ErrorBody {
+    /// Different for each request.
+    api_id: Uuid,
+    /// What is wrong, and what is allowed.
+    error: String,
+}
+
+/// The errors that any request to an account's resources can meet.
+#[derive(IntoResponses)]
+#[allow(dead_code)] // For `/openapi.json`.
+pub(super) enum Refusals {
+    /// A parameter is missing or not allowed; the text names it and what is allowed.
+    #[response(status = 400)]
+    Invalid(ErrorBody),
+    /// Not the credentials of the account that the path names.
+    #[response(status = 401)]
+    Unauthorized(ErrorBody),
+    /// There is no such resource.
+    #[response(status = 404)]
+    NotFound(ErrorBody),
+    /// The body did not arrive in time.
+    #[response(status = 408)]
+    TooSlow(ErrorBody),
+    /// The body is too large.
+    #[response(status = 413)]
+    TooLarge(ErrorBody),
+    /// Too many requests of this account.
+    #[response(status = 429)]
+    TooMany(ErrorBody),
+    /// The database failed; the request may be repeated.
+    #[response(status = 500)]
+    Failed(ErrorBody),
+}
 
 /// Why a request is not done: status and text of the answer. The text never repeats a value that was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,6 +166,11 @@ pub(super) fn reply<const N: usize>(status: StatusCode, fields: [(&str, Value); 
     body.insert("api_id".to_owned(), Uuid::new_v4().to_string().into());
     body.extend(fields.into_iter().map(|(name, value)| (name.to_owned(), value)));
     (status, Json(Value::Object(body))).into_response()
+}
+
+/// An answer in the shape of its type, which has its own `api_id`.
+pub(super) fn answer(status: StatusCode, body: &impl Serialize) -> Response {
+    (status, Json(body)).into_response()
 }
 
 /// An answer whose fields stand beside `api_id`.

@@ -3,7 +3,9 @@
 use axum::extract::Query;
 use axum::http::Uri;
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::error::ApiError;
 use super::params::Params;
@@ -12,8 +14,12 @@ use crate::number::Did;
 use crate::store::{SessionFilter, SessionState, TimeRange};
 
 const MAX_LIMIT: i64 = 20;
-/// Without bounds a list shows what existed within so many days.
+/// Without bounds a list shows what existed within the last seven days. This is wider than "created within" would
+/// be: a session that lives longer than a week is not lost from sight while it is active.
 pub(super) const WINDOW_S: i64 = 7 * 86_400;
+/// A bounded range reaches back so far from its end, or from now if that is earlier: what is longer is cut there,
+/// and older sessions are seen by moving its end.
+const LONGEST_WINDOW_S: i64 = 30 * 86_400;
 /// How a comparison is written after `__`; the empty one is equality.
 pub(super) const OPERATORS: [&str; 5] = ["", "gt", "gte", "lt", "lte"];
 
@@ -24,6 +30,27 @@ pub(super) struct Page {
     pub(super) offset: u64,
 }
 
+/// Where a page stands in its list.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Meta {
+    limit: u32,
+    /// Path of the next page; null on the last.
+    #[schema(required)]
+    next: Option<String>,
+    offset: u64,
+    /// Path of the page before; null on the first.
+    #[schema(required)]
+    previous: Option<String>,
+    total_count: u64,
+}
+
+impl From<Meta> for Value {
+    fn from(meta: Meta) -> Self {
+        serde_json::to_value(meta).unwrap_or_default()
+    }
+}
+
 impl Page {
     pub(super) fn read(params: &Params) -> Result<Self, ApiError> {
         let limit = params.integer("limit", 1..=MAX_LIMIT)?.unwrap_or(MAX_LIMIT);
@@ -32,7 +59,7 @@ impl Page {
     }
 
     /// `next` and `previous` keep the request's other arguments.
-    pub(super) fn meta(self, uri: &Uri, query: &[(String, String)], total: u64) -> Value {
+    pub(super) fn meta(self, uri: &Uri, query: &[(String, String)], total: u64) -> Meta {
         let link = |offset: u64| {
             let mut link = format!("{}/?limit={}&offset={offset}", uri.path(), self.limit);
             let paging =
@@ -44,13 +71,13 @@ impl Page {
         };
         let after = self.offset.saturating_add(u64::from(self.limit));
         let before = self.offset.saturating_sub(u64::from(self.limit));
-        json!({
-            "limit": self.limit,
-            "next": (after < total).then(|| link(after)),
-            "offset": self.offset,
-            "previous": (self.offset > 0).then(|| link(before)),
-            "total_count": total,
-        })
+        Meta {
+            limit: self.limit,
+            next: (after < total).then(|| link(after)),
+            offset: self.offset,
+            previous: (self.offset > 0).then(|| link(before)),
+            total_count: total,
+        }
     }
 }
 
@@ -77,7 +104,7 @@ fn escape(text: &str) -> String {
 
 /// Reads the filters of a list of sessions.
 pub(super) fn session_filter(mut params: Params, now: Timestamp) -> Result<SessionFilter, ApiError> {
-    // What one SDK makes of "equals", and of two underscores in a row.
+    // What one SDK makes of "equals", and of two underscores in a row; and the first edition's name of `duration`.
     for (name, plural) in
         [("created_time", "created_times"), ("expiry_time", "expiry_times"), ("duration", "durations")]
     {
@@ -85,6 +112,9 @@ pub(super) fn session_filter(mut params: Params, now: Timestamp) -> Result<Sessi
         for operator in OPERATORS.iter().filter(|operator| !operator.is_empty()) {
             params.alias(&format!("{name}_{operator}"), &format!("{name}__{operator}"));
         }
+    }
+    for operator in OPERATORS {
+        params.alias(&comparison("session_duration", operator), &comparison("duration", operator));
     }
     params.alias("sub_account", "subaccount");
     let state = match params.text("status")?.map(|status| status.to_ascii_lowercase()).as_deref() {
@@ -99,10 +129,14 @@ pub(super) fn session_filter(mut params: Params, now: Timestamp) -> Result<Sessi
             ));
         }
     };
-    let created = time_range(&params, "created_time")?;
+    let mut created = time_range(&params, "created_time")?;
     let mut ends = time_range(&params, "expiry_time")?;
     if created == TimeRange::default() && ends == TimeRange::default() {
-        ends.from = Timestamp::from_second(now.as_second().saturating_sub(WINDOW_S)).ok();
+        ends.from = earlier(now, WINDOW_S);
+    }
+    for range in [&mut created, &mut ends].into_iter().filter(|range| **range != TimeRange::default()) {
+        let end = range.until.unwrap_or(now).min(now);
+        range.from = range.from.max(earlier(end, LONGEST_WINDOW_S));
     }
     Ok(SessionFilter {
         first_party: params.party("first_party")?,
@@ -114,6 +148,11 @@ pub(super) fn session_filter(mut params: Params, now: Timestamp) -> Result<Sessi
         ends,
         duration_s: duration_range(&params)?,
     })
+}
+
+/// `None`, which is the least of all, before the beginning of time.
+fn earlier(than: Timestamp, seconds: i64) -> Option<Timestamp> {
+    Timestamp::from_second(than.as_second().saturating_sub(seconds)).ok()
 }
 
 pub(super) fn comparison(name: &str, operator: &str) -> String {

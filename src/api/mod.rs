@@ -10,6 +10,7 @@
 //! | `…/Recording/{uuid}/` | GET reads, DELETE removes one |
 //! | `…/Recording/{uuid}.mp3`, `.wav`; `…/{uuid}/a-leg.wav`, `b-leg.wav` | the sound |
 //! | `/healthz`, `/readyz`, `/metrics` | for the operator, without credentials |
+//! | `/openapi.json`, `/docs/` | this API described, for programs and for people; without credentials |
 //!
 //! Paths may lack their last slash and may have one twice, because SDKs send them so. Every answer is JSON with
 //! an `api_id`, errors included; whatever the client can cause is a 4xx, because SDKs repeat a request after a
@@ -19,9 +20,11 @@ mod auth;
 mod calls;
 mod error;
 mod list;
+mod openapi;
 mod params;
 mod recordings;
 mod session_body;
+mod session_schema;
 mod session_view;
 mod sessions;
 mod time;
@@ -34,13 +37,13 @@ use axum::extract::{Request, State};
 use axum::http::{StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn, map_request};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use jiff::Timestamp;
 use metrics_exporter_prometheus::PrometheusHandle;
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::clock;
+use crate::masking::session::MaskingSession;
 use crate::prompts::PromptLibrary;
 use crate::recording::Recordings;
 use crate::store::Store;
@@ -54,6 +57,8 @@ pub trait CallControl: Send + Sync + 'static {
     /// Hangs up one live call, both legs. False when this process has none of that interaction uuid. Does not
     /// wait for it.
     fn hang_up_call(&self, interaction: Uuid) -> bool;
+    /// Calls the session's first party and then connects the second one. Does not wait for it.
+    fn initiate_call(&self, session: MaskingSession);
 }
 
 /// Whether new calls are taken. Clones share it; it begins as not ready.
@@ -119,19 +124,16 @@ impl ApiState {
 
 /// The whole HTTP surface.
 pub fn router(state: ApiState) -> Router {
-    let (routes, _description) = OpenApiRouter::<ApiState>::new()
-        .route("/v1/Account/{auth_id}/Masking/Session", get(sessions::list).post(sessions::create))
-        .route(
-            "/v1/Account/{auth_id}/Masking/Session/{uuid}",
-            get(sessions::read).post(sessions::update).delete(sessions::expire),
-        )
+    let (routes, description) = openapi::described()
+        .merge(sessions::routes())
         .merge(calls::routes())
         .merge(recordings::routes())
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(show_metrics))
+        .routes(routes!(healthz))
+        .routes(routes!(readyz))
+        .routes(routes!(show_metrics))
         .split_for_parts();
     let routes = routes
+        .merge(openapi::pages(description))
         .fallback(|| async { ApiError::not_found("There is nothing at this path.") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .with_state(state);
@@ -139,10 +141,14 @@ pub fn router(state: ApiState) -> Router {
     Router::new().fallback_service(routes).layer(map_request(normalise)).layer(from_fn(count))
 }
 
-/// Takes double slashes and the last one out of the path.
+/// Takes double slashes and the last one out of the path. The browsable description keeps its own: its links are
+/// relative to them.
 #[allow(clippy::unused_async)] // axum wants a future.
 async fn normalise(mut request: Request) -> Request {
     let path = request.uri().path();
+    if path.starts_with("/docs") {
+        return request;
+    }
     if path.contains("//") || (path.len() > 1 && path.ends_with('/')) {
         let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
         let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
@@ -165,6 +171,30 @@ async fn count(request: Request, next: Next) -> Response {
     response
 }
 
+/// Whether the process answers
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    tag = "Operation",
+    security(()),
+    responses((status = 200, description = "It does.", body = String, content_type = "text/plain"))
+)]
+#[allow(clippy::unused_async)] // axum wants a future.
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// Whether new calls are taken
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "Operation",
+    security(()),
+    responses(
+        (status = 200, description = "They are.", body = String, content_type = "text/plain"),
+        (status = 503, description = "They are not, and why.", body = String, content_type = "text/plain")
+    )
+)]
 async fn readyz(State(state): State<ApiState>) -> (StatusCode, &'static str) {
     if !state.readiness.is_accepting() {
         return (StatusCode::SERVICE_UNAVAILABLE, "takes no new calls\n");
@@ -178,6 +208,14 @@ async fn readyz(State(state): State<ApiState>) -> (StatusCode, &'static str) {
     }
 }
 
+/// Figures in Prometheus' text format
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "Operation",
+    security(()),
+    responses((status = 200, description = "The figures.", body = String, content_type = "text/plain"))
+)]
 #[allow(clippy::unused_async)] // axum wants a future.
 async fn show_metrics(State(state): State<ApiState>) -> Response {
     let text = state.metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default();

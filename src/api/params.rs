@@ -81,9 +81,12 @@ impl Params {
     pub(super) fn text(&self, name: &str) -> Result<Option<String>, ApiError> {
         match self.value(name) {
             None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.trim().to_owned())),
+            // No name and no URL has a control character, and PostgreSQL keeps no NUL.
+            Some(Value::String(text)) if !text.trim().chars().any(char::is_control) => {
+                Ok(Some(text.trim().to_owned()))
+            }
             Some(Value::Number(number)) => Ok(Some(number.to_string())),
-            Some(_) => Err(ApiError::invalid(name, "must be a string.")),
+            Some(_) => Err(ApiError::invalid(name, "must be a string without control characters.")),
         }
     }
 
@@ -248,6 +251,17 @@ mod tests {
             assert_eq!(params.text(name), Ok(None), "{name}");
         }
         assert_eq!(params.text("d"), Ok(Some("x".into())), "the spelling that holds something counts");
+    }
+
+    #[test]
+    fn a_string_holds_no_control_characters() {
+        for json in [r#""a\u0000b""#, r#""\u0007""#, r#""a\nb""#, "[]", "{}", "true"] {
+            let error = params(&format!("{{\"t\": {json}}}")).text("t").unwrap_err();
+            assert_eq!(
+                error.text, "Invalid parameter. t must be a string without control characters.",
+                "{json}"
+            );
+        }
     }
 
     #[test]

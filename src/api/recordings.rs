@@ -10,7 +10,6 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::{Map, Value};
 use tower_http::services::ServeFile;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -20,10 +19,10 @@ use uuid::Uuid;
 use super::ApiState;
 use super::auth::Tenant;
 use super::calls::number;
-use super::error::{ApiError, reply, reply_flat};
-use super::list::{Page, query_of, time_range};
+use super::error::{ApiError, Refusals, answer};
+use super::list::{Meta, Page, query_of, time_range};
 use super::params::Params;
-use super::session_view::into_map;
+use super::session_schema::AccountPath;
 use super::sessions::base_url;
 use crate::masking::session::RecordFormat;
 use crate::number::{Did, E164};
@@ -58,12 +57,16 @@ impl FromRequestParts<ApiState> for Names {
 
 /// A recorded call.
 #[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Recording {
+    /// Different for each request; in lists it stands beside the objects.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api_id: Option<Uuid>,
     /// When it was added.
     #[schema(example = "2026-11-22 01:17:49.050872+00:00")]
     add_time: String,
     /// The caller's leg.
-    call_uuid: Option<String>,
+    call_uuid: Option<Uuid>,
     /// Always empty.
     conference_name: &'static str,
     /// Who called; empty when it is not known.
@@ -79,7 +82,7 @@ pub(super) struct Recording {
     #[schema(example = "mp3")]
     recording_format: &'static str,
     /// Its uuid, which is that of its interaction.
-    recording_id: String,
+    recording_id: Uuid,
     /// Milliseconds since 1970; null when it is not known.
     recording_start_ms: Option<String>,
     /// Days since it was added.
@@ -101,17 +104,17 @@ pub(super) struct Recording {
     /// What each party said.
     legs: [String; 2],
     /// The masking session.
-    session_uuid: Option<String>,
+    session_uuid: Option<Uuid>,
     /// Of the sound's file.
     sha256: Option<String>,
 }
 
 /// A page of recordings.
 #[derive(Serialize, ToSchema)]
-#[allow(dead_code, reason = "describes what `reply` writes")]
+#[serde(deny_unknown_fields)]
 pub(super) struct RecordingPage {
-    api_id: String,
-    meta: Value,
+    api_id: Uuid,
+    meta: Meta,
     objects: Vec<Recording>,
 }
 
@@ -123,7 +126,7 @@ pub(super) struct RecordingPage {
     path = "/v1/Account/{auth_id}/Recording",
     tag = "Recording",
     params(
-        ("auth_id" = String, Path, description = "The account's auth id"),
+        AccountPath,
         ("subaccount" = Option<String>, Query, description = "Sessions of this sub-account only"),
         ("session_uuid" = Option<String>, Query, description = "Calls of this session only"),
         ("call_uuid" = Option<String>, Query, description = "The call of this leg"),
@@ -133,7 +136,7 @@ pub(super) struct RecordingPage {
         ("limit" = Option<String>, Query, description = "1 to 20, by default 20"),
         ("offset" = Option<String>, Query, description = "How many to leave out"),
     ),
-    responses((status = 200, body = RecordingPage)),
+    responses((status = 200, description = "A page of recordings.", body = RecordingPage), Refusals),
 )]
 pub(super) async fn list(
     State(state): State<ApiState>,
@@ -153,9 +156,12 @@ pub(super) async fn list(
         None => (vec![], 0),
     };
     let (base, now) = (base_url(&state, &headers), (state.now)());
-    let objects: Vec<Value> =
-        found.iter().map(|one| Value::Object(object(one, &tenant.account, &base, now))).collect();
-    Ok(reply(StatusCode::OK, [("meta", page.meta(&uri, &query, total)), ("objects", objects.into())]))
+    let recordings = RecordingPage {
+        api_id: Uuid::new_v4(),
+        meta: page.meta(&uri, &query, total),
+        objects: found.iter().map(|one| Recording::of(one, &tenant.account, &base, now, None)).collect(),
+    };
+    Ok(answer(StatusCode::OK, &recordings))
 }
 
 /// Reads one recording, or its sound: `{uuid}` is the object, `{uuid}.mp3` or `{uuid}.wav` the file that its
@@ -165,15 +171,21 @@ pub(super) async fn list(
     path = "/v1/Account/{auth_id}/Recording/{recording}",
     tag = "Recording",
     params(
-        ("auth_id" = String, Path, description = "The account's auth id"),
+        AccountPath,
         ("recording" = String, Path, description = "Its uuid; with `.mp3` or `.wav` behind it: its sound"),
         ("Range" = Option<String>, Header, description = "Of the sound: RFC 9110 §14"),
     ),
     responses(
-        (status = 200, content((Recording = "application/json"), (Vec<u8> = "audio/mpeg"), (Vec<u8> = "audio/wav"))),
-        (status = 206, description = "The range that was asked for"),
-        (status = 404, description = "There is no such recording, or none yet"),
-        (status = 416, description = "There is nothing in that range"),
+        (
+            status = 200,
+            description = "The recording, or its sound.",
+            content((Recording = "application/json"), (Vec<u8> = "audio/mpeg"), (Vec<u8> = "audio/wav"))
+        ),
+        (status = 206, description = "The range that was asked for."),
+        (status = 304, description = "It is as it was."),
+        (status = 412, description = "It is not as it was."),
+        (status = 416, description = "There is nothing in that range."),
+        Refusals,
     ),
 )]
 pub(super) async fn read(
@@ -194,7 +206,8 @@ pub(super) async fn read(
         return Err(unknown());
     }
     let base = base_url(&state, request.headers());
-    Ok(reply_flat(StatusCode::OK, object(&stored, &tenant.account, &base, (state.now)())))
+    let recording = Recording::of(&stored, &tenant.account, &base, (state.now)(), Some(Uuid::new_v4()));
+    Ok(answer(StatusCode::OK, &recording))
 }
 
 /// Removes a recording with all its files.
@@ -203,12 +216,12 @@ pub(super) async fn read(
     path = "/v1/Account/{auth_id}/Recording/{recording}",
     tag = "Recording",
     params(
-        ("auth_id" = String, Path, description = "The account's auth id"),
+        AccountPath,
         ("recording" = String, Path, description = "Its uuid"),
     ),
     responses(
-        (status = 204, description = "It is deleted"),
-        (status = 404, description = "There is no such recording"),
+        (status = 204, description = "It is deleted."),
+        Refusals,
     ),
 )]
 pub(super) async fn delete(
@@ -232,16 +245,18 @@ pub(super) async fn delete(
     path = "/v1/Account/{auth_id}/Recording/{recording}/{leg}",
     tag = "Recording",
     params(
-        ("auth_id" = String, Path, description = "The account's auth id"),
+        AccountPath,
         ("recording" = String, Path, description = "Its uuid"),
         ("leg" = String, Path, description = "`a-leg.wav` or `b-leg.wav`"),
         ("Range" = Option<String>, Header, description = "RFC 9110 §14"),
     ),
     responses(
-        (status = 200, body = Vec<u8>, content_type = "audio/wav"),
-        (status = 206, description = "The range that was asked for"),
-        (status = 404, description = "There is no such recording, or none yet"),
-        (status = 416, description = "There is nothing in that range"),
+        (status = 200, description = "The sound.", body = Vec<u8>, content_type = "audio/wav"),
+        (status = 206, description = "The range that was asked for."),
+        (status = 304, description = "It is as it was."),
+        (status = 412, description = "It is not as it was."),
+        (status = 416, description = "There is nothing in that range."),
+        Refusals,
     ),
 )]
 pub(super) async fn leg(
@@ -316,36 +331,39 @@ async fn sound(
     Ok(response)
 }
 
-fn object(stored: &Stored, account: &str, base: &str, now: Timestamp) -> Map<String, Value> {
-    let new = &stored.new;
-    let uuid = new.interaction;
-    let duration_ms = stored.duration_ms();
-    let start_ms = new.started_at.map(Timestamp::as_millisecond);
-    let in_ms = |at: i64| format!("{at}.00000");
-    let length = i64::try_from(duration_ms).unwrap_or(i64::MAX);
-    let uri = format!("/v1/Account/{account}/Recording/{uuid}");
-    let recording = Recording {
-        add_time: new.added_at.strftime("%Y-%m-%d %H:%M:%S%.6f+00:00").to_string(),
-        call_uuid: new.call.map(|uuid| uuid.to_string()),
-        conference_name: "",
-        from_number: stored.caller.as_ref().map(E164::digits).unwrap_or_default().to_owned(),
-        monthly_recording_storage_amount: 0,
-        recording_duration_ms: format!("{duration_ms}.00000"),
-        recording_end_ms: start_ms.map(|start| in_ms(start.saturating_add(length))),
-        recording_format: new.format.as_str(),
-        recording_id: uuid.to_string(),
-        recording_start_ms: start_ms.map(in_ms),
-        recording_storage_duration: now.as_second().saturating_sub(new.added_at.as_second()).max(0) / DAY_S,
-        recording_storage_rate: 0,
-        recording_type: "call",
-        recording_url: format!("{base}{uri}.{}", new.format.as_str()),
-        resource_uri: format!("{uri}/"),
-        rounded_recording_duration: duration_ms.div_ceil(60_000).saturating_mul(60),
-        to_number: stored.virtual_number.as_ref().map(Did::digits).unwrap_or_default().to_owned(),
-        complete: new.complete,
-        legs: [media::recorder::A_LEG, media::recorder::B_LEG].map(|leg| format!("{base}{uri}/{leg}")),
-        session_uuid: new.session.map(|uuid| uuid.to_string()),
-        sha256: stored.sha256.clone(),
-    };
-    into_map(serde_json::to_value(recording).unwrap_or_default())
+impl Recording {
+    fn of(stored: &Stored, account: &str, base: &str, now: Timestamp, api_id: Option<Uuid>) -> Self {
+        let new = &stored.new;
+        let uuid = new.interaction;
+        let duration_ms = stored.duration_ms();
+        let start_ms = new.started_at.map(Timestamp::as_millisecond);
+        let in_ms = |at: i64| format!("{at}.00000");
+        let length = i64::try_from(duration_ms).unwrap_or(i64::MAX);
+        let uri = format!("/v1/Account/{account}/Recording/{uuid}");
+        let age_s = now.as_second().saturating_sub(new.added_at.as_second()).max(0);
+        Self {
+            api_id,
+            add_time: new.added_at.strftime("%Y-%m-%d %H:%M:%S%.6f+00:00").to_string(),
+            call_uuid: new.call,
+            conference_name: "",
+            from_number: stored.caller.as_ref().map(E164::digits).unwrap_or_default().to_owned(),
+            monthly_recording_storage_amount: 0,
+            recording_duration_ms: format!("{duration_ms}.00000"),
+            recording_end_ms: start_ms.map(|start| in_ms(start.saturating_add(length))),
+            recording_format: new.format.as_str(),
+            recording_id: uuid,
+            recording_start_ms: start_ms.map(in_ms),
+            recording_storage_duration: age_s / DAY_S,
+            recording_storage_rate: 0,
+            recording_type: "call",
+            recording_url: format!("{base}{uri}.{}", new.format.as_str()),
+            resource_uri: format!("{uri}/"),
+            rounded_recording_duration: duration_ms.div_ceil(60_000).saturating_mul(60),
+            to_number: stored.virtual_number.as_ref().map(Did::digits).unwrap_or_default().to_owned(),
+            complete: new.complete,
+            legs: [media::recorder::A_LEG, media::recorder::B_LEG].map(|leg| format!("{base}{uri}/{leg}")),
+            session_uuid: new.session,
+            sha256: stored.sha256.clone(),
+        }
+    }
 }

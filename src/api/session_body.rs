@@ -40,13 +40,11 @@ pub(super) fn new_session(
         (_, None, None | Some(false)) => return Err(ApiError::missing("second_party")),
         _ => check_parties(first_party.as_ref(), second_party.as_ref(), is_ours)?,
     }
-    if params.flag("initiate_call_to_first_party")? == Some(true) {
-        return Err(ApiError::invalid(
-            "initiate_call_to_first_party",
-            "is not available in this version. Allowed: false.",
-        ));
-    }
     let incomplete = first_party.is_none() || second_party.is_none();
+    let initiate = params.flag("initiate_call_to_first_party")?.unwrap_or(false);
+    if initiate && incomplete {
+        return Err(ApiError::invalid("initiate_call_to_first_party", "is allowed only with both parties."));
+    }
     Ok(NewSession {
         account: account.to_owned(),
         subaccount: params.text("subaccount")?,
@@ -62,7 +60,7 @@ pub(super) fn new_session(
         recording_callback_method: params.method("recording_callback_method")?.unwrap_or(HttpMethod::Post),
         callback_url: params.url("callback_url")?.unwrap_or_default(),
         callback_method: params.method("callback_method")?.unwrap_or(HttpMethod::Post),
-        initiate_call_to_first_party: false,
+        initiate_call_to_first_party: initiate,
         first_party_play_url: params.url("first_party_play_url")?.unwrap_or_default(),
         second_party_play_url: params.url("second_party_play_url")?.unwrap_or_default(),
         unknown_caller_play: params.url("unknown_caller_play")?.unwrap_or_default(),

@@ -5,17 +5,81 @@ use axum::extract::{FromRequestParts, Path, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::Response;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::ApiState;
 use super::auth::Tenant;
-use super::error::{ApiError, reply};
-use super::list::{Page, query_of, session_filter};
+use super::error::{ApiError, Refusals, answer};
+use super::list::{Meta, Page, query_of, session_filter};
 use super::params::Params;
 use super::session_body::{new_session, session_update};
-use super::session_view::{session_object, session_uri};
+use super::session_schema::{AccountPath, ExpireQuery, ListQuery, SessionCreate, SessionPath, SessionUpdate};
+use super::session_view::SessionObject;
 use crate::masking::session::MaskingSession;
+
+/// The resource's paths.
+pub(super) fn routes() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(read, update, expire))
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct SessionCreated {
+    api_id: Uuid,
+    session_uuid: Uuid,
+    /// What both parties dial, with `+`.
+    #[schema(pattern = r"^\+[0-9]{7,15}$")]
+    virtual_number: String,
+    /// `Session created`.
+    message: &'static str,
+    session: SessionObject,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct SessionRead {
+    api_id: Uuid,
+    response: SessionObject,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct SessionUpdated {
+    api_id: Uuid,
+    /// `Session updated`.
+    message: &'static str,
+    session: SessionObject,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct SessionExpired {
+    api_id: Uuid,
+    /// `Session expired`.
+    message: &'static str,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct SessionsListed {
+    api_id: Uuid,
+    #[schema(inline)]
+    response: SessionList,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct SessionList {
+    meta: Meta,
+    /// Newest first; the keys of each are sorted.
+    #[schema(value_type = Vec<SessionObject>)]
+    objects: Vec<Value>,
+}
 
 /// The uuid at the end of the path. What is no uuid names nothing.
 pub(super) struct Item(pub(super) Option<Uuid>);
@@ -39,9 +103,13 @@ pub(super) fn base_url(state: &ApiState, headers: &HeaderMap) -> String {
     if host.is_empty() || !clean { String::new() } else { format!("http://{host}") }
 }
 
-async fn show(state: &ApiState, headers: &HeaderMap, session: &MaskingSession) -> Result<Value, ApiError> {
+async fn show(
+    state: &ApiState,
+    headers: &HeaderMap,
+    session: &MaskingSession,
+) -> Result<SessionObject, ApiError> {
     let calls = state.store.interactions(session.uuid).await?;
-    Ok(Value::Object(session_object(session, &calls, &base_url(state, headers), (state.now)())))
+    Ok(SessionObject::of(session, &calls, &base_url(state, headers), (state.now)()))
 }
 
 /// Has everything fetched that the session's callers will be told: none of them ever waits for it.
@@ -52,7 +120,21 @@ fn prefetch(state: &ApiState, session: &MaskingSession) {
     messages.into_iter().chain(pin).for_each(|url| state.prompts.prefetch(url));
 }
 
-pub(super) async fn create(
+/// Make a session
+///
+/// Gives the session a virtual number: whoever of the two parties dials it reaches the other one, until the session
+/// ends. Numbers and booleans are also read from strings, names in any case; null, `""` and 0 for a duration mean
+/// "not given"; unknown parameters are ignored.
+#[utoipa::path(
+    post,
+    path = "/v1/Account/{auth_id}/Masking/Session",
+    tag = "Masking",
+    operation_id = "createMaskingSession",
+    params(AccountPath),
+    request_body = SessionCreate,
+    responses((status = 201, description = "The session, with its virtual number.", body = SessionCreated), Refusals)
+)]
+async fn create(
     State(state): State<ApiState>,
     tenant: Tenant,
     headers: HeaderMap,
@@ -63,29 +145,55 @@ pub(super) async fn create(
     let now = (state.now)();
     let session = state.store.create_session(wanted, now).await??;
     prefetch(&state, &session);
-    let object = session_object(&session, &[], &base_url(&state, &headers), now);
-    Ok(reply(
-        StatusCode::CREATED,
-        [
-            ("session_uuid", session.uuid.to_string().into()),
-            ("virtual_number", session.virtual_number.to_string().into()),
-            ("message", "Session created".into()),
-            ("session", Value::Object(object)),
-        ],
-    ))
+    if session.initiate_call_to_first_party {
+        state.calls.initiate_call(session.clone());
+    }
+    let created = SessionCreated {
+        api_id: Uuid::new_v4(),
+        session_uuid: session.uuid,
+        virtual_number: session.virtual_number.to_string(),
+        message: "Session created",
+        session: SessionObject::of(&session, &[], &base_url(&state, &headers), now),
+    };
+    Ok(answer(StatusCode::CREATED, &created))
 }
 
-pub(super) async fn read(
+/// Read a session
+///
+/// Ended sessions stay readable.
+#[utoipa::path(
+    get,
+    path = "/v1/Account/{auth_id}/Masking/Session/{session_uuid}",
+    tag = "Masking",
+    operation_id = "readMaskingSession",
+    params(SessionPath),
+    responses((status = 200, description = "The session.", body = SessionRead), Refusals)
+)]
+async fn read(
     State(state): State<ApiState>,
     tenant: Tenant,
     Item(uuid): Item,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let session = find(&state, &tenant, uuid).await?;
-    Ok(reply(StatusCode::OK, [("response", show(&state, &headers, &session).await?)]))
+    let response = show(&state, &headers, &session).await?;
+    Ok(answer(StatusCode::OK, &SessionRead { api_id: Uuid::new_v4(), response }))
 }
 
-pub(super) async fn update(
+/// Change a session
+///
+/// What is not given stays. `session_expiry` counts from now. The other parameters of a create are fixed: given with
+/// their present value they are accepted, with another one they are refused.
+#[utoipa::path(
+    post,
+    path = "/v1/Account/{auth_id}/Masking/Session/{session_uuid}",
+    tag = "Masking",
+    operation_id = "updateMaskingSession",
+    params(SessionPath),
+    request_body = SessionUpdate,
+    responses((status = 200, description = "The session as it is now.", body = SessionUpdated), Refusals)
+)]
+async fn update(
     State(state): State<ApiState>,
     tenant: Tenant,
     Item(uuid): Item,
@@ -101,13 +209,25 @@ pub(super) async fn update(
     let update = session_update(params, &present, |party| state.store.virtual_number(party).is_some())?;
     let session = state.store.update_session(&tenant.account, present.uuid, update, now).await??;
     prefetch(&state, &session);
-    Ok(reply(
+    let session = show(&state, &headers, &session).await?;
+    Ok(answer(
         StatusCode::OK,
-        [("message", "Session updated".into()), ("session", show(&state, &headers, &session).await?)],
+        &SessionUpdated { api_id: Uuid::new_v4(), message: "Session updated", session },
     ))
 }
 
-pub(super) async fn expire(
+/// End a session
+///
+/// Its calls go on, unless `hangup` is true. A session that has ended already is refused with 400.
+#[utoipa::path(
+    delete,
+    path = "/v1/Account/{auth_id}/Masking/Session/{session_uuid}",
+    tag = "Masking",
+    operation_id = "expireMaskingSession",
+    params(SessionPath, ExpireQuery),
+    responses((status = 200, description = "It has ended.", body = SessionExpired), Refusals)
+)]
+async fn expire(
     State(state): State<ApiState>,
     tenant: Tenant,
     Item(uuid): Item,
@@ -121,10 +241,23 @@ pub(super) async fn expire(
         state.calls.hang_up_session(session.uuid);
     }
     ended?;
-    Ok(reply(StatusCode::OK, [("message", "Session expired".into())]))
+    Ok(answer(StatusCode::OK, &SessionExpired { api_id: Uuid::new_v4(), message: "Session expired" }))
 }
 
-pub(super) async fn list(
+/// List sessions
+///
+/// Newest first; every filter that is given must fit. Without a filter on `created_time` or `expiry_time` the list
+/// has what existed within the last seven days; a range of either reaches back at most 30 days from its end, or from
+/// now if that is earlier.
+#[utoipa::path(
+    get,
+    path = "/v1/Account/{auth_id}/Masking/Session",
+    tag = "Masking",
+    operation_id = "listMaskingSessions",
+    params(AccountPath, ListQuery),
+    responses((status = 200, description = "One page of the list.", body = SessionsListed), Refusals)
+)]
+async fn list(
     State(state): State<ApiState>,
     tenant: Tenant,
     uri: Uri,
@@ -140,12 +273,10 @@ pub(super) async fn list(
     let mut objects = Vec::with_capacity(found.sessions.len());
     for session in &found.sessions {
         let calls = state.store.interactions(session.uuid).await?;
-        let mut object = session_object(session, &calls, &base, now);
-        object.insert("resource_uri".to_owned(), session_uri(session).into());
-        objects.push(Value::Object(object));
+        objects.push(SessionObject::of(session, &calls, &base, now).listed(session));
     }
-    let meta = page.meta(&uri, &query, found.total);
-    Ok(reply(StatusCode::OK, [("response", json!({ "meta": meta, "objects": objects }))]))
+    let response = SessionList { meta: page.meta(&uri, &query, found.total), objects };
+    Ok(answer(StatusCode::OK, &SessionsListed { api_id: Uuid::new_v4(), response }))
 }
 
 async fn find(state: &ApiState, tenant: &Tenant, uuid: Option<Uuid>) -> Result<MaskingSession, ApiError> {

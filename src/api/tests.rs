@@ -11,6 +11,9 @@ use media::Side;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
+mod description;
+mod shapes;
+
 use super::*;
 use crate::masking::session::PartyRole;
 use crate::number::{Did, E164};
@@ -28,11 +31,18 @@ tokio::task_local! {
 mod recordings;
 
 #[derive(Default)]
-struct Calls(Mutex<Vec<Uuid>>);
+struct Calls {
+    ended: Mutex<Vec<Uuid>>,
+    initiated: Mutex<Vec<Uuid>>,
+}
 
 impl CallControl for Calls {
     fn hang_up_session(&self, session: Uuid) {
-        self.0.lock().unwrap().push(session);
+        self.ended.lock().unwrap().push(session);
+    }
+
+    fn initiate_call(&self, session: MaskingSession) {
+        self.initiated.lock().unwrap().push(session.uuid);
     }
 
     fn hang_up_call(&self, interaction: Uuid) -> bool {
@@ -114,7 +124,7 @@ impl Service {
         }
         let response = self.router.clone().oneshot(request.body(body.into()).unwrap()).await.unwrap();
         let status = response.status().as_u16();
-        let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        let bytes = axum::body::to_bytes(response.into_body(), 4 << 20).await.unwrap();
         let text = Value::String(String::from_utf8_lossy(&bytes).into_owned());
         Answer { status, body: serde_json::from_slice(&bytes).unwrap_or(text) }
     }
@@ -339,8 +349,11 @@ async fn a_bad_parameter_is_named_with_what_is_allowed() {
             "Invalid parameter. callback_method allowed values are GET or POST.",
         ),
         (
-            with(pair(), json!({"initiate_call_to_first_party": true})),
-            "Invalid parameter. initiate_call_to_first_party is not available in this version. Allowed: false.",
+            json!({
+                "first_party": "12125550001", "create_session_with_single_party": true,
+                "initiate_call_to_first_party": true,
+            }),
+            "Invalid parameter. initiate_call_to_first_party is allowed only with both parties.",
         ),
         (
             with(pair(), json!({"force_pin_authentication": true})),
@@ -551,7 +564,29 @@ async fn a_deleted_session_stays_readable_as_expired() {
             assert_eq!((answer.status, answer.error()), (400, "Session already expired"));
         }
         assert_eq!(service.create(pair()).await.status, 201, "its number is free again");
-        assert!(service.calls.0.lock().unwrap().is_empty(), "live calls go on");
+        assert!(service.calls.ended.lock().unwrap().is_empty(), "live calls go on");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn only_a_create_that_says_so_calls_the_first_party() {
+    let service = Service::start(2).await;
+    at_start(async {
+        service.session(pair()).await;
+        assert!(service.calls.initiated.lock().unwrap().is_empty());
+        let created = service.create(with(pair(), json!({"initiate_call_to_first_party": "true"}))).await;
+        assert_eq!(
+            (created.status, &created.body["session"]["initiate_call_to_first_party"]),
+            (201, &json!(true))
+        );
+        let uuid = Uuid::parse_str(created.body["session_uuid"].as_str().unwrap()).unwrap();
+        assert_eq!(*service.calls.initiated.lock().unwrap(), [uuid]);
+        assert_eq!(
+            service.create(with(pair(), json!({"initiate_call_to_first_party": true}))).await.status,
+            400
+        );
+        assert_eq!(service.calls.initiated.lock().unwrap().len(), 1, "without a number nobody is called");
     })
     .await;
 }
@@ -565,11 +600,11 @@ async fn delete_with_hangup_ends_its_calls_even_when_it_had_expired() {
         assert_eq!(service.call(Method::DELETE, &path, json!({})).await.status, 200);
         assert_eq!(service.call(Method::DELETE, &path, json!({})).await.status, 400);
         let uuid = Uuid::parse_str(&uuid).unwrap();
-        assert_eq!(*service.calls.0.lock().unwrap(), [uuid, uuid]);
+        assert_eq!(*service.calls.ended.lock().unwrap(), [uuid, uuid]);
         let stranger = format!("/v1/Account/{OTHER}/Masking/Session/{uuid}/?hangup=true");
         let answer = service.raw(Method::DELETE, &stranger, Some(basic(OTHER, "other")), "").await;
         assert_eq!(
-            (answer.status, service.calls.0.lock().unwrap().len()),
+            (answer.status, service.calls.ended.lock().unwrap().len()),
             (404, 2),
             "another account's calls"
         );
@@ -792,7 +827,7 @@ async fn make_call(service: &Service, uuid: &str, ended: bool) -> (Uuid, Uuid) {
         trunk: "local".into(),
         started_at: at(10),
     };
-    let a = opened(Side::A, 1, PartyRole::Second);
+    let a = opened(Side::A, 0, PartyRole::Second);
     let b = [opened(Side::B, 1, PartyRole::First), opened(Side::B, 2, PartyRole::First)];
     service.store.open_leg(a.clone()).await.unwrap();
     let (a_uuid, b_uuid) = (a.leg, b[1].leg);
@@ -844,12 +879,12 @@ async fn a_session_shows_its_calls() {
         assert_eq!(session["interaction"], json!([{
             "start_time": "2024-02-01 06:28:25 +0000 UTC", "end_time": "2024-02-01 06:28:55 +0000 UTC",
             "first_party_resource_url": format!("{base}/{b}"), "second_party_resource_url": format!("{base}/{a}"),
-            "type": "call", "total_call_count": 2, "call_billed_duration": 60, "duration": 29,
+            "type": "call", "call_billed_duration": 120, "total_call_count": 2, "duration": 29,
         }]));
         for (name, value) in [
             ("status", json!("active")),
             ("total_call_count", json!(2)),
-            ("total_call_billed_duration", json!(60)),
+            ("total_call_billed_duration", json!(120)),
             ("last_interaction_time", json!("2024-02-01 06:28:55 +0000 UTC")),
         ] {
             assert_eq!(session[name], value, "{name}");

@@ -193,7 +193,7 @@ pub struct NewLeg {
     pub uuid: Uuid,
     /// Which side.
     pub side: Side,
-    /// 1 for the first gateway.
+    /// 0 for a leg that came in, 1 for the first gateway.
     pub attempt: u8,
     /// Its far end.
     pub party: Option<E164>,

@@ -49,8 +49,8 @@ pub struct Index {
 pub(super) struct KeyGuard {
     index: Arc<Index>,
     dialogs: Vec<DialogKey>,
-    invite: TransactionKey,
-    merge: MergeKey,
+    /// Of the INVITE that made the call; `None` when we made it.
+    invite: Option<(TransactionKey, MergeKey)>,
 }
 
 impl KeyGuard {
@@ -65,8 +65,10 @@ impl Drop for KeyGuard {
         for key in &self.dialogs {
             self.index.dialogs.remove(key);
         }
-        self.index.invites.remove(&self.invite);
-        self.index.merges.remove(&self.merge);
+        if let Some((invite, merge)) = &self.invite {
+            self.index.invites.remove(invite);
+            self.index.merges.remove(merge);
+        }
     }
 }
 
@@ -75,7 +77,12 @@ impl Index {
         let (key, merge) = (TransactionKey::of_invite(invite), merge_key(invite));
         self.invites.insert(key.clone(), handle.clone());
         self.merges.insert(merge.clone(), ());
-        KeyGuard { index: Arc::clone(self), dialogs: Vec::new(), invite: key, merge }
+        KeyGuard { index: Arc::clone(self), dialogs: Vec::new(), invite: Some((key, merge)) }
+    }
+
+    /// For a call that no INVITE made.
+    pub(super) fn initiated(self: &Arc<Self>) -> KeyGuard {
+        KeyGuard { index: Arc::clone(self), dialogs: Vec::new(), invite: None }
     }
 
     /// Keys in all indexes, for the check that nothing is left behind.

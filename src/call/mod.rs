@@ -19,9 +19,22 @@
 //!              Draining: both legs end, media closes, the CDR is written ──► Done
 //! ```
 //!
-//! What may be trusted where: in `Routing` nothing but the INVITE; from `Opening` on the media has ports and the
-//! caller's offer was read; from `CollectingPin` and `Announcing` on the A-leg is answered; in `Dialing` a B-leg
-//! exists; in `Bridged` both legs are answered; from `Draining` on neither leg gets an order any more.
+//! A call that we place ourselves (`initiate_call_to_first_party`) begins in another way and goes on like one that
+//! the first party has made:
+//!
+//! ```text
+//!             ┌─────────┐ ports bound ┌──────────────┐ answered
+//!  the API ──►│ Opening ├────────────►│ CallingFirst ├─────────► CollectingPin, Announcing or Dialing
+//!             └────┬────┘             └──────┬───────┘
+//!          no port │      refused, hung up,  │
+//!                  ▼      ring_timeout       ▼
+//!              Draining                  Draining
+//! ```
+//!
+//! What may be trusted where: in `Routing` nothing but the INVITE; from `Opening` on the session is known, after it
+//! the media has ports and the caller's offer was read; in `CallingFirst` the A-leg is one of our own making, with
+//! our offer; from `CollectingPin` and `Announcing` on the A-leg is answered; in `Dialing` a B-leg exists; in
+//! `Bridged` both legs are answered; from `Draining` on neither leg gets an order any more.
 //!
 //! [`machine`] and everything below it is pure. [`task`] is the only async code of a call; [`dispatch`] and
 //! [`registry`] find and make calls.
@@ -41,6 +54,7 @@ pub mod tones;
 use crate::call::cdr::HangupCause;
 use crate::call::identity::LegAddress;
 use crate::masking::route::Query;
+use crate::number::E164;
 use crate::recording::manifest::Names;
 use crate::sip::key::DialogKey;
 use crate::sip::message::Message;
@@ -117,11 +131,17 @@ pub struct Outlet {
 pub struct Found {
     /// `None`: not one of our numbers.
     pub route: Option<Route>,
+    /// Whoever talked last with the caller through his single-party session.
+    pub partner: Option<E164>,
     /// Where the B-leg can go, in order of failover.
     pub outlets: Vec<Outlet>,
     /// Wall time of the look-up: sessions are active or not at this moment.
     pub at: jiff::Timestamp,
 }
+
+/// Tells the look-ups of one call apart: a late answer to one must not pass for the answer to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LookUp(u32);
 
 /// What happens to a call.
 #[derive(Debug)]
@@ -131,8 +151,8 @@ pub enum Event {
     Message(Box<(Message, Flow)>),
     /// A request of ours, known by its branch, could not be sent.
     SendFailed(ByteStr),
-    /// The look-up's result; `Err`: the store failed.
-    Found(Result<Box<Found>, StoreFailed>),
+    /// That look-up's result; `Err`: the store failed.
+    Found(LookUp, Result<Box<Found>, StoreFailed>),
     /// The media's local RTP ports, A's and B's; `Err`: none is free.
     MediaOpened(Result<(u16, u16), NoPort>),
     /// The media has something to say.
@@ -166,7 +186,7 @@ pub enum Action {
         to: Hop,
     },
     /// Look the dialled number up; the answer is [`Event::Found`].
-    FindSession(Query),
+    FindSession(LookUp, Query),
     /// From now on messages of this dialog are the call's.
     Index(DialogKey),
     /// Bind media sockets on these local addresses; the answer is [`Event::MediaOpened`].

@@ -1,20 +1,22 @@
 //! Which calls there are and may be: admission limits, spawning, listing, draining; and what every call's shell shares.
 
 use super::cdr::{ClockPair, HangupCause};
-use super::dispatch::{CallHandle, Index};
+use super::dispatch::{CallHandle, Index, KeyGuard};
 use super::identity::LegAddress;
 use super::leg::Refusal;
 use super::machine::CallParameters;
 use super::task::CallTask;
-use super::{Call, Event, Found, Hop, Outlet, Place, StoreFailed};
+use super::{Action, Call, Event, Found, Hop, Outlet, Place, StoreFailed};
 use crate::clock;
 use crate::ids::IdSource;
 use crate::masking::route::Query;
+use crate::masking::session::MaskingSession;
+use crate::number::E164;
 use crate::prompts::PromptLibrary;
 use crate::recording::{Recordings, manifest};
 use crate::sip::message::Request;
 use crate::sip::transport::{Destination, Flow, Protocol, Transports, local_address_towards};
-use crate::store::{Cdr, Store, StoreError};
+use crate::store::{Cdr, Route, Store, StoreError};
 use crate::trunk::{Gateway, RateLimit, Transport, Trunk, TrunkId, Trunks};
 use bytes::Bytes;
 use dashmap::DashMap;
@@ -313,22 +315,71 @@ impl Shell {
         else {
             return Admission::Refused(Refusal::from(500));
         };
-        let parameters = CallParameters {
-            trunk: profile,
-            address,
+        let parameters = self.parameters(profile, ids, now);
+        let (call, actions) = match Call::offered(invite, &flow, address, parameters, now) {
+            Ok(made) => made,
+            Err(refusal) => return Admission::Refused(refusal),
+        };
+        self.start(call, actions, permit, |handle| index.add_invite(invite, handle));
+        Admission::Taken
+    }
+
+    fn parameters(&self, trunk: Arc<Trunk>, ids: IdSource, now: Instant) -> CallParameters {
+        CallParameters {
+            trunk,
             ids,
             prompts: self.prompts.clone(),
             clock: ClockPair { instant: now, wall: clock::wall_now() },
             recordings: self.recordings.clone(),
+        }
+    }
+
+    /// Calls the first party of a session and then connects the second one. Does not wait for any of it. A process
+    /// that ends before the first INVITE has left nothing: such a call is not made again.
+    pub fn initiate(self: &Arc<Self>, session: MaskingSession, index: &Arc<Index>) {
+        let (shell, index) = (Arc::clone(self), Arc::clone(index));
+        let placing = async move { shell.place(&Arc::new(session), &index).await };
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(placing);
+    }
+
+    async fn place(self: Arc<Self>, session: &Arc<MaskingSession>, index: &Arc<Index>) {
+        let (dialled, caller) = (session.virtual_number.clone(), session.first_party.clone());
+        let Ok(found) = self.find(&Query { dialled, caller }).await else { return };
+        // It may have been ended in the meantime; and without a number there is no trunk.
+        let Some(route) = found.route else { return };
+        let Some(trunk) = self.trunks.id(&route.number.trunk) else { return };
+        let Some(profile) = self.shared_trunks.get(trunk.index()).cloned() else { return };
+        if !route.sessions.iter().any(|found| found.uuid == session.uuid) {
+            return;
+        }
+        let now = clock::now();
+        let permit = if self.is_draining() { None } else { self.permit(trunk, now) };
+        let parameters = self.parameters(profile, IdSource::from_system(), now);
+        let (mut call, mut actions) = Call::initiated(session, found.outlets, parameters, now);
+        let Some(permit) = permit else {
+            self.counters.full.increment(1);
+            actions.extend(call.handle(Event::HangUp(HangupCause::Congestion), now));
+            for action in actions {
+                if let Action::CloseCall(cdr) = action {
+                    self.close_call(*cdr).await;
+                }
+            }
+            return;
         };
-        let (call, actions) = match Call::offered(invite, &flow, parameters, now) {
-            Ok(made) => made,
-            Err(refusal) => return Admission::Refused(refusal),
-        };
+        self.start(call, actions, permit, |_| index.initiated());
+    }
+
+    fn start(
+        self: &Arc<Self>,
+        call: Call,
+        actions: Vec<Action>,
+        permit: Permit,
+        keys: impl FnOnce(&CallHandle) -> KeyGuard,
+    ) {
         self.counters.calls.increment(1);
         let (sender, inbox) = mpsc::channel(INBOX);
         let handle = CallHandle { id: call.interaction(), inbox: sender };
-        let keys = index.add_invite(invite, &handle);
+        let keys = keys(&handle);
         self.calls.insert(handle.id, (handle.clone(), None));
         let span = info_span!("call", id = %handle.id);
         let entry = RegistryEntry { shell: Arc::clone(self), id: handle.id };
@@ -351,7 +402,6 @@ impl Shell {
             }
             .instrument(span),
         );
-        Admission::Taken
     }
 
     fn permit(self: &Arc<Self>, trunk: TrunkId, now: Instant) -> Option<Permit> {
@@ -456,6 +506,7 @@ impl Shell {
                 self.complain("store", &error);
                 StoreFailed
             })?;
+        let partner = self.partner(query, route.as_ref()).await?;
         let mut outlets = Vec::new();
         let trunk = route.as_ref().and_then(|route| self.trunks.id(&route.number.trunk));
         if let Some(trunk) = trunk.and_then(|id| self.shared_trunks.get(id.index())) {
@@ -463,7 +514,20 @@ impl Shell {
                 outlets.extend(self.outlet(trunk, gateway).await);
             }
         }
-        Ok(Found { route, outlets, at })
+        Ok(Found { route, partner, outlets, at })
+    }
+
+    /// Whoever talked last with the caller, when he is the known party of a single-party session. A number of ours
+    /// is nobody: a call to it would come back.
+    async fn partner(&self, query: &Query, route: Option<&Route>) -> Result<Option<E164>, StoreFailed> {
+        let Some((caller, route)) = query.caller.as_ref().zip(route) else { return Ok(None) };
+        let own = route.sessions.iter().find(|session| session.role_of(caller).is_some());
+        let Some(session) = own.filter(|session| session.is_incomplete()) else { return Ok(None) };
+        let partner = self.store.last_partner(session.uuid, caller).await.map_err(|error| {
+            self.complain("store", &error);
+            StoreFailed
+        })?;
+        Ok(partner.filter(|partner| self.store.virtual_number(partner).is_none()))
     }
 
     async fn outlet(&self, trunk: &Arc<Trunk>, gateway: &Gateway) -> Option<Outlet> {

@@ -7,16 +7,16 @@ use media::{Digit, Stream};
 /// What a leg tells its call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Signal {
-    /// B-leg: a provisional response beyond 100; `stream` when it brought early media.
+    /// A leg of ours: a provisional response beyond 100; `stream` when it brought early media.
     Progress {
         /// 180–199.
         status: u16,
         /// What the early answer agreed on, when it changed.
         stream: Option<Stream>,
     },
-    /// B-leg: 2xx, acknowledged. A-leg: the ACK of our 2xx brought the answer to our offer.
+    /// A leg of ours: 2xx, acknowledged. The caller's: the ACK of our 2xx brought the answer to our offer.
     Answered(Stream),
-    /// B-leg: the peer's final failure, or 408 for a time-out of our own and 503 for a transport error
+    /// A leg of ours: the peer's final failure, or 408 for a time-out of our own and 503 for a transport error
     /// (RFC 3261 §8.1.3.1).
     Refused(u16),
     /// The peer ended the leg, or it broke.
@@ -30,14 +30,14 @@ pub enum Signal {
 /// What a call tells its leg.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// A-leg: 180, or 183 with our description when `early_media`.
+    /// The caller's leg: 180, or 183 with our description when `early_media`.
     Ring {
         /// Early audio follows: the answer goes with it.
         early_media: bool,
     },
-    /// A-leg: 200 with our description.
+    /// The caller's leg: 200 with our description.
     Answer,
-    /// A-leg: a final failure of our own.
+    /// The caller's leg: a final failure of our own.
     Refuse {
         /// 400–699.
         status: u16,

@@ -104,8 +104,8 @@ impl CallTask {
             let (shell, jobs) = (Arc::clone(&self.shell), &mut hands.jobs);
             match action {
                 Action::Send { wire, to } => shell.send(wire, &to),
-                Action::FindSession(query) => {
-                    jobs.spawn(async move { Event::Found(shell.find(&query).await.map(Box::new)) });
+                Action::FindSession(look_up, query) => {
+                    jobs.spawn(async move { Event::Found(look_up, shell.find(&query).await.map(Box::new)) });
                 }
                 Action::Index(key) => self.keys.add_dialog(key, &self.handle),
                 Action::OpenMedia { a, b } => hands.open_media(&shell, a, b),

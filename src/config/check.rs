@@ -29,8 +29,8 @@ pub(super) fn check(config: &Config, mut faults: Faults) -> Result<Checked, Conf
     let sip = sip(&config.sip, found);
     let media = media(&config.media, sip.public_address, found);
     let http = http(&config.http, found);
-    let store = store(&config.store, found);
     let recordings = recordings(&config.recordings, found);
+    let store = store(&config.store, &recordings.directory, found);
 
     // What was not given is the default, and so is what could not be read: its fault is reported already.
     let (local_trunk, local_numbers);
@@ -162,25 +162,30 @@ fn http(written: &HttpConfig, faults: &mut Faults) -> HttpLimits {
     }
 }
 
-fn store(written: &StoreConfig, faults: &mut Faults) -> StoreSettings {
+fn store(written: &StoreConfig, recordings: &Path, faults: &mut Faults) -> StoreSettings {
     let (key, value) = ("store.url", text(&written.url));
-    let path = match written.url.split_once("://") {
-        Some(("postgres" | "postgresql", _)) => {
-            // Not as written: the URL may hold a password.
-            faults.not_available(key, &text("postgres://…"), "PostgreSQL");
-            None
-        }
+    let (shown, pid_file) = match written.url.split_once("://") {
+        Some(("postgres" | "postgresql", _)) => match crate::store::server_of(&written.url) {
+            // A process beside its own recordings: no two may have the same.
+            Ok(server) => (server, recordings.join("maskline.pid")),
+            Err(problem) => {
+                faults.wrong(key, &value, problem, keys::STORE_URL);
+                Default::default()
+            }
+        },
         Some(("sqlite", path)) if path.contains(['?', '#', '%']) => {
             faults.wrong(key, &value, "\"?\", \"#\" and \"%\" cannot be part of the path", keys::STORE_URL);
-            None
+            Default::default()
         }
-        Some(("sqlite", path)) if Path::new(path).file_name().is_some() && !path.ends_with('/') => Some(path),
+        Some(("sqlite", path)) if Path::new(path).file_name().is_some() && !path.ends_with('/') => {
+            (path.to_owned(), Path::new(path).with_file_name("maskline.pid"))
+        }
         _ => {
-            faults.wrong(key, &value, "it names no database file", keys::STORE_URL);
-            None
+            faults.wrong(key, &value, "it names no database", keys::STORE_URL);
+            Default::default()
         }
     };
-    StoreSettings { url: written.url.clone(), path: PathBuf::from(path.unwrap_or_default()) }
+    StoreSettings { url: written.url.clone(), shown, pid_file }
 }
 
 fn recordings(written: &RecordingsConfig, faults: &mut Faults) -> RecordingSettings {

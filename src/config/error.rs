@@ -1,6 +1,7 @@
 //! What is wrong with a configuration, all of it at once.
 
 use super::keys;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -194,6 +195,18 @@ fn is_at_or_below(path: &str, other: &str) -> bool {
     path.strip_prefix(other).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
+/// A URL may hold a password, also where none is expected. What follows a database's scheme may hold it anywhere.
+fn without_password(text: &str) -> Cow<'_, str> {
+    let Some((scheme, rest)) = text.split_once("://") else { return Cow::Borrowed(text) };
+    if scheme.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("postgres")) {
+        return Cow::Owned(format!("{scheme}://…"));
+    }
+    match rest.rsplit_once('@') {
+        Some((_, host)) => Cow::Owned(format!("{scheme}://…@{host}")),
+        None => Cow::Borrowed(text),
+    }
+}
+
 fn is_secret(path: &str) -> bool {
     let public = path == "accounts" || path.ends_with(".auth_id");
     let word = ["token", "password", "secret", "private"].iter().any(|word| path.contains(word));
@@ -213,7 +226,7 @@ fn shown(path: &str, value: &toml::Value) -> String {
     }
     // Control characters come out escaped: the text goes to a terminal.
     let text = match value {
-        toml::Value::String(text) => format!("{text:?}"),
+        toml::Value::String(text) => format!("{:?}", without_password(text)),
         other => other.to_string().escape_debug().to_string().replace("\\\"", "\""),
     };
     match text.char_indices().nth(120) {

@@ -52,7 +52,7 @@ pub(super) const AUTH_ID: &str = "\"MA\" and 18 capital letters and digits, diff
 pub(super) const AUTH_TOKEN: &str = "16 to 128 printable ASCII characters without space";
 pub(super) const NO_SESSION: &str =
     "\"reject\", \"play:URL\" (http or https) or \"sip:[USER@]HOST[:PORT][;transport=udp|tcp]\"";
-pub(super) const STORE_URL: &str = "\"sqlite://PATH\"";
+pub(super) const STORE_URL: &str = "\"sqlite://PATH\" or \"postgres://USER[:PASSWORD]@HOST[:PORT]/DATABASE\"";
 pub(super) const HTTP_LISTEN: &str = "ADDRESS:PORT, such as 127.0.0.1:8080";
 pub(super) const DIRECTORY: &str = "a path";
 

@@ -105,19 +105,40 @@ pub struct HttpLimits {
 }
 
 /// `[store]`, checked.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct StoreSettings {
-    /// `sqlite://…`
-    pub url: String,
-    /// The database file.
-    pub path: PathBuf,
+    url: String,
+    shown: String,
+    pid_file: PathBuf,
 }
 
 impl StoreSettings {
-    /// The file, beside the database, by which `maskline drain` finds the running service.
+    /// `sqlite://…` or `postgres://…`: for opening only, it may hold a password.
     #[must_use]
-    pub fn pid_file(&self) -> PathBuf {
-        self.path.with_file_name("maskline.pid")
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The database file, or the server and the database without the password.
+    #[must_use]
+    pub fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    /// The file by which `maskline drain` finds the running service: beside the database file, or else in the
+    /// directory of the recordings, which belongs to one process as well.
+    #[must_use]
+    pub fn pid_file(&self) -> &Path {
+        &self.pid_file
+    }
+}
+
+impl fmt::Debug for StoreSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreSettings")
+            .field("shown", &self.shown)
+            .field("pid_file", &self.pid_file)
+            .finish_non_exhaustive()
     }
 }
 
@@ -268,7 +289,7 @@ impl Checked {
             ),
             format!("  media       ports {} to {}, {workers} threads", ports.start(), ports.end()),
             format!("  http        {}", self.http.listen),
-            format!("  store       {}", self.store.path.display()),
+            format!("  store       {}", self.store.shown()),
             format!("  recordings  {}", self.recordings.directory.display()),
         ];
         for (_, trunk) in self.trunks.iter() {

@@ -66,6 +66,22 @@ fn the_example_file_is_valid_and_says_the_defaults() {
 }
 
 #[test]
+fn a_postgres_url_shows_everything_but_its_password() {
+    for (url, shown) in [
+        ("postgres://me:secret@db.example/masks", "postgres://me@db.example:5432/masks"),
+        ("postgresql://me:secret@[2001:db8::1]:5433/masks", "postgres://me@[2001:db8::1]:5433/masks"),
+        ("postgres://me@localhost/masks?host=/run/pg&password=secret", "postgres://me@/run/pg/masks"),
+        ("postgres://me:s%3Fe@db/masks?sslmode=verify-full", "postgres://me@db:5432/masks"),
+    ] {
+        let checked = read(&format!("[store]\nurl = \"{url}\"\n[recordings]\ndirectory = \"a/b\"")).unwrap();
+        assert_eq!((checked.store.shown(), checked.store.url()), (shown, url));
+        assert_eq!(checked.store.pid_file(), Path::new("a/b/maskline.pid"));
+        let printed = format!("{checked:?}{}", checked.summary());
+        assert!(!printed.contains("secret") && printed.contains(shown), "{printed}");
+    }
+}
+
+#[test]
 fn every_key_is_in_the_example_and_in_the_readme_and_readable() {
     let readme = include_str!("../../README.md");
     for key in keys::KEYS.iter().filter(|key| key.kind != keys::Kind::Tables) {
@@ -176,14 +192,24 @@ fn each_fault_names_its_key_its_value_and_what_is_allowed() {
             "http.fetch_allow[0] = \"10.0.0.1/8\": the address has bits that the prefix does not cover; allowed: 10.0.0.0/8 for the network, 10.0.0.1 for the address",
         ),
         (
-            "[store]\nurl = \"postgres://me:secret@db/x\"",
-            "store.url = \"postgres://…\": PostgreSQL is not available in this version",
+            "[store]\nurl = \"postgres://me:secret@db/x?pasword=secret\"",
+            "store.url = \"postgres://…\": it has a parameter that is not known; allowed: \"sqlite://PATH\" or \"postgres://",
         ),
         (
             "[store]\nurl = \"mysql://x\"",
-            "store.url = \"mysql://x\": it names no database file; allowed: \"sqlite://PATH\"",
+            "store.url = \"mysql://x\": it names no database; allowed: \"sqlite://PATH\"",
         ),
-        ("[store]\nurl = \"sqlite://data/\"", "store.url = \"sqlite://data/\": it names no database file"),
+        ("[store]\nurl = \"sqlite://data/\"", "store.url = \"sqlite://data/\": it names no database"),
+        ("[store]\nurl = \"postgres://me:secret@db\"", "store.url = \"postgres://…\": it names no database"),
+        (
+            "[store]\nurl = \"postgres://me:secret@[db/x\"",
+            "store.url = \"postgres://…\": it is no URL of a PostgreSQL database",
+        ),
+        ("[store]\nurl = \"mysql://me:secret@db/x\"", "store.url = \"mysql://…@db/x\": it names no database"),
+        (
+            "[store]\nulr = \"postgres://me:secret@db/x\"",
+            "store.ulr = \"postgres://…\": there is no such key",
+        ),
         (
             "[store]\nurl = \"sqlite://a.db?mode=ro\"",
             "store.url = \"sqlite://a.db?mode=ro\": \"?\", \"#\" and \"%\"",

@@ -2,6 +2,7 @@
 
 use super::AuthToken;
 use serde::Deserialize;
+use std::fmt;
 
 /// The whole file. Unknown keys are errors: a typo must not silently become a default.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -108,11 +109,19 @@ impl Default for HttpConfig {
 }
 
 /// `[store]` as written.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreConfig {
-    /// `sqlite://PATH`, relative to the working directory; `sqlite:///PATH` is absolute.
+    /// `sqlite://PATH`, relative to the working directory, or absolute as `sqlite:///PATH`; or
+    /// `postgres://USER:PASSWORD@HOST:PORT/DATABASE`.
     pub url: String,
+}
+
+impl fmt::Debug for StoreConfig {
+    /// The URL may hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StoreConfig(·)")
+    }
 }
 
 impl Default for StoreConfig {

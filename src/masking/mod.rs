@@ -4,5 +4,6 @@
 //! to do with a call. Nothing here prints a party's number or a PIN.
 
 pub mod allocate;
+pub mod guessing;
 pub mod route;
 pub mod session;

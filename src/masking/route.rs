@@ -34,6 +34,9 @@ pub enum Decision {
     },
     /// To a fixed SIP URI, as the number's configuration says for calls without a session.
     Forward(String),
+    /// The known party of a single-party session calls, and there is nobody whom it could be connected to: it is
+    /// told so, then BYE.
+    Nobody(Arc<MaskingSession>),
 }
 
 /// Whom to dial, on whose terms.
@@ -83,16 +86,22 @@ pub struct PinPlan {
 }
 
 /// Decides. `route` is `None` when the number is not ours; its sessions are active ones that have the
-/// caller as party or take strangers.
+/// caller as party or take strangers. `partner` is whoever talked last with the caller through his
+/// single-party session.
 #[must_use]
-pub fn decide(query: &Query, route: Option<&Route>, now: jiff::Timestamp) -> Decision {
+pub fn decide(
+    query: &Query,
+    route: Option<&Route>,
+    partner: Option<&E164>,
+    now: jiff::Timestamp,
+) -> Decision {
     let Some(route) = route else { return Decision::Refuse(404) };
     let mut active = route.sessions.iter().filter(|session| session.is_active(now));
     let own = query.caller.as_ref().and_then(|caller| {
         active.clone().find_map(|session| session.role_of(caller).map(|role| (session, role)))
     });
     if let Some((session, role)) = own {
-        return for_party(session, role);
+        return for_party(session, role, partner);
     }
     let strangers_pin: Vec<_> = active.clone().filter(|session| session.pin.is_some()).cloned().collect();
     if let Some(plan) = active.clone().find(|session| session.takes_anyone()).and_then(known_party) {
@@ -112,11 +121,20 @@ pub fn decide(query: &Query, route: Option<&Route>, now: jiff::Timestamp) -> Dec
     }
 }
 
-/// A registered caller: to the other party, after his own PIN if the session forces it.
-fn for_party(session: &MaskingSession, role: PartyRole) -> Decision {
+/// What becomes of a call that we place ourselves to the first party, once he has answered: the same as if he had
+/// dialled the number.
+#[must_use]
+pub fn initiated(session: &MaskingSession) -> Decision {
+    for_party(session, PartyRole::First, None)
+}
+
+/// A registered caller: to the other party, after his own PIN if the session forces it. The known party of a
+/// single-party session reaches the one that it talked with last, until the other party is filled in.
+fn for_party(session: &MaskingSession, role: PartyRole, partner: Option<&E164>) -> Decision {
     let shared = Arc::new(session.clone());
-    // A single-party session's known party has nobody to call until the other one is filled in.
-    let Some(plan) = plan_to(&shared, other(role)) else { return Decision::Refuse(404) };
+    let callee = session.party(role.other()).or(partner).filter(|callee| session.party(role) != Some(callee));
+    let Some(callee) = callee.cloned() else { return Decision::Nobody(shared) };
+    let plan = DialPlan { session: shared, callee, callee_role: role.other() };
     match &session.pin {
         Some(pin) if pin.force => {
             let own = pin.of(role);
@@ -129,13 +147,6 @@ fn for_party(session: &MaskingSession, role: PartyRole) -> Decision {
             })
         }
         _ => Decision::Dial(plan),
-    }
-}
-
-fn other(role: PartyRole) -> PartyRole {
-    match role {
-        PartyRole::First => PartyRole::Second,
-        PartyRole::Second => PartyRole::First,
     }
 }
 
@@ -166,7 +177,7 @@ fn pin_plan(sessions: &[MaskingSession], caller: Option<&E164>) -> Option<PinPla
         for (own, leads_to) in
             [(&pin.first_party_pin, PartyRole::Second), (&pin.second_party_pin, PartyRole::First)]
         {
-            let door = plan_to(&shared, leads_to).or_else(|| plan_to(&shared, other(leads_to)));
+            let door = plan_to(&shared, leads_to).or_else(|| plan_to(&shared, leads_to.other()));
             plan.doors.push((own.clone(), door.filter(|door| Some(&door.callee) != caller)));
         }
     }
@@ -185,6 +196,7 @@ mod tests {
     const FIRST: &str = "12025550142";
     const SECOND: &str = "12025550143";
     const STRANGER: &str = "12025550177";
+    const PARTNER: &str = "12025550188";
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
     fn session(first: Option<&str>, second: Option<&str>) -> MaskingSession {
@@ -234,11 +246,22 @@ mod tests {
     }
 
     fn call(caller: Option<&str>, sessions: Vec<MaskingSession>, no_session: NoSession) -> Decision {
+        call_after(false, caller, sessions, no_session)
+    }
+
+    /// The same, `talked`: somebody has talked through the session before.
+    fn call_after(
+        talked: bool,
+        caller: Option<&str>,
+        sessions: Vec<MaskingSession>,
+        no_session: NoSession,
+    ) -> Decision {
         let did = Did::parse("12025550100").unwrap();
         let number =
             VirtualNumber { did: did.clone(), trunk: "t".to_owned(), account: "MA".to_owned(), no_session };
         let query = Query { dialled: did, caller: caller.and_then(E164::parse) };
-        decide(&query, Some(&Route { number, sessions }), NOW)
+        let partner = E164::parse(PARTNER);
+        decide(&query, Some(&Route { number, sessions }), partner.as_ref().filter(|_| talked), NOW)
     }
 
     /// A short word for a decision: whom it rings, or what else happens.
@@ -248,6 +271,7 @@ mod tests {
             Decision::Dial(plan) => format!("dial {}", plan.callee.digits()),
             Decision::Play { url, .. } => format!("play {url}"),
             Decision::Forward(uri) => format!("to {uri}"),
+            Decision::Nobody(_) => "nobody".to_owned(),
             Decision::AskPin(plan) => {
                 let door = |(pin, to): &(Pin, Option<DialPlan>)| {
                     let to = to.as_ref().map_or("nobody", |plan| plan.callee.digits());
@@ -287,7 +311,7 @@ mod tests {
             ("the other's own", Some(SECOND), vec![with_pins(both(), true)], Reject, "pin 2222→12025550142"),
             ("single party: anybody", Some(STRANGER), vec![single()], Reject, "dial 12025550142"),
             ("single party: no number", None, vec![single()], Reject, "dial 12025550142"),
-            ("its party has nobody to call", Some(FIRST), vec![single()], Reject, "404"),
+            ("its party has nobody to call", Some(FIRST), vec![single()], Reject, "nobody"),
             ("stranger with PIN", Some(STRANGER), vec![with_pins(both(), false)], Reject, strangers_pin),
             ("no number, with PIN", None, vec![with_pins(both(), true)], Reject, strangers_pin),
             ("stranger, message", Some(STRANGER), vec![told()], Sip("sip:a@b".into()), "play sorry.wav"),
@@ -313,7 +337,43 @@ mod tests {
     #[test]
     fn a_number_that_is_not_ours_is_404() {
         let query = Query { dialled: Did::parse("12025550100").unwrap(), caller: E164::parse(FIRST) };
-        assert_eq!(decide(&query, None, NOW), Decision::Refuse(404));
+        assert_eq!(decide(&query, None, None, NOW), Decision::Refuse(404));
+    }
+
+    #[test]
+    fn the_known_party_reaches_whoever_it_talked_with_last() {
+        let single = || MaskingSession { single_party: Some(true), ..session(Some(FIRST), None) };
+        let of_second = || MaskingSession { single_party: Some(true), ..session(None, Some(SECOND)) };
+        let filled_in = || MaskingSession { single_party: Some(true), ..session(Some(FIRST), Some(SECOND)) };
+        let table = [
+            ("its party", Some(FIRST), vec![single()], "dial 12025550188"),
+            ("its party, being the second", Some(SECOND), vec![of_second()], "dial 12025550188"),
+            ("with PIN, for strangers", Some(FIRST), vec![with_pins(single(), false)], "dial 12025550188"),
+            ("with forced PIN", Some(FIRST), vec![with_pins(single(), true)], "pin 1111→12025550188"),
+            ("the other party is known by now", Some(FIRST), vec![filled_in()], "dial 12025550143"),
+            ("a stranger still reaches the party", Some(STRANGER), vec![single()], "dial 12025550142"),
+        ];
+        for (requirement, caller, sessions, expected) in table {
+            let decision = call_after(true, caller, sessions, NoSession::Reject);
+            assert_eq!(word(&decision), expected, "{requirement}");
+        }
+        let himself = MaskingSession { single_party: Some(true), ..session(Some(PARTNER), None) };
+        let decision = call_after(true, Some(PARTNER), vec![himself], NoSession::Reject);
+        assert_eq!(word(&decision), "nobody", "nobody is rung by himself");
+    }
+
+    #[test]
+    fn a_call_that_we_place_goes_on_like_one_of_the_first_party() {
+        let both = || session(Some(FIRST), Some(SECOND));
+        let table = [
+            (both(), "dial 12025550143"),
+            (with_pins(both(), false), "dial 12025550143"),
+            (with_pins(both(), true), "pin 1111→12025550143"),
+            (session(Some(FIRST), None), "nobody"),
+        ];
+        for (session, expected) in table {
+            assert_eq!(word(&initiated(&session)), expected);
+        }
     }
 
     #[test]

@@ -100,10 +100,16 @@ impl MaskingSession {
         [PartyRole::First, PartyRole::Second].into_iter().find(|role| self.party(*role) == Some(number))
     }
 
+    /// One of its parties is not known yet.
+    #[must_use]
+    pub fn is_incomplete(&self) -> bool {
+        self.first_party.is_none() || self.second_party.is_none()
+    }
+
     /// A single-party session without PIN whose other party is not known yet: whoever dials is connected.
     #[must_use]
     pub fn takes_anyone(&self) -> bool {
-        self.pin.is_none() && (self.first_party.is_none() || self.second_party.is_none())
+        self.pin.is_none() && self.is_incomplete()
     }
 
     /// Whether a caller who is no party can be connected by it, with a PIN or without.

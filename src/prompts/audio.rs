@@ -43,11 +43,11 @@ pub enum AudioError {
     TooLong,
 }
 
-/// Decodes, mixes to mono and resamples.
+/// Decodes, mixes to mono and resamples to 8000 Hz.
 ///
 /// # Errors
 /// See [`AudioError`].
-pub(super) fn decode(bytes: Vec<u8>) -> Result<Vec<i16>, AudioError> {
+pub fn decode(bytes: Vec<u8>) -> Result<Vec<i16>, AudioError> {
     // The decoders are not ours, and some damaged files make them panic (a RIFF length that overflows, for one).
     // They keep no state from file to file, so nothing broken outlives the panic.
     let mono = catch_unwind(|| {

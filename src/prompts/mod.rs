@@ -10,7 +10,7 @@ mod audio;
 mod cache;
 mod fetch;
 
-pub use audio::AudioError;
+pub use audio::{AudioError, decode as decode_audio};
 pub use fetch::FetchError;
 
 use crate::clock;

@@ -96,7 +96,8 @@ impl Legs {
         let open = |name: &str| WavReader::open(folder.join(name)).map_err(to_io);
         let (a, b) = (open(media::recorder::A_LEG)?, open(media::recorder::B_LEG)?);
         let spec = a.spec();
-        let ours = spec.channels == 1 && spec.bits_per_sample == 16 && spec.sample_format == SampleFormat::Int;
+        let ours =
+            spec.channels == 1 && spec.bits_per_sample == 16 && spec.sample_format == SampleFormat::Int;
         if !ours || spec != b.spec() {
             return Err(io::ErrorKind::InvalidData.into());
         }
@@ -135,8 +136,12 @@ impl<'f> Encoding<'f> {
             #[cfg(not(feature = "mp3"))]
             RecordFormat::Mp3 => Err(io::ErrorKind::Unsupported.into()),
             RecordFormat::Wav => {
-                let spec =
-                    WavSpec { channels: 1, sample_rate, bits_per_sample: 16, sample_format: SampleFormat::Int };
+                let spec = WavSpec {
+                    channels: 1,
+                    sample_rate,
+                    bits_per_sample: 16,
+                    sample_format: SampleFormat::Int,
+                };
                 WavWriter::new(out, spec).map(Self::Wav).map_err(to_io)
             }
         }
@@ -196,12 +201,8 @@ pub(super) mod tests {
     }
 
     pub(in crate::recording) fn write_wav(path: &Path, samples: &[i16]) {
-        let spec = WavSpec {
-            channels: 1,
-            sample_rate: 8000,
-            bits_per_sample: 16,
-            sample_format: SampleFormat::Int,
-        };
+        let spec =
+            WavSpec { channels: 1, sample_rate: 8000, bits_per_sample: 16, sample_format: SampleFormat::Int };
         let mut wav = WavWriter::create(path, spec).unwrap();
         samples.iter().for_each(|sample| wav.write_sample(*sample).unwrap());
         wav.finalize().unwrap();
@@ -279,7 +280,9 @@ pub(super) mod tests {
         // It is in its place, too: nothing of the encoder's delay is left.
         let (from, to) = (16_000, 32_000);
         let alike = |leg: &[i16]| {
-            (0..80).map(|lag| correlation(&heard[from - 40 + lag..to - 40 + lag], &leg[from..to])).fold(0.0, f64::max)
+            (0..80)
+                .map(|lag| correlation(&heard[from - 40 + lag..to - 40 + lag], &leg[from..to]))
+                .fold(0.0, f64::max)
         };
         assert!(alike(&sum) > 0.98, "{}", alike(&sum));
         // Neither leg alone is what is heard.
@@ -323,7 +326,8 @@ pub(super) mod tests {
     #[test]
     fn what_is_missing_or_not_ours_is_an_error_and_leaves_nothing() {
         let folder = folder(&[1; 100], &[2; 100]);
-        fs::write(folder.0.join("b-leg.wav"), "RIFFxxxxWAVEnothing of ours, but long enough to be looked at").unwrap();
+        fs::write(folder.0.join("b-leg.wav"), "RIFFxxxxWAVEnothing of ours, but long enough to be looked at")
+            .unwrap();
         assert_eq!(
             make(&folder.0, RecordFormat::Wav, &known(100)).unwrap_err().kind(),
             io::ErrorKind::InvalidData

@@ -147,9 +147,8 @@ impl Recordings {
         } else {
             self.inner.store.place(&recording.new.place).await?.map(PathBuf::from)
         };
-        let folder = root.and_then(|root| {
-            removal::folder(&root, &recording.new.directory, recording.new.interaction)
-        });
+        let folder =
+            root.and_then(|root| removal::folder(&root, &recording.new.directory, recording.new.interaction));
         let Some(path) = folder.map(|folder| folder.join(name)) else { return Ok(None) };
         // A link would lead out of the directory.
         let kind = tokio::fs::symlink_metadata(&path).await;

@@ -1,7 +1,9 @@
 //! MP3 by LAME: mono, at the recording's own rate (MPEG-2.5 at 8 kHz, MPEG-2 at 16 kHz), 32 kbit/s, which is four
 //! times less than G.711 takes and does not add to what the telephone has taken from the voice.
 
-use mp3lame_encoder::{Bitrate, Builder, Encoder, FlushGap, Mode, MonoPcm, Quality, max_required_buffer_size};
+use mp3lame_encoder::{
+    Bitrate, Builder, Encoder, FlushGap, Mode, MonoPcm, Quality, max_required_buffer_size,
+};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::num::NonZeroU32;
 

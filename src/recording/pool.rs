@@ -29,7 +29,10 @@ impl Pool {
     }
 
     /// Does `work` on one of the threads. `None`: they are all busy and enough is waiting, or it panicked.
-    pub(super) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
         let (reply, done) = oneshot::channel();
         let work = move || {
             // Who asked may have gone away.
@@ -77,7 +80,8 @@ mod tests {
         // Each is handed over when it is first polled.
         let mut refused = 0;
         for work in &mut waiting {
-            let polled = std::future::poll_fn(|context| std::task::Poll::Ready(work.as_mut().poll(context))).await;
+            let polled =
+                std::future::poll_fn(|context| std::task::Poll::Ready(work.as_mut().poll(context))).await;
             refused += usize::from(polled == std::task::Poll::Ready(None));
         }
         assert!((45..50).contains(&refused), "{refused}");

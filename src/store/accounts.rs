@@ -64,9 +64,7 @@ impl Store {
     ) -> Result<Option<NewAccount>, StoreError> {
         let hashed = configured.iter().map(|(auth_id, token)| (auth_id.clone(), hash(token))).collect();
         let fresh = NewAccount::draw(&mut rand::make_rng::<StdRng>());
-        let made = self.write(EnsureAccount { configured: hashed, fresh, now }).await?;
-        self.reload_directory().await?;
-        Ok(made)
+        self.change_directory(EnsureAccount { configured: hashed, fresh, now }).await
     }
 
     /// Whether these credentials are an account's. Takes the same time for every wrong token.
@@ -121,8 +119,9 @@ impl Write for EnsureAccount {
         let active = query("SELECT auth_id FROM accounts WHERE active = 1 LIMIT 1")
             .fetch_optional(&mut *connection)
             .await?;
-        if active.is_some() {
-            return Ok(None);
+        if let Some(active) = active {
+            // Its own, when it is done a second time.
+            return Ok((active.text("auth_id")? == fresh.auth_id).then(|| fresh.clone()));
         }
         insert(connection, &fresh.auth_id, &hash(&fresh.auth_token), 0, 0, *now).await?;
         Ok(Some(fresh.clone()))

@@ -12,8 +12,9 @@ use rand::rngs::StdRng;
 use uuid::Uuid;
 
 use super::row::{Columns, after, duration_micros, micros};
-use super::session_row::{digits, insert};
+use super::session_row::{digits, insert, session};
 use super::session_types::{NewPin, NewSession};
+use super::sessions::BY_UUID;
 use super::sql::{Connection, query};
 use super::writer::Write;
 use super::{Directory, StoreError};
@@ -35,6 +36,8 @@ pub(super) struct Create {
     pub(super) rng: StdRng,
     pub(super) directory: Arc<Directory>,
     pub(super) now: Timestamp,
+    /// It was done before, and nobody knows what became of that.
+    pub(super) again: bool,
 }
 
 impl Write for Create {
@@ -49,8 +52,14 @@ impl Write for Create {
     }
 
     async fn apply(&mut self, connection: &mut Connection) -> Result<Self::Done, StoreError> {
-        let Self { session: new, uuid, rng, directory, now } = self;
+        let Self { session: new, uuid, rng, directory, now, again } = self;
         let now = *now;
+        if std::mem::replace(again, true) {
+            let made = query(BY_UUID).bind(uuid.to_string()).bind(&new.account);
+            if let Some(made) = made.fetch_optional(&mut *connection).await? {
+                return Ok(Ok(session(&made)?));
+            }
+        }
         let states = number_states(connection, directory, new, now).await?;
         let wish = wish(new);
         let ranked = match allocate::rank(&states, &wish) {
@@ -316,17 +325,17 @@ async fn is_free(
     pin: &Pin,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
-    // Every PIN has four digits at least, so whatever collides begins with the same four. ':' follows '9'.
+    // Every PIN has four digits at least, so whatever collides begins with the same four. Not by a range: what lies
+    // between two texts is a matter of PostgreSQL's locale.
     let start = pin.digits().get(..4).unwrap_or_default();
     let rows = query(
         "SELECT first_party_pin AS pin FROM sessions
-         WHERE virtual_number = $1 AND first_party_pin >= $2 AND first_party_pin < $3 AND ends_at > $4
+         WHERE virtual_number = $1 AND first_party_pin IS NOT NULL AND substr(first_party_pin, 1, 4) = $2 AND ends_at > $3
          UNION ALL SELECT second_party_pin AS pin FROM sessions
-         WHERE virtual_number = $1 AND second_party_pin >= $2 AND second_party_pin < $3 AND ends_at > $4",
+         WHERE virtual_number = $1 AND second_party_pin IS NOT NULL AND substr(second_party_pin, 1, 4) = $2 AND ends_at > $3",
     )
     .bind(number.digits())
     .bind(start)
-    .bind(format!("{start}:"))
     .bind(micros(now).saturating_sub(duration_micros(PIN_REST)))
     .fetch_all(connection)
     .await?;

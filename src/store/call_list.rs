@@ -37,6 +37,7 @@ pub struct LegFilter {
     pub ended: TimeRange,
 }
 
+// A leg that came in has attempt 0, one that we placed a higher one.
 macro_rules! fits {
     () => {
         " FROM legs l WHERE l.account = $1 \
@@ -45,9 +46,9 @@ macro_rules! fits {
          AND ($3 IS NULL OR l.session = $3) \
          AND ($4 IS NULL OR (l.side = 'B' AND l.interaction IN \
               (SELECT p.interaction FROM legs p WHERE p.uuid = $4 AND p.side = 'A'))) \
-         AND ($5 IS NULL OR ($5 = 'inbound' AND l.side = 'A') OR ($5 = 'outbound' AND l.side = 'B')) \
-         AND ($6 IS NULL OR (l.side = 'A' AND l.party = $6) OR (l.side = 'B' AND l.virtual_number = $6)) \
-         AND ($7 IS NULL OR (l.side = 'B' AND l.party = $7) OR (l.side = 'A' AND l.virtual_number = $7)) \
+         AND ($5 IS NULL OR ($5 = 'inbound' AND l.attempt = 0) OR ($5 = 'outbound' AND l.attempt > 0)) \
+         AND ($6 IS NULL OR (l.attempt = 0 AND l.party = $6) OR (l.attempt > 0 AND l.virtual_number = $6)) \
+         AND ($7 IS NULL OR (l.attempt > 0 AND l.party = $7) OR (l.attempt = 0 AND l.virtual_number = $7)) \
          AND ($8 IS NULL OR l.hangup_cause_code = $8) AND ($9 IS NULL OR LOWER(l.hangup_source) = $9) \
          AND ($10 IS NULL OR COALESCE(((l.ended_at - l.answered_at) / 1000 + 999) / 1000, 0) >= $10) \
          AND ($11 IS NULL OR COALESCE(((l.ended_at - l.answered_at) / 1000 + 999) / 1000, 0) <= $11) \

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use jiff::Timestamp;
 use media::Side;
@@ -32,14 +32,35 @@ pub(super) enum CallWrite {
 /// Who waits for a call's write.
 pub(super) type Reply = oneshot::Sender<Result<(), StoreError>>;
 
+impl CallWrite {
+    /// What is said once only: everything else is said again by the close.
+    fn is_final(&self) -> bool {
+        matches!(self, Self::Close(_))
+    }
+
+    /// The call, for the log.
+    pub(super) fn interaction(&self) -> Option<Uuid> {
+        match self {
+            Self::Open(leg) => Some(leg.interaction),
+            Self::Answer(..) => None,
+            Self::Close(cdr) => Some(cdr.interaction),
+        }
+    }
+}
+
 /// What one batch says about calls.
-#[derive(Default)]
 pub(super) struct CallWrites {
+    /// Who says it, see [`super::nodes`].
+    node: Arc<str>,
     writes: Vec<(CallWrite, Reply)>,
     error: Option<StoreError>,
 }
 
 impl CallWrites {
+    pub(super) fn of(node: Arc<str>) -> Self {
+        Self { node, writes: vec![], error: None }
+    }
+
     pub(super) fn push(&mut self, write: CallWrite, reply: Reply) {
         self.writes.push((write, reply));
     }
@@ -52,7 +73,8 @@ impl CallWrites {
 impl Apply for CallWrites {
     fn apply<'a>(&'a mut self, connection: &'a mut Connection) -> BoxFuture<'a, bool> {
         Box::pin(async move {
-            let mut rows = Rows::default();
+            let mut rows =
+                Rows { node: &self.node, calls: HashMap::new(), legs: HashMap::new(), answers: vec![] };
             self.writes.iter().for_each(|(write, _)| rows.add(write));
             self.error = rows.save(connection).await.err();
             self.error.is_none()
@@ -67,17 +89,26 @@ impl Apply for CallWrites {
         if self.writes.len() == 1 {
             return vec![self]; // Its error must not get lost.
         }
-        let alone = |write| Box::new(Self { writes: vec![write], error: None }) as Box<dyn Apply>;
+        let node = self.node;
+        let alone =
+            |write| Box::new(Self { node: node.clone(), writes: vec![write], error: None }) as Box<dyn Apply>;
         self.writes.into_iter().map(alone).collect()
     }
 
-    fn settle(self: Box<Self>, committed: bool) {
+    fn settle(self: Box<Self>, committed: bool) -> Vec<(CallWrite, Reply)> {
         let mut error = self.error;
-        for (_, reply) in self.writes {
-            let mut refused = || error.take().unwrap_or(StoreError::NotCommitted);
-            // A caller that has gone away does not want to know.
-            let _ = reply.send(if committed { Ok(()) } else { Err(refused()) });
+        let refused = error.as_ref().is_some_and(StoreError::is_refusal);
+        let (mut kept, mut over) = (vec![], vec![]);
+        for (write, reply) in self.writes {
+            let list = if !committed && !refused && write.is_final() { &mut kept } else { &mut over };
+            list.push((write, reply));
         }
+        for (_, reply) in over {
+            let mut reason = || error.take().unwrap_or(StoreError::NotCommitted);
+            // A caller that has gone away does not want to know.
+            let _ = reply.send(if committed { Ok(()) } else { Err(reason()) });
+        }
+        kept
     }
 
     fn touched(&self) -> Option<&Did> {
@@ -109,8 +140,8 @@ impl<'a> LegRow<'a> {
     }
 }
 
-#[derive(Default)]
 struct Rows<'a> {
+    node: &'a str,
     calls: HashMap<Uuid, CallRow<'a>>,
     legs: HashMap<Uuid, LegRow<'a>>,
     /// Of legs that an earlier batch has opened.
@@ -188,7 +219,8 @@ impl<'a> Rows<'a> {
         let mut legs = self.legs.values();
         while legs.len() > 0 {
             let (sql, rows) = LEGS.next(legs.len());
-            let query = legs.by_ref().take(rows).fold(query(sql), bind_leg);
+            let bind = |query, row: &LegRow<'a>| bind_leg(query, row, self.node);
+            let query = legs.by_ref().take(rows).fold(query(sql), bind);
             query.execute(&mut *connection).await?;
         }
         let mut answers = self.answers.iter();
@@ -272,7 +304,7 @@ static CALLS: LazyLock<Statements> = LazyLock::new(|| {
 static LEGS: LazyLock<Statements> = LazyLock::new(|| {
     Statements::upsert(
         "legs",
-        &["uuid", "interaction", "side", "attempt", "trunk", "started_at"],
+        &["uuid", "interaction", "side", "attempt", "trunk", "started_at", "node"],
         &[
             "session",
             "account",
@@ -307,7 +339,7 @@ fn bind_call<'q>(query: Query<'q>, uuid: Uuid, row: &CallRow<'q>) -> Query<'q> {
         .bind(row.recording.map(|recording| i64::from(recording.complete)))
 }
 
-fn bind_leg<'q>(query: Query<'q>, row: &LegRow<'q>) -> Query<'q> {
+fn bind_leg<'q>(query: Query<'q>, row: &LegRow<'q>, node: &'q str) -> Query<'q> {
     let Some(leg) = row.opened.first() else { return query };
     let closed = row.closed;
     query
@@ -320,6 +352,7 @@ fn bind_leg<'q>(query: Query<'q>, row: &LegRow<'q>) -> Query<'q> {
         .bind(i64::from(leg.attempt))
         .bind(leg.trunk.as_str())
         .bind(micros(leg.started_at))
+        .bind(node)
         .bind(row.known(|leg| leg.session).map(|uuid| uuid.to_string()))
         .bind(row.known(|leg| leg.account.as_deref()))
         .bind(row.known(|leg| leg.virtual_number.as_ref()).map(Did::digits))

@@ -8,17 +8,12 @@ use media::Side;
 use uuid::Uuid;
 
 use super::call_writes::CallWrite;
-use super::row::{Columns, micros};
-use super::sql::{Connection, Row, query};
-use super::writer::Write;
+use super::row::Columns;
+use super::sql::{Row, query};
 use super::{Store, StoreError};
 use crate::masking::session::PartyRole;
 use crate::number::{Did, E164};
 
-/// The hang-up cause of a leg that was open when the process died.
-const ORPHAN_CAUSE: (&str, i64) = ("process ended", 5010);
-/// The source of that hang-up.
-const ORPHAN_SOURCE: &str = "System";
 /// The most legs that are read for one session.
 const SESSION_LEGS: i64 = 5000;
 
@@ -35,7 +30,7 @@ pub struct LegOpened {
     pub account: Option<String>,
     /// The caller's leg or the called party's.
     pub side: Side,
-    /// 1 for the first, one more for each gateway tried after it.
+    /// 0 for a leg that came in; 1 for the first gateway that ours was sent to, one more for each tried after it.
     pub attempt: u8,
     /// What was dialled, if it is ours.
     pub virtual_number: Option<Did>,
@@ -163,7 +158,7 @@ macro_rules! leg_columns {
          l.hangup_cause_code, l.hangup_source, l.sip_status, l.packets_received, l.packets_sent, \
          l.packets_lost, l.jitter, \
          (SELECT a.uuid FROM legs a WHERE a.interaction = l.interaction AND a.side = 'A' AND l.side = 'B' \
-          LIMIT 1) AS parent"
+          ORDER BY a.attempt DESC LIMIT 1) AS parent"
     };
 }
 
@@ -202,29 +197,13 @@ impl Store {
         self.note_call(CallWrite::Answer(leg, at))
     }
 
-    /// Completes the rows of a call and of its legs in one transaction; makes those that are missing.
+    /// Completes the rows of a call and of its legs in one transaction; makes those that are missing. While the
+    /// database is not there the record is kept and repeated, also when nobody waits for it any more.
     ///
     /// # Errors
-    /// [`StoreError`] when the database fails; then nothing of it is stored and it may be repeated.
+    /// [`StoreError`] when the database refuses it, or when too many are kept already.
     pub async fn close_call(&self, cdr: Cdr) -> Result<(), StoreError> {
         self.write_call(CallWrite::Close(Box::new(cdr))).await
-    }
-
-    /// Notes that this process lives; every second or so.
-    ///
-    /// # Errors
-    /// [`StoreError`] when the database fails.
-    pub async fn heartbeat(&self, now: Timestamp) -> Result<(), StoreError> {
-        self.write(Heartbeat(now)).await
-    }
-
-    /// Closes the calls that an earlier process left open, at its last heartbeat. Call it at start, before the
-    /// first [`Store::heartbeat`]. Returns how many legs it closed.
-    ///
-    /// # Errors
-    /// [`StoreError`] when the database fails.
-    pub async fn close_orphans(&self, now: Timestamp) -> Result<u64, StoreError> {
-        self.write(CloseOrphans(now)).await
     }
 
     /// The account's leg.
@@ -346,61 +325,4 @@ pub(super) fn leg_row(row: &Row) -> Result<LegRow, StoreError> {
         packets_lost: row.unsigned_opt("packets_lost")?.unwrap_or_default(),
         jitter: row.unsigned_opt("jitter")?.unwrap_or_default(),
     })
-}
-
-struct Heartbeat(Timestamp);
-
-impl Write for Heartbeat {
-    type Done = ();
-    const MAY_WAIT: bool = true;
-
-    async fn apply(&mut self, connection: &mut Connection) -> Result<(), StoreError> {
-        query(
-            "INSERT INTO heartbeats (id, beat_at) VALUES (1, $1)
-             ON CONFLICT (id) DO UPDATE SET beat_at = excluded.beat_at",
-        )
-        .bind(micros(self.0))
-        .execute(connection)
-        .await?;
-        Ok(())
-    }
-}
-
-struct CloseOrphans(Timestamp);
-
-impl Write for CloseOrphans {
-    type Done = u64;
-
-    async fn apply(&mut self, connection: &mut Connection) -> Result<u64, StoreError> {
-        let beat =
-            query("SELECT beat_at FROM heartbeats WHERE id = 1").fetch_optional(&mut *connection).await?;
-        // Without any heartbeat the latest moment that the row itself knows is the best that can be said.
-        let beat = match beat {
-            Some(row) => row.integer("beat_at")?.min(micros(self.0)),
-            None => i64::MIN,
-        };
-        let legs = query(
-            "UPDATE legs SET hangup_cause_name = $2, hangup_cause_code = $3, hangup_source = $4,
-                 ended_at = CASE WHEN COALESCE(answered_at, ringing_at, started_at) > $1
-                                 THEN COALESCE(answered_at, ringing_at, started_at) ELSE $1 END
-             WHERE ended_at IS NULL RETURNING interaction",
-        )
-        .bind(beat)
-        .bind(ORPHAN_CAUSE.0)
-        .bind(ORPHAN_CAUSE.1)
-        .bind(ORPHAN_SOURCE)
-        .fetch_all(&mut *connection)
-        .await?;
-        for leg in &legs {
-            query(
-                "UPDATE interactions SET ended_at =
-                     (SELECT MAX(l.ended_at) FROM legs l WHERE l.interaction = interactions.uuid)
-                 WHERE uuid = $1 AND ended_at IS NULL",
-            )
-            .bind(leg.text("interaction")?)
-            .execute(&mut *connection)
-            .await?;
-        }
-        Ok(u64::try_from(legs.len()).unwrap_or(u64::MAX))
-    }
 }

@@ -1,17 +1,21 @@
-//! The embedded database: accounts, virtual numbers, masking sessions and call records.
+//! The database: accounts, virtual numbers, masking sessions and call records. It is an SQLite file of this
+//! process, or a PostgreSQL that several processes share.
 //!
 //! ```text
-//! API, calls ──► bounded queue ──► writer task ──► one transaction per batch ──► SQLite (WAL)
-//! API, calls ◄── pool of readers ◄──────────────────────────────────────────────┘
+//! API, calls ──► bounded queue ──► writer task ──► one transaction per batch ──► SQLite (WAL), or PostgreSQL
+//! API, calls ◄── pool of readers ◄────────────────────────────────────────────┘         │ NOTIFY
+//! accounts, numbers in memory ◄── other processes' changes ◄────────────────────────────┘
 //! ```
 //!
 //! All SQL of the project is in this folder. Every write goes through the one writer task: it takes what is
-//! queued, does it in one `BEGIN IMMEDIATE` transaction and answers each caller after the commit, so a write
-//! that was answered survives a `kill -9`, and many calls share one commit. What reads and then writes (the
-//! allocation of a number) is atomic, because nobody else writes.
+//! queued, does it in one transaction and answers each caller after the commit, so a write that was answered
+//! survives a `kill -9`, and many calls share one commit. What reads and then writes (the allocation of a number)
+//! is atomic: nobody else writes to the file (`BEGIN IMMEDIATE`); on PostgreSQL the transaction holds a lock on
+//! its account (`Write::locks`).
 //!
-//! Accounts and virtual numbers change at start only and are also kept in memory, and so are the latest
-//! look-ups of calls until a session on that number changes. Parties' numbers and PINs
+//! Accounts and virtual numbers are also kept in memory; who changes them does so by `Store::change_directory`.
+//! With SQLite, so are the latest look-ups of calls until a session on that number changes; with PostgreSQL each
+//! call asks, because a session that another process has just made serves it at once. Parties' numbers and PINs
 //! lie in the rows because the API gives them back; they are in no error and in no log line.
 
 mod accounts;
@@ -19,7 +23,10 @@ mod allocation;
 mod call_list;
 mod call_writes;
 mod calls;
+mod guesses;
+mod nodes;
 mod numbers;
+mod partners;
 mod recordings;
 mod route_cache;
 mod row;
@@ -33,17 +40,19 @@ use std::fs::{DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use sqlx::ConnectOptions;
-use sqlx::postgres::PgPoolOptions;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
+use uuid::Uuid;
 
 pub use accounts::NewAccount;
 pub use call_list::LegFilter;
 pub use calls::{Cdr, InteractionRow, LegCdr, LegOpened, LegRow, RecordingRow};
+pub use guesses::Verdict;
 pub use numbers::{NoSession, Route, VirtualNumber, VirtualNumberConfig};
 pub use recordings::{
     Delivered, NewRecording, RecordedCall, Recording, RecordingDone, RecordingFilter, RecordingState,
@@ -51,12 +60,13 @@ pub use recordings::{
 pub use session_types::{
     ChangeRefusal, NewPin, NewSession, SessionFilter, SessionPage, SessionState, SessionUpdate, TimeRange,
 };
+pub use sql::server_of;
 
 use accounts::Account;
 use call_writes::CallWrite;
 use numbers::PoolNumber;
 use route_cache::RouteCache;
-use sql::{Connection, Options, Pool, query};
+use sql::{Options, Pool, query};
 use writer::{Queued, Write, Writer};
 
 /// How many writes may wait for the writer task; further callers wait for room.
@@ -76,10 +86,24 @@ struct Inner {
     readers: Pool,
     queue: mpsc::Sender<writer::Order>,
     directory: RwLock<Arc<Directory>>,
+    /// One at a time, so that what is kept is what was read last.
+    reloading: tokio::sync::Mutex<()>,
     routes: Arc<RouteCache>,
+    /// This start of this process, among those that share the database.
+    node: Arc<str>,
+    /// Hears of other processes' changes; there are none of an SQLite file.
+    follower: OnceLock<AbortHandle>,
 }
 
-/// What changes at start only.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(follower) = self.follower.get() {
+            follower.abort();
+        }
+    }
+}
+
+/// Accounts and numbers, as they are kept in memory.
 #[derive(Default)]
 struct Directory {
     /// In order: configured ones as they are configured.
@@ -124,28 +148,51 @@ pub enum StoreError {
     Corrupt(&'static str),
 }
 
+impl StoreError {
+    /// The database has understood and does not want it: repeating it is of no use.
+    fn is_refusal(&self) -> bool {
+        use sqlx::error::ErrorKind::Other;
+        match self {
+            Self::Database(sqlx::Error::Database(error)) => !matches!(error.kind(), Other),
+            Self::Corrupt(_) => true,
+            _ => false,
+        }
+    }
+}
+
 impl Store {
-    /// Opens `sqlite://PATH`, makes its directory (mode 0750) and file (mode 0600) where they are missing, and
-    /// brings the schema up to date.
+    /// Opens `sqlite://PATH`, makes its directory (mode 0750) and file (mode 0600) where they are missing; or
+    /// connects to `postgres://…`. Brings the schema up to date.
     ///
     /// # Errors
-    /// [`StoreError`] for another kind of URL, for a file that cannot be made or read, and for a database that
+    /// [`StoreError`] for another kind of URL, for a database that cannot be made or reached, and for one that
     /// a newer version has written.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
         let options = options(url)?;
-        let mut connection = options.connect().await?;
-        let migrations = sqlx::migrate!("src/store/migrations");
-        match &mut connection {
-            Connection::Sqlite(on) => migrations.run(on).await?,
-            Connection::Postgres(on) => migrations.run(on).await?,
-        }
-        let readers = readers(&options).await?;
+        options.migrate().await?;
+        let readers = options.readers(READERS, BUSY).await?;
         let (queue, orders) = mpsc::channel(QUEUE);
-        let routes = Arc::new(RouteCache::new());
-        tokio::spawn(writer::run(Writer::new(options, connection, routes.clone()), orders));
-        let store = Self { inner: Arc::new(Inner { readers, queue, directory: RwLock::default(), routes }) };
+        let shared = matches!(options, Options::Postgres(_));
+        let routes = Arc::new(RouteCache::new(!shared));
+        let node = Arc::<str>::from(Uuid::new_v4().to_string());
+        let writer = Writer::new(options.clone(), options.connect().await?, node.clone(), routes.clone());
+        tokio::spawn(writer::run(writer, orders));
+        let (directory, reloading, follower) = Default::default();
+        let store =
+            Self { inner: Arc::new(Inner { readers, queue, directory, reloading, routes, node, follower }) };
         store.reload_directory().await?;
+        if let Options::Postgres(options) = options {
+            let follower = tokio::spawn(nodes::follow_directory(Arc::downgrade(&store.inner), options));
+            // It is set here only.
+            let _ = store.inner.follower.set(follower.abort_handle());
+        }
         Ok(store)
+    }
+
+    /// Several processes may use this database at one time.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        matches!(self.inner.readers, Pool::Postgres(_))
     }
 
     /// Whether the database answers.
@@ -164,7 +211,14 @@ impl Store {
         if self.inner.queue.send(writer::Order::Close(done)).await.is_ok() {
             let _ = closed.await;
         }
+        if let Some(follower) = self.inner.follower.get() {
+            follower.abort();
+        }
         self.inner.readers.close().await;
+    }
+
+    fn node(&self) -> &str {
+        &self.inner.node
     }
 
     fn readers(&self) -> &Pool {
@@ -176,6 +230,7 @@ impl Store {
     }
 
     async fn reload_directory(&self) -> Result<(), StoreError> {
+        let _one_at_a_time = self.inner.reloading.lock().await;
         let accounts = accounts::load(self.readers()).await?;
         let numbers =
             numbers::load(self.readers(), accounts.first().map(|account| account.auth_id.as_str())).await?;
@@ -245,29 +300,6 @@ fn options(url: &str) -> Result<Options, StoreError> {
         .foreign_keys(false)
         .disable_statement_logging();
     Ok(Options::Sqlite(options))
-}
-
-async fn readers(options: &Options) -> Result<Pool, StoreError> {
-    Ok(match options {
-        Options::Sqlite(options) => Pool::Sqlite(
-            SqlitePoolOptions::new()
-                .max_connections(READERS)
-                .min_connections(1)
-                .test_before_acquire(false)
-                .idle_timeout(None)
-                .max_lifetime(None)
-                .connect_with(options.clone().pragma("query_only", "1"))
-                .await?,
-        ),
-        Options::Postgres(options) => Pool::Postgres(
-            PgPoolOptions::new()
-                .max_connections(2 * READERS)
-                .min_connections(1)
-                .acquire_timeout(BUSY)
-                .connect_with(options.clone())
-                .await?,
-        ),
-    })
 }
 
 /// SQLite gives its side files (WAL, shared memory) the mode of the database file.

@@ -92,8 +92,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the database fails.
     pub async fn sync_numbers(&self, numbers: &[VirtualNumberConfig]) -> Result<(), StoreError> {
-        self.write(SyncNumbers(numbers.to_vec())).await?;
-        self.reload_directory().await
+        self.change_directory(SyncNumbers(numbers.to_vec())).await
     }
 
     /// Our number with these digits, if it is one.

@@ -231,12 +231,8 @@ impl Store {
             recording_columns!(),
             " WHERE r.place = $1 AND r.due_at <= $2 ORDER BY r.due_at, r.uuid LIMIT $3"
         );
-        let rows = query(DUE)
-            .bind(place)
-            .bind(micros(now))
-            .bind(i64::from(limit))
-            .fetch_all(self.readers())
-            .await?;
+        let rows =
+            query(DUE).bind(place).bind(micros(now)).bind(i64::from(limit)).fetch_all(self.readers()).await?;
         rows.iter().map(recording).collect()
     }
 
@@ -334,15 +330,11 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the database fails.
     pub async fn recordings_of_day(&self, place: &str, day: &str) -> Result<HashSet<Uuid>, StoreError> {
-        // '0' follows '/': everything below the day and nothing else.
-        let rows = query(
-            "SELECT uuid FROM recordings WHERE place = $1 AND directory >= $2 AND directory < $3",
-        )
-        .bind(place)
-        .bind(format!("{day}/"))
-        .bind(format!("{day}0"))
-        .fetch_all(self.readers())
-        .await?;
+        let rows = query("SELECT uuid FROM recordings WHERE place = $1 AND SUBSTR(directory, 1, 10) = $2")
+            .bind(place)
+            .bind(day)
+            .fetch_all(self.readers())
+            .await?;
         rows.iter().map(|row| row.uuid("uuid")).collect()
     }
 
@@ -373,11 +365,8 @@ impl Store {
             });
             known.account = row.text_opt("account")?.or(known.account.take());
             known.session = row.uuid_opt("session")?.or(known.session);
-            known.format = row
-                .text_opt("record_file_format")?
-                .as_deref()
-                .and_then(RecordFormat::parse)
-                .or(known.format);
+            known.format =
+                row.text_opt("record_file_format")?.as_deref().and_then(RecordFormat::parse).or(known.format);
             let (leg, answered) = (row.uuid("uuid")?, row.time_opt("answered_at")?);
             let [a, b] = &mut answers;
             if row.text("side")? == "A" {

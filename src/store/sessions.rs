@@ -32,7 +32,8 @@ impl Store {
         now: Timestamp,
     ) -> Result<Result<MaskingSession, Refusal>, StoreError> {
         let (uuid, rng) = (Uuid::new_v4(), rand::make_rng());
-        self.write(Create { session, uuid, rng, directory: self.directory(), now: stored(now) }).await
+        let (directory, now, again) = (self.directory(), stored(now), false);
+        self.write(Create { session, uuid, rng, directory, now, again }).await
     }
 
     /// The account's session, ended ones included.
@@ -101,7 +102,8 @@ impl Store {
     }
 }
 
-const BY_UUID: &str = concat!("SELECT ", columns!(), " FROM sessions WHERE uuid = $1 AND account = $2");
+pub(super) const BY_UUID: &str =
+    concat!("SELECT ", columns!(), " FROM sessions WHERE uuid = $1 AND account = $2");
 
 macro_rules! filter {
     () => {

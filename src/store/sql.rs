@@ -7,10 +7,13 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::str::FromStr;
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgRow};
-use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteConnection, SqlitePool, SqliteRow};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow};
+use sqlx::sqlite::{
+    SqliteArguments, SqliteConnectOptions, SqliteConnection, SqlitePool, SqlitePoolOptions, SqliteRow,
+};
 use sqlx::{Connection as _, Executor as _, Postgres, Row as _, Sqlite};
 
 use super::StoreError;
@@ -117,7 +120,11 @@ impl<'q> Query<'q> {
 
     fn for_postgres(self) -> sqlx::query::Query<'q, Postgres, PgArguments> {
         self.values.into_iter().fold(sqlx::query(self.sql), |query, value| match value {
-            Value::Text(text) => query.bind(text.map(Cow::into_owned)),
+            // The only character that PostgreSQL cannot store; its refusal would look like a fault of ours.
+            Value::Text(text) => query.bind(text.map(|text| match text.contains('\0') {
+                true => text.replace('\0', "\u{FFFD}"),
+                false => text.into_owned(),
+            })),
             Value::Integer(number) => query.bind(number),
         })
     }
@@ -207,7 +214,9 @@ impl Connection {
     pub(super) async fn begin(&mut self) -> Result<(), sqlx::Error> {
         match self {
             Self::Sqlite(on) => on.execute("BEGIN IMMEDIATE").await.map(drop),
-            Self::Postgres(on) => on.execute("BEGIN").await.map(drop),
+            // Not what the database may have as its default: what is read after a lock was waited for must be
+            // what its last owner has committed.
+            Self::Postgres(on) => on.execute("BEGIN ISOLATION LEVEL READ COMMITTED").await.map(drop),
         }
     }
 
@@ -234,6 +243,20 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// Tells every process that listens to `channel`, when the transaction is committed. An SQLite file has one.
+    pub(super) async fn announce(&mut self, channel: &str, message: &str) -> Result<(), sqlx::Error> {
+        if let Self::Postgres(on) = self {
+            let notify = sqlx::query("SELECT pg_notify($1, $2)");
+            notify.bind(channel.to_owned()).bind(message.to_owned()).execute(on).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether it leads to a server, which may vanish.
+    pub(super) fn is_remote(&self) -> bool {
+        matches!(self, Self::Postgres(_))
     }
 
     pub(super) async fn close(self) -> Result<(), sqlx::Error> {
@@ -306,9 +329,99 @@ impl Options {
     pub(super) async fn connect(&self) -> Result<Connection, sqlx::Error> {
         Ok(match self {
             Self::Sqlite(options) => Connection::Sqlite(SqliteConnection::connect_with(options).await?),
-            Self::Postgres(options) => Connection::Postgres(PgConnection::connect_with(options).await?),
+            Self::Postgres(options) => {
+                Connection::Postgres(PgConnection::connect_with(&bounded(options)).await?)
+            }
         })
     }
+
+    /// Brings the schema up to date, however long that takes.
+    pub(super) async fn migrate(&self) -> Result<(), StoreError> {
+        let migrations = sqlx::migrate!("src/store/migrations");
+        match self {
+            Self::Sqlite(options) => {
+                let mut on = SqliteConnection::connect_with(options).await?;
+                migrations.run(&mut on).await?;
+                on.close().await?;
+            }
+            Self::Postgres(options) => {
+                let mut on = PgConnection::connect_with(options).await?;
+                migrations.run(&mut on).await?;
+                on.close().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Connections that read.
+    pub(super) async fn readers(&self, count: u32, patience: Duration) -> Result<Pool, sqlx::Error> {
+        Ok(match self {
+            Self::Sqlite(options) => Pool::Sqlite(
+                SqlitePoolOptions::new()
+                    .max_connections(count)
+                    .min_connections(1)
+                    .test_before_acquire(false)
+                    .idle_timeout(None)
+                    .max_lifetime(None)
+                    .connect_with(options.clone().pragma("query_only", "1"))
+                    .await?,
+            ),
+            // Each is tried before it is used: the server may have been restarted.
+            Self::Postgres(options) => Pool::Postgres(
+                PgPoolOptions::new()
+                    .max_connections(2 * count)
+                    .min_connections(1)
+                    .acquire_timeout(patience)
+                    .connect_with(bounded(options))
+                    .await?,
+            ),
+        })
+    }
+}
+
+/// Parameters of a `postgres://` URL. sqlx would log any other one, value and all.
+const PARAMETERS: [&str; 12] = [
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "application_name",
+    "statement-cache-capacity",
+];
+
+/// What may be shown of a `postgres://` URL: user, server and database.
+///
+/// # Errors
+/// What is wrong with it, without any of it.
+pub fn server_of(url: &str) -> Result<String, &'static str> {
+    let query = url.split_once('?').map(|(_, query)| query).unwrap_or_default();
+    let names = query.split('&').filter(|part| !part.is_empty()).map(|part| part.split('=').next());
+    if !names.flatten().all(|name| PARAMETERS.contains(&name)) {
+        return Err("it has a parameter that is not known");
+    }
+    let options = PgConnectOptions::from_str(url).map_err(|_| "it is no URL of a PostgreSQL database")?;
+    let Some(database) = options.get_database() else { return Err("it names no database") };
+    let place = match options.get_socket() {
+        Some(socket) => socket.display().to_string(),
+        None => format!("{}:{}", options.get_host(), options.get_port()),
+    };
+    Ok(format!("postgres://{}@{place}/{database}", options.get_username()))
+}
+
+/// No statement takes for ever, and the locks of a process that vanished in a transaction are let go: by the server,
+/// which need not have noticed.
+fn bounded(options: &PgConnectOptions) -> PgConnectOptions {
+    options.clone().options([
+        ("statement_timeout", "20s"),
+        ("idle_in_transaction_session_timeout", "10s"),
+        ("tcp_user_timeout", "15s"),
+    ])
 }
 
 /// The lock of an account.

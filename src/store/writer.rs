@@ -4,10 +4,16 @@
 //! is done again in a transaction of its own, so one that fails takes no other with it; that is rare, and
 //! costs less than a savepoint for every write. The callers hear of their results after the commit, never
 //! before.
+//!
+//! A connection that is lost is made anew, and the batch is done again. Nobody can say what became of a commit
+//! that was not answered: so a write may find that it has been done already. While the database stays away, writes
+//! fail at once, except the records of calls that are over: those are kept, up to a limit, and repeated.
 
+use std::collections::VecDeque;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -26,6 +32,21 @@ const GATHER: Duration = Duration::from_millis(20);
 const GATHER_BUSY: Duration = Duration::from_millis(100);
 /// So many writes within [`GATHER`] are much company.
 const BUSY: usize = 4;
+
+/// How long a connection may take to come up. On a server a transaction that takes longer than [`TRANSACTION`] is
+/// given up: the server is gone without a word.
+const CONNECT: Duration = Duration::from_secs(3);
+const TRANSACTION: Duration = Duration::from_secs(30);
+/// A batch waits so long for a database that has just gone, which a restart or a fail-over may take. It tries again
+/// after this pause, then after twice as much, and so on.
+const PATIENCE: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_millis(50);
+/// The database stays away: it is tried no more often than this.
+const RETRY: Duration = Duration::from_millis(500);
+/// How many records of calls are kept for a database that stays away; each is some two kilobytes.
+const KEPT: usize = 20_000;
+/// When kept records are tried again.
+const REPEAT: Duration = Duration::from_secs(1);
 
 /// Something to be done in the writer's transaction. It may be done twice, the first time in vain.
 pub(super) trait Write: Send + 'static {
@@ -104,8 +125,8 @@ pub(super) trait Apply: Send {
     /// The virtual number whose sessions it has changed.
     fn touched(&self) -> Option<&Did>;
 
-    /// Tells the caller what came of it; `false`: it is not stored.
-    fn settle(self: Box<Self>, committed: bool);
+    /// Tells the caller what came of it; `false`: it is not stored. Returns what must not get lost.
+    fn settle(self: Box<Self>, committed: bool) -> Vec<(CallWrite, Reply)>;
 }
 
 impl<W: Write> Apply for Queued<W> {
@@ -130,7 +151,7 @@ impl<W: Write> Apply for Queued<W> {
         self.result.as_ref().and_then(|result| result.as_ref().ok()).and_then(W::touched)
     }
 
-    fn settle(self: Box<Self>, committed: bool) {
+    fn settle(self: Box<Self>, committed: bool) -> Vec<(CallWrite, Reply)> {
         let result = match self.result {
             Some(Ok(done)) if committed => Ok(done),
             Some(Err(error)) => Err(error),
@@ -138,6 +159,7 @@ impl<W: Write> Apply for Queued<W> {
         };
         // A caller that has gone away does not want to know.
         let _ = self.reply.send(result);
+        vec![]
     }
 }
 
@@ -145,16 +167,23 @@ impl<W: Write> Apply for Queued<W> {
 pub(super) async fn run(mut writer: Writer, mut orders: mpsc::Receiver<Order>) {
     let mut batch = Vec::with_capacity(BATCH);
     let mut closed = None;
-    while closed.is_none() && orders.recv_many(&mut batch, BATCH).await > 0 {
+    while closed.is_none() {
+        tokio::select! {
+            count = orders.recv_many(&mut batch, BATCH) => if count == 0 { break },
+            () = clock::sleep_until(writer.repeat_at()) => {}
+        }
         gather(&mut batch, &mut orders).await;
         let mut writes = Vec::with_capacity(batch.len());
-        let mut calls = Box::<CallWrites>::default();
+        let mut calls = Box::new(CallWrites::of(writer.node.clone()));
         for order in batch.drain(..) {
             match order {
                 Order::Write { write, .. } => writes.push(write),
                 Order::Call(write, reply) => calls.push(write, reply),
                 Order::Close(done) => closed = Some(done),
             }
+        }
+        for (write, reply) in writer.kept_and_due() {
+            calls.push(write, reply);
         }
         if !calls.is_empty() {
             writes.push(calls);
@@ -163,6 +192,7 @@ pub(super) async fn run(mut writer: Writer, mut orders: mpsc::Receiver<Order>) {
     }
     // Whoever is still queued gets `Closed`, because its reply is dropped with the queue.
     drop(orders);
+    writer.last_try().await;
     if let Some(connection) = writer.connection
         && let Err(error) = connection.close().await
     {
@@ -177,6 +207,9 @@ pub(super) async fn run(mut writer: Writer, mut orders: mpsc::Receiver<Order>) {
 async fn gather(batch: &mut Vec<Order>, orders: &mut mpsc::Receiver<Order>) {
     let begin = clock::now();
     let mut deadline = begin + GATHER;
+    if batch.is_empty() {
+        return; // Kept records are due.
+    }
     while batch.len() < BATCH && batch.iter().all(Order::may_wait) {
         tokio::select! {
             more = orders.recv_many(batch, BATCH.saturating_sub(batch.len())) => if more == 0 { return },
@@ -190,70 +223,184 @@ async fn gather(batch: &mut Vec<Order>, orders: &mut mpsc::Receiver<Order>) {
     }
 }
 
+/// What became of a transaction that is not committed.
+enum Failure {
+    /// A write failed, and all is rolled back. Its error goes to its caller.
+    Refused,
+    /// The transaction itself failed, or there is no database.
+    Lost(sqlx::Error),
+}
+
 /// The connection that writes.
 pub(super) struct Writer {
     options: Options,
     /// `None` after a transaction could not be brought to an end.
     connection: Option<Connection>,
+    /// The database stays away: when it is tried again.
+    away_until: Option<Instant>,
+    kept: VecDeque<(CallWrite, Reply)>,
+    repeat_at: Instant,
+    node: Arc<str>,
     routes: Arc<RouteCache>,
 }
 
 impl Writer {
-    pub(super) fn new(options: Options, connection: Connection, routes: Arc<RouteCache>) -> Self {
-        Self { options, connection: Some(connection), routes }
+    pub(super) fn new(
+        options: Options,
+        connection: Connection,
+        node: Arc<str>,
+        routes: Arc<RouteCache>,
+    ) -> Self {
+        let (away_until, kept) = (None, VecDeque::new());
+        Self {
+            options,
+            connection: Some(connection),
+            away_until,
+            kept,
+            repeat_at: clock::now(),
+            node,
+            routes,
+        }
+    }
+
+    fn repeat_at(&self) -> Option<Instant> {
+        (!self.kept.is_empty()).then_some(self.repeat_at)
+    }
+
+    /// Some of the kept records, when it is time to try them again.
+    fn kept_and_due(&mut self) -> Vec<(CallWrite, Reply)> {
+        if clock::now() < self.repeat_at {
+            return vec![];
+        }
+        self.kept.drain(..self.kept.len().min(BATCH)).collect()
     }
 
     async fn commit(&mut self, mut writes: Vec<Box<dyn Apply>>) {
         if writes.is_empty() {
             return;
         }
-        let committed = self.transact(&mut writes).await;
-        if committed {
-            writes.into_iter().for_each(|write| write.settle(true));
+        let mut outcome = self.transact(&mut writes).await;
+        if matches!(outcome, Err(Failure::Lost(_))) {
+            outcome = self.transact(&mut writes).await;
+        }
+        if outcome.is_ok() {
+            writes.into_iter().for_each(|write| drop(write.settle(true)));
+            // What is kept beyond one batch follows at once.
+            self.repeat_at = clock::now();
             return;
         }
+        let mut kept = vec![];
         let mut alone: Vec<_> = writes.into_iter().flat_map(Apply::split).collect();
         let retry = alone.len() > 1;
         for mut write in alone.drain(..) {
-            let committed = retry && self.transact(std::slice::from_mut(&mut write)).await;
-            write.settle(committed);
+            if retry {
+                outcome = self.transact(std::slice::from_mut(&mut write)).await;
+            }
+            kept.extend(write.settle(retry && outcome.is_ok()));
+        }
+        if let Err(Failure::Lost(error)) = outcome {
+            tracing::warn!(%error, "the database does not take what is written");
+        }
+        self.keep(kept);
+    }
+
+    fn keep(&mut self, records: Vec<(CallWrite, Reply)>) {
+        if records.is_empty() {
+            return;
+        }
+        metrics::counter!("maskline_call_records_kept_total").increment(records.len() as u64);
+        self.repeat_at = clock::now() + REPEAT;
+        self.kept.extend(records);
+        let over = self.kept.len().saturating_sub(KEPT);
+        give_up(self.kept.drain(..over));
+    }
+
+    /// Nothing comes after this: what is still kept is stored now or lost.
+    async fn last_try(&mut self) {
+        while !self.kept.is_empty() {
+            let mut calls = Box::new(CallWrites::of(self.node.clone()));
+            let before = self.kept.len();
+            self.kept.drain(..before.min(BATCH)).for_each(|(write, reply)| calls.push(write, reply));
+            self.commit(vec![calls]).await;
+            if self.connection.is_none() || self.kept.len() >= before {
+                break;
+            }
+        }
+        give_up(self.kept.drain(..));
+    }
+
+    /// The connection; a new one when there is none. The first to find the database gone waits for it.
+    async fn connect(&mut self) -> Result<Connection, sqlx::Error> {
+        if let Some(connection) = self.connection.take() {
+            return Ok(connection);
+        }
+        let begin = clock::now();
+        if self.away_until.is_some_and(|until| begin < until) {
+            return Err(sqlx::Error::Io(io::ErrorKind::NotConnected.into()));
+        }
+        let patience = if self.away_until.is_some() { Duration::ZERO } else { PATIENCE };
+        let mut pause = PAUSE;
+        loop {
+            let connected = tokio::time::timeout(CONNECT, self.options.connect()).await;
+            let error = match connected.unwrap_or_else(|_| Err(timed_out())) {
+                Ok(connection) => {
+                    tracing::info!("the database is connected again");
+                    self.away_until = None;
+                    return Ok(connection);
+                }
+                Err(error) => error,
+            };
+            let now = clock::now();
+            if now.duration_since(begin) + pause > patience {
+                self.away_until = Some(now + RETRY);
+                return Err(error);
+            }
+            clock::sleep(pause).await;
+            pause *= 2;
         }
     }
 
-    /// Does the writes in one transaction. `false`: nothing of them is stored.
+    /// Does the writes in one transaction.
     ///
     /// When the disk is full, SQLite itself ends a transaction, and the library then takes the connection to be
     /// inside one for ever. So a connection whose transaction did not end as told is replaced.
-    async fn transact(&mut self, writes: &mut [Box<dyn Apply>]) -> bool {
-        let outcome = match self.connection.take() {
-            Some(connection) => Ok(connection),
-            None => self.options.connect().await,
+    async fn transact(&mut self, writes: &mut [Box<dyn Apply>]) -> Result<(), Failure> {
+        let mut connection = self.connect().await.map_err(Failure::Lost)?;
+        let limit = connection.is_remote().then(|| clock::now() + TRANSACTION);
+        let outcome = tokio::select! {
+            outcome = transact(&mut connection, writes) => outcome,
+            () = clock::sleep_until(limit) => Err(Failure::Lost(timed_out())),
         };
-        let outcome = match outcome {
-            Ok(mut connection) => {
-                let done = transact(&mut connection, writes).await;
-                done.inspect(|_| self.connection = Some(connection))
-            }
-            Err(error) => Err(error),
-        };
+        if !matches!(outcome, Err(Failure::Lost(_))) {
+            self.connection = Some(connection);
+        }
         // Also when it failed: nobody can say what is stored after a commit that was not answered.
         writes.iter().filter_map(|write| write.touched()).for_each(|number| self.routes.touch(number));
-        outcome.inspect_err(|error| tracing::error!(%error, "a transaction failed")).unwrap_or(false)
+        outcome
     }
 }
 
-/// `Ok(false)`: a write failed and all is rolled back. `Err`: the transaction itself failed.
-async fn transact(connection: &mut Connection, writes: &mut [Box<dyn Apply>]) -> Result<bool, sqlx::Error> {
-    connection.begin().await?;
+async fn transact(connection: &mut Connection, writes: &mut [Box<dyn Apply>]) -> Result<(), Failure> {
+    connection.begin().await.map_err(Failure::Lost)?;
     let accounts = writes.iter().filter_map(|write| write.locks());
-    connection.lock(&accounts.map(lock_key).collect()).await?;
+    connection.lock(&accounts.map(lock_key).collect()).await.map_err(Failure::Lost)?;
     for write in writes {
         if !write.apply(connection).await {
-            // The error goes to the caller of this write.
-            connection.rollback().await?;
-            return Ok(false);
+            connection.rollback().await.map_err(Failure::Lost)?;
+            return Err(Failure::Refused);
         }
     }
-    connection.commit().await?;
-    Ok(true)
+    connection.commit().await.map_err(Failure::Lost)
+}
+
+fn timed_out() -> sqlx::Error {
+    sqlx::Error::Io(io::ErrorKind::TimedOut.into())
+}
+
+/// More than can be kept, or the end: the records are lost, and who waits is told.
+fn give_up(records: impl Iterator<Item = (CallWrite, Reply)>) {
+    for (write, reply) in records {
+        tracing::error!(interaction = ?write.interaction(), "the record of a call is lost: the database is away");
+        let _ = reply.send(Err(StoreError::NotCommitted));
+    }
 }

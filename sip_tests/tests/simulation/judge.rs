@@ -1,9 +1,11 @@
 //! What must be true of every call, whatever phones, network, store and media do. Looks at what the machine is
 //! told and at what it wants done; knows nothing of its states.
 
-use super::plan::{Plan, gateway_address, s};
+use super::phone::CallerPlan;
+use super::plan::{Plan, caller_address, gateway_address, s};
 use bytes::Bytes;
-use maskline::call::{Action, Call, Event};
+use maskline::call::{Action, Call, Event, Found};
+use maskline::number::E164;
 use maskline::sip::transport::Protocol;
 use maskline::store::{Cdr, NoSession};
 use media::{MediaCommand, Side};
@@ -18,9 +20,6 @@ const TRANSACTION: Duration = s(32);
 /// Everything that lingers after a call ends within this time.
 const LINGERING: Duration = s(75);
 
-/// So many answering forks of one INVITE are acknowledged.
-const MAX_FORKS: usize = 8;
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ports {
     Never,
@@ -28,24 +27,27 @@ enum Ports {
     Freed,
 }
 
-/// One B-leg, by its Call-ID.
+/// One leg of ours, by its Call-ID.
 #[derive(Debug)]
 struct Callee {
     call_id: String,
+    /// The A-leg of a call that the API has placed; else a B-leg.
+    first: bool,
     tag: String,
     branch: String,
     sent_at: Instant,
     provisional: bool,
-    /// Tags of its 2xx, as far as they are told apart.
-    forks: BTreeSet<String>,
     final_at: Option<Instant>,
 }
 
 /// What was seen of one call.
 #[derive(Debug)]
 struct Track {
-    caller: SocketAddr,
+    /// `None`: the API has placed the call.
+    caller: Option<SocketAddr>,
     call_id: String,
+    /// With whom the caller talked last, as he was told by the store.
+    partner: Option<E164>,
     opened: Instant,
     /// When a message of the call came last.
     heard: Instant,
@@ -76,6 +78,8 @@ pub struct Outcome {
     pub recorded: usize,
     pub late_answers: usize,
     pub failovers: usize,
+    /// B-legs to whoever the known party of a single-party session talked with last.
+    pub call_backs: usize,
     /// Final answers to callers.
     pub finals: BTreeSet<u16>,
     pub causes: BTreeSet<&'static str>,
@@ -131,13 +135,16 @@ impl Judge {
         }
     }
 
-    pub fn opened(&mut self, call: usize, caller: SocketAddr, call_id: &str, now: Instant) {
+    /// A call begins: `caller` is the address and Call-ID of its INVITE.
+    pub fn opened(&mut self, call: usize, caller: Option<(SocketAddr, &str)>, now: Instant) {
         self.now = now;
+        let (caller, call_id) = caller.unzip();
         self.note(now, || format!("    call {call} begins"));
         self.outcome.calls += 1;
         self.tracks.push(Track {
             caller,
-            call_id: call_id.to_owned(),
+            call_id: call_id.unwrap_or_default().to_owned(),
+            partner: None,
             opened: now,
             heard: now,
             ended: None,
@@ -159,12 +166,19 @@ impl Judge {
         });
     }
 
+    /// What the store knows.
+    pub fn told(&mut self, call: usize, found: &Found) {
+        if let Some(track) = self.tracks.get_mut(call) {
+            track.partner = found.partner.clone();
+        }
+    }
+
     pub fn event(&mut self, call: usize, event: &Event, now: Instant) {
         self.now = now;
         self.note(now, || {
             let what = match event {
                 Event::Message(..) => return String::new(),
-                Event::Found(Ok(found)) => format!("Found, ours: {}", found.route.is_some()),
+                Event::Found(_, Ok(found)) => format!("Found, ours: {}", found.route.is_some()),
                 other => format!("{other:?}"),
             };
             format!("    call {call} ◀ {what}")
@@ -201,14 +215,11 @@ impl Judge {
             if track.ended.is_some() {
                 self.outcome.late_answers += 1;
             }
-            if let Some(answered) = track.answered.get_mut(1) {
+            if let Some(answered) = track.answered.get_mut(usize::from(!callee.first)) {
                 *answered = true;
             }
             let tag = message.to_tag().unwrap_or_default().to_owned();
-            if callee.forks.len() < MAX_FORKS {
-                callee.forks.insert(tag.clone());
-            }
-            if !over && callee.forks.contains(&tag) {
+            if !over {
                 track.unacknowledged = Some((message.call_id().to_owned(), tag));
             }
         }
@@ -316,10 +327,17 @@ impl Judge {
         if track.ended.is_some() && track.cdrs.len() != 1 {
             return Some("more than one CDR");
         }
-        // A call that ends before its look-up has an answer is told of by its CDR alone.
+        // A call that ends before its look-up has an answer, or before its first INVITE, is told of by its CDR alone.
+        let looked_up =
+            self.plan.look_ups.iter().all(|look_up| matches!(look_up, super::plan::LookUp::Found(_)));
+        let dialled = |caller: &CallerPlan| caller.dial == super::plan::DID;
+        if looked_up && !troubled && self.plan.callers.iter().all(dialled) && !has_account(cdr) {
+            return Some("a record that belongs to nobody");
+        }
         let callers = rows.iter().filter(|(_, side)| *side == Side::A).count();
+        let attempts = if track.caller.is_none() { self.plan.gateways.len() } else { 1 };
         let never_opened = rows.len() == 1 && track.legs.is_empty();
-        if callers != 1 || (rows != track.legs && !never_opened) {
+        if !(1..=attempts).contains(&callers) || (rows != track.legs && !never_opened) {
             return Some("not one row for each leg");
         }
         if cdr.legs.iter().any(|leg| leg.hangup_cause_name.is_empty() || leg.hangup_source.is_empty()) {
@@ -356,7 +374,7 @@ impl Judge {
         let method = message.method().unwrap_or_default();
         let wrong = if toward_caller {
             let tcp = self.plan.callers.iter().any(|caller| caller.tcp);
-            if to != Some(track.caller) || (protocol == Protocol::Tcp) != tcp || connection.is_some() != tcp {
+            if to != track.caller || (protocol == Protocol::Tcp) != tcp || connection.is_some() != tcp {
                 Some("goes elsewhere".to_owned())
             } else {
                 to_caller(track, &message)
@@ -366,9 +384,13 @@ impl Judge {
             if !(0..gateways).any(|n| to == Some(gateway_address(n))) {
                 Some("goes elsewhere".to_owned())
             } else {
-                to_callee(track, &message, now)
+                to_callee(track, &message, &self.plan, now)
             }
         };
+        if message.is("INVITE") && !toward_caller && wrong.is_none() {
+            let stranger = self.rung_by_a_stranger(call, &message);
+            stranger.into_iter().for_each(|wrong| self.fault(format!("call {call}: {wrong}")));
+        }
         let failed = message.status().is_some_and(|status| status >= 300) && message.cseq().1 == "INVITE";
         if matches!(method, "BYE" | "CANCEL") || failed {
             self.ending_sent.insert(message.call_id().to_owned());
@@ -383,13 +405,49 @@ impl Judge {
         let ours = |user: &&&str| {
             **user == super::plan::DID || **user == super::plan::NOT_OURS || user.starts_with("desk")
         };
-        let theirs = users.iter().find(|user| !ours(user));
-        let is_caller = |user: &&&str| {
-            **user == "anonymous" || self.plan.callers.iter().any(|caller| caller.number == ***user)
+        let Some(track) = self.tracks.get(call) else { return };
+        let placed_first = track.callees.iter().any(|leg| leg.first && leg.call_id == message.call_id());
+        let own = match (track.caller, placed_first) {
+            (Some(_), _) => self.caller_of(track).map(|caller| caller.number.as_str()),
+            (None, _) => self.plan.parties.first().map(|first| first.number.as_str()),
         };
-        if theirs.is_some_and(|user| is_caller(&user) != toward_caller) {
+        let toward_a = toward_caller || placed_first;
+        let theirs = users.iter().find(|user| !ours(user));
+        let of_caller = |user: &&str| (toward_caller && *user == "anonymous") || Some(*user) == own;
+        if theirs.is_some_and(|user| of_caller(user) != toward_a) {
             self.fault(format!("call {call}: {}: From or To is of the other leg", message.start_line()));
         }
+    }
+
+    /// Whoever made the call.
+    fn caller_of(&self, track: &Track) -> Option<&CallerPlan> {
+        let n = (0..self.plan.callers.len()).find(|n| Some(caller_address(*n)) == track.caller)?;
+        self.plan.callers.get(n)
+    }
+
+    /// Whom a B-leg's INVITE may be for, as far as who calls and what he types tell it.
+    fn rung_by_a_stranger(&mut self, call: usize, invite: &Message) -> Option<String> {
+        let track = self.tracks.get(call)?;
+        let user = invite.uri().and_then(message::user_of)?.trim_start_matches('+').to_owned();
+        let caller = self.caller_of(track)?;
+        let number = E164::parse(&caller.number)?;
+        let sessions = &self.plan.sessions;
+        let own = sessions.iter().find(|session| session.role_of(&number).is_some());
+        if let Some(own) = own {
+            let partner = track.partner.as_ref().filter(|_| own.is_incomplete());
+            let other = own.role_of(&number).and_then(|role| own.party(role.other())).or(partner);
+            let right = other.is_some_and(|other| other.digits() == user);
+            self.outcome.call_backs += usize::from(right && partner.is_some());
+            // His session may be over, and then he is a stranger.
+            let over = own.ended_at.is_some() || self.plan.delete_at.is_some();
+            return (!right && !over).then(|| "the wrong one is rung".to_owned());
+        }
+        let anyone = sessions.iter().any(|session| session.takes_anyone());
+        let fixed = matches!(self.plan.no_session, NoSession::Sip(_)) && user.starts_with("desk");
+        let pins = sessions.iter().filter_map(|session| session.pin.as_ref());
+        let mut pins = pins.flat_map(|pin| [pin.first_party_pin.digits(), pin.second_party_pin.digits()]);
+        let typed = pins.any(|pin| caller.typing.iter().any(|typing| typing.keys.contains(pin)));
+        (!anyone && !fixed && !typed).then(|| "a stranger reaches somebody".to_owned())
     }
 
     pub fn ports_bound(&mut self, call: usize) {
@@ -454,6 +512,7 @@ impl Judge {
             }
             let last = track.branch.as_ref().and_then(|branch| track.finals.get(branch));
             match last {
+                None if track.caller.is_none() => {}
                 Some(status) => drop(self.outcome.finals.insert(*status)),
                 None => wrong.push("its INVITE gets no final answer".to_owned()),
             }
@@ -463,19 +522,25 @@ impl Judge {
         }
     }
 
-    /// What no gateway may see: Call-IDs and tags of the callers' legs.
+    /// The record of the first call.
+    pub fn cdr(&self) -> &Cdr {
+        self.tracks[0].cdrs.first().unwrap()
+    }
+
+    /// What no callee may see: Call-IDs and tags of the callers' legs.
     pub fn ids_of_callers(&self) -> Vec<String> {
-        self.tracks
-            .iter()
-            .flat_map(|track| [Some(track.call_id.clone()), track.tag.clone()])
-            .flatten()
-            .collect()
+        let callers = self.tracks.iter().flat_map(|track| [Some(track.call_id.clone()), track.tag.clone()]);
+        callers.flatten().filter(|id| !id.is_empty()).chain(self.ids_of_legs(true)).collect()
     }
 
     /// What no caller may see.
     pub fn ids_of_callees(&self) -> Vec<String> {
-        let callees = self.tracks.iter().flat_map(|track| &track.callees);
-        callees
+        self.ids_of_legs(false)
+    }
+
+    fn ids_of_legs(&self, first: bool) -> Vec<String> {
+        let legs = self.tracks.iter().flat_map(|track| &track.callees);
+        legs.filter(|leg| leg.first == first)
             .flat_map(|callee| [callee.call_id.clone(), callee.tag.clone(), callee.branch.clone()])
             .collect()
     }
@@ -522,23 +587,36 @@ fn to_caller(track: &mut Track, message: &Message) -> Option<String> {
     None
 }
 
-/// What is wrong with a message to a B-leg.
-fn to_callee(track: &mut Track, message: &Message, now: Instant) -> Option<String> {
+fn has_account(cdr: &Cdr) -> bool {
+    cdr.legs.iter().all(|leg| leg.opened.account.is_some())
+}
+
+/// What is wrong with a message to a leg of ours.
+fn to_callee(track: &mut Track, message: &Message, plan: &Plan, now: Instant) -> Option<String> {
     let method = message.method()?;
     let branch = message.branch().unwrap_or_default();
     let known = track.callees.iter_mut().find(|callee| callee.call_id == message.call_id());
     match (method, known) {
         ("INVITE", None) => {
+            let user = message.uri().and_then(message::user_of);
+            let is_first = plan.parties.first().is_some_and(|first| user == Some(&first.number));
+            let first = track.caller.is_none() && is_first;
             track.callees.push(Callee {
                 call_id: message.call_id().to_owned(),
+                first,
                 tag: message.from_tag().unwrap_or_default().to_owned(),
                 branch: branch.to_owned(),
                 sent_at: now,
                 provisional: false,
-                forks: BTreeSet::new(),
                 final_at: None,
             });
-            track.ended.map(|_| "a B-leg begins after the call's end".into())
+            if track.ended.is_some() {
+                return Some("a leg begins after the call's end".into());
+            }
+            if track.caller.is_none() && !first && track.answered != [true, false] {
+                return Some("the second party is rung before the first one has answered".into());
+            }
+            (first && track.answered != [false, false]).then(|| "the first party is rung again".into())
         }
         ("INVITE", Some(callee)) => {
             if callee.branch != branch {
@@ -547,7 +625,7 @@ fn to_callee(track: &mut Track, message: &Message, now: Instant) -> Option<Strin
             }
             None
         }
-        (_, None) => Some("belongs to no B-leg".into()),
+        (_, None) => Some("belongs to no leg of ours".into()),
         ("CANCEL", Some(callee)) if !callee.provisional => Some("before any provisional response".into()),
         ("CANCEL", Some(callee)) if callee.branch != branch => Some("not the INVITE's branch".into()),
         ("ACK" | "BYE" | "CANCEL", Some(_)) => None,

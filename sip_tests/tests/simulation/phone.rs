@@ -1,6 +1,6 @@
 //! The phones of the simulation: the kit's agent with an agenda.
 
-use super::plan::{Typing, deeds, description, maybe, ms, pick};
+use super::plan::{Typing, deeds, description, maybe, ms, pick, typing};
 use bytes::Bytes;
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -108,16 +108,7 @@ impl CallerPlan {
             let early = [Deed::Update, Deed::Refresh, Deed::Hold, Deed::Options, Deed::Info('1'), Deed::Bye];
             plan.early_deeds = vec![(ms(random.random_range(0..3000)), pick(random, &early).clone())];
         }
-        for _ in 0..4 {
-            let keys =
-                pick(random, &["2468", "1357", "2468#", "1111", "12#", "#", "", "99*2468", "24681357"]);
-            plan.typing.push(Typing {
-                after: ms(random.random_range(0..14_000)),
-                gap: ms(*pick(random, &[100, 300, 1000, 6000])),
-                keys: (*keys).to_owned(),
-                by_info: random.random_bool(0.3),
-            });
-        }
+        plan.typing = typing(random);
         plan
     }
 
@@ -250,6 +241,8 @@ pub struct Phone {
     pub address: SocketAddr,
     pub peer: SocketAddr,
     pub role: Role,
+    /// Which of the run's parties it belongs to.
+    pub party: Option<usize>,
     agenda: BTreeMap<(Instant, u64), Task>,
     number: u64,
     early: BTreeSet<CallNumber>,
@@ -288,6 +281,12 @@ impl Phone {
         phone
     }
 
+    /// The phone of a party, behind gateway `n`.
+    pub fn of_party(party: usize, n: usize, plan: CalleePlan, peer: SocketAddr, seed: u64) -> Self {
+        let name = format!("party {party} at {n}");
+        Self { name, party: Some(party), ..Self::callee(n, plan, peer, seed) }
+    }
+
     fn new(address: SocketAddr, transport: Transport, peer: SocketAddr, seed: u64) -> Self {
         let mut agent = Agent::new(address, transport, seed);
         agent.expect_reordering();
@@ -309,6 +308,7 @@ impl Phone {
                 deaf_to_acks: 0,
                 deeds: vec![],
             }),
+            party: None,
             agenda: BTreeMap::new(),
             number: 0,
             early: BTreeSet::new(),

@@ -35,6 +35,12 @@ pub enum Profile {
     Broken,
     /// The caller's side is a TCP connection, and often the gateways' as well.
     Stream,
+    /// The API places the call: both legs are the service's own. Any network.
+    Placed,
+    /// A session that knows one party, which is called and calls back. Any network.
+    Single,
+    /// Nobody who calls is known. Any network.
+    Strangers,
 }
 
 /// How the store answers one look-up.
@@ -78,6 +84,21 @@ pub struct MediaPlan {
     pub cdr_delay: Option<Duration>,
 }
 
+/// Somebody behind the gateways: INVITEs for this number reach these phones, one behind each gateway.
+#[derive(Debug, Clone)]
+pub struct PartyPlan {
+    pub number: String,
+    pub phones: Vec<CalleePlan>,
+}
+
+/// The API places a call of the first session.
+#[derive(Debug, Clone)]
+pub struct PlacedPlan {
+    pub at: Duration,
+    /// What the first party, who is [`Plan::parties`]' first, types for each PIN prompt in turn.
+    pub typing: Vec<Typing>,
+}
+
 /// Messages that do not arrive.
 #[derive(Debug, Clone)]
 pub struct Lost {
@@ -106,6 +127,11 @@ pub struct Plan {
     pub callers: Vec<CallerPlan>,
     /// The gateways of the number's trunk, in order.
     pub gateways: Vec<CalleePlan>,
+    /// Whoever is not meant by `gateways`, which stand for everybody else.
+    pub parties: Vec<PartyPlan>,
+    /// The number of whoever `gateways` stand for, when it is one person.
+    pub known: Option<String>,
+    pub placed: Option<PlacedPlan>,
     /// All sessions on the number.
     pub sessions: Vec<MaskingSession>,
     pub no_session: NoSession,
@@ -212,6 +238,9 @@ impl Plan {
             gateway_delay: Duration::ZERO,
             callers: vec![CallerPlan::plain(&first, &mut random)],
             gateways: vec![CalleePlan::plain(&mut random)],
+            parties: vec![],
+            known: None,
+            placed: None,
             sessions: vec![session(&first, Some(&second), &mut ids)],
             no_session: NoSession::Reject,
             look_ups: vec![],
@@ -258,6 +287,25 @@ impl Plan {
         plan
     }
 
+    /// A call that the API places: each phone rings, is answered after a second; the first party hangs up three
+    /// seconds later.
+    pub fn placed(seed: u64) -> Self {
+        let mut plan = Self::plain(seed);
+        let mut random = StdRng::seed_from_u64(seed ^ 0x706c_6163);
+        let caller = plan.callers.remove(0);
+        let phone = CalleePlan { deeds: caller.deeds, ..CalleePlan::plain(&mut random) };
+        // The gateway's phone answers a second after its own INVITE.
+        plan.gateway().steps = vec![(ms(100), Step::Ring(0)), (ms(1000), Step::Answer(0))];
+        plan.parties = vec![PartyPlan { number: caller.number, phones: vec![phone] }];
+        plan.placed = Some(PlacedPlan { at: Duration::ZERO, typing: vec![] });
+        plan
+    }
+
+    /// The first party's phone in a call that the API places.
+    pub fn first(&mut self) -> &mut CalleePlan {
+        self.parties.first_mut().unwrap().phones.first_mut().unwrap()
+    }
+
     /// Everything at random.
     pub fn random(seed: u64, profile: Profile) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
@@ -270,8 +318,15 @@ impl Plan {
             plan.weather = vec![(begin, Link { loss: 1.0, ..plan.link }), (end, plan.link)];
         }
         plan.draw_gateways(&mut random);
-        plan.draw_callers(&mut random);
-        plan.draw_sessions(&mut random);
+        match profile {
+            Profile::Placed => plan.draw_placed(&mut random),
+            Profile::Single => plan.draw_single(&mut random),
+            Profile::Strangers => plan.draw_strangers(&mut random),
+            _ => {
+                plan.draw_callers(&mut random);
+                plan.draw_sessions(&mut random);
+            }
+        }
         plan.draw_world(&mut random);
         if profile == Profile::Stream {
             // Nothing is sent twice over a connection.
@@ -285,15 +340,7 @@ impl Plan {
 
     fn draw_gateways(&mut self, random: &mut StdRng) {
         let count = *pick(random, &[1, 1, 1, 2, 3]);
-        self.gateways = (0..count).map(|_| CalleePlan::random(random)).collect();
-        // Failover is only seen when a gateway fails.
-        for gateway in self.gateways.iter_mut().rev().skip(1) {
-            match random.random_range(0..4) {
-                0 => gateway.deaf = true,
-                1 | 2 => gateway.steps = vec![(ms(random.random_range(0..400)), Step::Reject(503))],
-                _ => {}
-            }
-        }
+        self.gateways = phones(count, random);
         self.early_media = random.random_bool(0.8);
         self.both_hang_up_after = maybe(random, 0.15, 5000);
     }
@@ -316,9 +363,7 @@ impl Plan {
             let from = self.callers[index].number.clone();
             let stranger = number(random, "39340");
             let mut made = session(&from, Some(&callee), &mut ids);
-            made.ring_timeout = s(random.random_range(15..60));
-            made.call_time_limit = s(random.random_range(5..90));
-            made.record = random.random_bool(0.6);
+            draw_terms(&mut made, random);
             match random.random_range(0..20) {
                 0..=9 => {}
                 10..=12 => {
@@ -360,6 +405,88 @@ impl Plan {
         };
     }
 
+    /// A session of its own call; now and then the first party also dials.
+    fn draw_placed(&mut self, random: &mut StdRng) {
+        let mut ids = IdSource::from_seed(self.seed ^ 0x7365_7373);
+        let (first, second) = (number(random, "49151"), number(random, "33612"));
+        let mut made = session(&first, Some(&second), &mut ids);
+        made.initiate_call_to_first_party = true;
+        draw_terms(&mut made, random);
+        if random.random_bool(0.2) {
+            made.pin = Some(PinSettings { force: true, ..pins("2468", "1357", random.random_range(0..3)) });
+        }
+        self.sessions = vec![made];
+        let mut phones = phones(self.gateways.len(), random);
+        for phone in phones.iter_mut().rev().take(1).filter(|_| random.random_bool(0.4)) {
+            let at = phone.steps.last().map_or(ms(200), |(at, _)| *at);
+            phone.steps.retain(|(_, step)| !matches!(step, Step::Reject(_)));
+            phone.steps.push((at, Step::Answer(0)));
+        }
+        self.parties = vec![PartyPlan { number: first.clone(), phones }];
+        self.placed = Some(PlacedPlan { at: ms(random.random_range(0..3000)), typing: typing(random) });
+        self.callers.clear();
+        if random.random_bool(0.2) {
+            let start = ms(random.random_range(0..60_000));
+            self.callers.push(CallerPlan { start, ..CallerPlan::random(&first, random) });
+        }
+    }
+
+    /// One or two strangers call the known party, which calls as well.
+    fn draw_single(&mut self, random: &mut StdRng) {
+        let mut ids = IdSource::from_seed(self.seed ^ 0x7365_7373);
+        let known = number(random, "49151");
+        let mut made = session(&known, None, &mut ids);
+        if random.random_bool(0.5) {
+            (made.first_party, made.second_party) = (None, made.first_party);
+        }
+        made.single_party = Some(true);
+        draw_terms(&mut made, random);
+        if random.random_bool(0.3) {
+            let force = random.random_bool(0.5);
+            made.pin = Some(PinSettings { force, ..pins("2468", "1357", random.random_range(0..3)) });
+        }
+        self.sessions = vec![made];
+        self.callers.clear();
+        self.parties.clear();
+        for _ in 0..random.random_range(1..3) {
+            let stranger = number(random, "39340");
+            self.callers.push(CallerPlan::random(&stranger, random));
+            let phones = phones(self.gateways.len(), random);
+            self.parties.push(PartyPlan { number: stranger, phones });
+        }
+        let start = ms(random.random_range(0..60_000));
+        self.callers.push(CallerPlan { start, ..CallerPlan::random(&known, random) });
+        self.known = Some(known);
+    }
+
+    fn draw_strangers(&mut self, random: &mut StdRng) {
+        let mut ids = IdSource::from_seed(self.seed ^ 0x7365_7373);
+        let callee = number(random, "33612");
+        self.callers = (0..random.random_range(1..4))
+            .map(|_| CallerPlan::random(&number(random, "49151"), random))
+            .collect();
+        self.sessions.clear();
+        let with_pin = random.random_bool(0.5);
+        for index in 0..random.random_range(0..3) {
+            let mut made = session(&number(random, "39340"), Some(&callee), &mut ids);
+            draw_terms(&mut made, random);
+            match random.random_range(0..3) {
+                _ if index == 0 && with_pin => {
+                    made.pin = Some(pins("2468", "1357", random.random_range(0..3)));
+                }
+                0 => made.unknown_caller_play = "https://prompts.example/unknown.wav".into(),
+                1 => made.ended_at = Some(Default::default()),
+                _ => {}
+            }
+            self.sessions.push(made);
+        }
+        self.no_session = match random.random_range(0..4) {
+            0 => NoSession::Play("https://prompts.example/none.wav".into()),
+            1 => NoSession::Sip(format!("sip:desk@{}", gateway_address(0))),
+            _ => NoSession::Reject,
+        };
+    }
+
     fn draw_world(&mut self, random: &mut StdRng) {
         for _ in 0..6 {
             let look_up = match random.random_range(0..40) {
@@ -387,6 +514,39 @@ impl Plan {
     }
 }
 
+/// A phone behind each gateway.
+fn phones(count: usize, random: &mut StdRng) -> Vec<CalleePlan> {
+    let mut phones: Vec<_> = (0..count).map(|_| CalleePlan::random(random)).collect();
+    // Failover is only seen when a gateway fails.
+    for phone in phones.iter_mut().rev().skip(1) {
+        match random.random_range(0..4) {
+            0 => phone.deaf = true,
+            1 | 2 => phone.steps = vec![(ms(random.random_range(0..400)), Step::Reject(503))],
+            _ => {}
+        }
+    }
+    phones
+}
+
+fn draw_terms(session: &mut MaskingSession, random: &mut StdRng) {
+    session.ring_timeout = s(random.random_range(15..60));
+    session.call_time_limit = s(random.random_range(5..90));
+    session.record = random.random_bool(0.6);
+}
+
+/// What somebody types for four prompts.
+pub fn typing(random: &mut StdRng) -> Vec<Typing> {
+    let keys = ["2468", "1357", "2468#", "1111", "12#", "#", "", "99*2468", "24681357"];
+    (0..4)
+        .map(|_| Typing {
+            keys: (*pick(random, &keys)).to_owned(),
+            after: ms(random.random_range(0..14_000)),
+            gap: ms(*pick(random, &[100, 300, 1000, 6000])),
+            by_info: random.random_bool(0.3),
+        })
+        .collect()
+}
+
 /// A number with a country code and operator of its own, so that it is found wherever it turns up.
 pub fn number(random: &mut StdRng, prefix: &str) -> String {
     format!("+{prefix}{:07}", random.random_range(1_000_000..9_999_999))
@@ -409,6 +569,10 @@ fn link(profile: Profile, random: &mut StdRng) -> Link {
         Profile::Stormy => {
             let loss = random.random_range(0.1..0.2);
             Link { loss, duplicate: 0.1, reorder: 0.1, detour: ms(800), ..slow }
+        }
+        Profile::Placed | Profile::Single | Profile::Strangers => {
+            let any = [Profile::Calm, Profile::Slow, Profile::Lossy, Profile::Stormy];
+            link(*pick(random, &any), random)
         }
         Profile::Broken => Link { delay: ms(20), ..Link::perfect() },
         Profile::Stream => Link { delay: ms(20), ..Link::perfect() },

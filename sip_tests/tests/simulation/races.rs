@@ -1,9 +1,11 @@
 //! The races that have names, each as a script: what happens at which millisecond is written down, and so is what
 //! each phone must see. Every run is held against the judge's rules as well.
 
-use super::phone::{CalleePlan, Deed, Step};
-use super::plan::{LookUp, Lost, Plan, ms, s};
+use super::phone::{CalleePlan, CallerPlan, Deed, Step};
+use super::plan::{LookUp, Lost, PartyPlan, Plan, Typing, ms, pins, s};
 use super::world::World;
+use maskline::masking::session::PinSettings;
+use maskline::number::E164;
 use maskline::store::NoSession;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -105,15 +107,17 @@ fn the_second_of_two_200s_from_two_forks_gets_ack_and_bye() {
     about(world.first(CALLER, "200 BYE"), s(4));
 }
 
-/// Each fork costs a transaction: their number is bounded.
+/// Each fork that is remembered costs a transaction; the others get ACK and BYE without one.
 #[test]
-fn a_flood_of_forks_is_not_followed_without_bound() {
+fn a_flood_of_forks_is_acknowledged_and_ended() {
     let mut plan = Plan::plain(40);
     plan.gateway().twin_after = Some(ms(50));
     plan.gateway().twins = 50;
     let world = run(plan);
     let byes = world.received(GATEWAY).iter().filter(|label| *label == "BYE").count();
-    assert_eq!(byes, 8, "{}", world.ladder());
+    assert_eq!(byes, 51, "{}", world.ladder());
+    let acks = world.received(GATEWAY).iter().filter(|label| *label == "ACK").count();
+    assert_eq!(acks, 51, "{}", world.ladder());
     assert_eq!(world.ends(GATEWAY), [Some(End::ByeReceived)]);
 }
 
@@ -542,4 +546,209 @@ fn numbers_that_no_session_takes() {
     sees(&world, CALLER, &["100 INVITE", "200 INVITE", "BYE"]);
     plan.caller().dial = super::plan::NOT_OURS.into();
     sees(&run(plan), CALLER, &["100 INVITE", "404 INVITE"]);
+}
+
+const FIRST: &str = "party 0 at 0";
+
+/// The cause of each leg's end, as noted with the CDR.
+#[track_caller]
+fn records(world: &World, expected: &str) {
+    assert_eq!(
+        world.service.judge.noted(&format!("CloseCall {expected}")),
+        1,
+        "{expected}\n{}",
+        world.ladder()
+    );
+}
+
+#[test]
+fn a_call_that_we_place_rings_the_first_party_then_the_second() {
+    let world = run(Plan::placed(50));
+    sees(&world, FIRST, &["INVITE", "ACK", "200 BYE"]);
+    sees(&world, GATEWAY, &["INVITE", "ACK", "BYE"]);
+    about(world.first(GATEWAY, "INVITE"), s(1));
+    for name in [FIRST, GATEWAY] {
+        let invite = world.messages(name).remove(0);
+        assert!(invite.sdp().is_some() && invite.header("max-forwards") == Some("70"), "{}", invite.text());
+    }
+    let contact = |name| world.messages(name).remove(0).header("contact").map(str::to_owned);
+    assert_ne!(contact(FIRST), contact(GATEWAY), "what names one leg names the other nowhere");
+    records(&world, r#"[(A, "Normal Hangup"), (B, "Normal Hangup")]"#);
+}
+
+#[test]
+fn a_first_party_that_cannot_be_had_leaves_the_second_in_peace() {
+    for (status, cause) in [(486, "Busy Line"), (603, "Declined"), (404, "Invalid Destination Address")] {
+        let mut plan = Plan::placed(51);
+        plan.first().steps = vec![(ms(100), Step::Ring(0)), (ms(500), Step::Reject(status))];
+        let world = run(plan);
+        sees(&world, FIRST, &["INVITE", "ACK"]);
+        sees(&world, GATEWAY, &[]);
+        records(&world, &format!("[(A, {cause:?})]"));
+    }
+}
+
+#[test]
+fn a_first_party_that_only_rings_is_cancelled_after_ring_timeout() {
+    let mut plan = Plan::placed(52);
+    plan.first().steps = vec![(ms(100), Step::Ring(0))];
+    plan.session().ring_timeout = s(15);
+    let world = run(plan);
+    sees(&world, FIRST, &["INVITE", "CANCEL", "ACK"]);
+    about(world.first(FIRST, "CANCEL"), s(15));
+    sees(&world, GATEWAY, &[]);
+    records(&world, r#"[(A, "Ring Timeout Reached")]"#);
+}
+
+/// RFC 3261 §9.1: the CANCEL came too late.
+#[test]
+fn a_first_party_that_answers_in_spite_of_our_cancel_gets_ack_and_bye() {
+    let mut plan = Plan::placed(53);
+    plan.first().steps = vec![(ms(100), Step::Ring(0))];
+    plan.first().answers_cancel_after = Some(ms(500));
+    plan.session().ring_timeout = s(15);
+    let world = run(plan);
+    sees(&world, FIRST, &["INVITE", "CANCEL", "ACK", "BYE"]);
+    sees(&world, GATEWAY, &[]);
+}
+
+#[test]
+fn a_first_party_behind_a_gateway_that_is_full_is_tried_by_the_next_one() {
+    let mut plan = Plan::placed(54);
+    another_gateway(&mut plan);
+    let phone = plan.first().clone();
+    plan.parties.first_mut().unwrap().phones.push(phone);
+    plan.first().steps = vec![(ms(100), Step::Reject(503))];
+    let world = run(plan);
+    sees(&world, FIRST, &["INVITE", "ACK"]);
+    sees(&world, "party 0 at 1", &["INVITE", "ACK", "200 BYE"]);
+    sees(&world, GATEWAY, &["INVITE", "ACK", "BYE"]);
+    records(
+        &world,
+        r#"[(A, "Network congestion from carrier"), (A, "Normal Hangup"), (B, "Normal Hangup")]"#,
+    );
+}
+
+#[test]
+fn a_first_party_that_hangs_up_while_the_second_rings_cancels_it() {
+    let mut plan = Plan::placed(55);
+    plan.gateway().steps = vec![(ms(100), Step::Ring(0))];
+    let world = run(plan);
+    sees(&world, FIRST, &["INVITE", "ACK", "200 BYE"]);
+    sees(&world, GATEWAY, &["INVITE", "CANCEL", "ACK"]);
+    records(&world, r#"[(A, "Normal Hangup"), (B, "Normal Hangup")]"#);
+}
+
+#[test]
+fn a_second_party_that_is_busy_is_told_to_the_first_as_a_tone_before_bye() {
+    let mut plan = Plan::placed(56);
+    plan.first().deeds.clear();
+    plan.gateway().steps = vec![(ms(100), Step::Reject(486))];
+    let world = run(plan);
+    sees(&world, FIRST, &["INVITE", "ACK", "BYE"]);
+    assert_eq!(world.service.judge.noted("Prompt(busy"), 1, "{}", world.ladder());
+    records(&world, r#"[(A, "Busy Line"), (B, "Busy Line")]"#);
+}
+
+#[test]
+fn the_api_ends_a_placed_call_whose_first_party_rings() {
+    let mut plan = Plan::placed(57);
+    plan.first().steps = vec![(ms(100), Step::Ring(0))];
+    plan.hang_up_at = Some(s(5));
+    let world = run(plan);
+    sees(&world, FIRST, &["INVITE", "CANCEL", "ACK"]);
+    records(&world, r#"[(A, "Scheduled Hangup")]"#);
+}
+
+#[test]
+fn a_forced_pin_is_asked_of_the_first_party_too() {
+    for (keys, rung) in [("2468", true), ("1357", false)] {
+        let mut plan = Plan::placed(58);
+        plan.first().deeds.clear();
+        plan.gateway().deeds = vec![(s(1), Deed::Bye)];
+        plan.session().pin = Some(PinSettings { force: true, ..pins("2468", "1357", 0) });
+        let typing = Typing { after: s(1), gap: ms(200), keys: keys.into(), by_info: false };
+        plan.placed.as_mut().unwrap().typing = vec![typing];
+        let world = run(plan);
+        assert_eq!(world.received(GATEWAY).contains(&"INVITE".into()), rung, "{}", world.ladder());
+        sees(&world, FIRST, &["INVITE", "ACK", "BYE"]);
+    }
+}
+
+#[test]
+fn hold_and_late_offers_on_a_leg_that_we_made_are_answered_there() {
+    let mut plan = Plan::placed(59);
+    let deeds = [Deed::Hold, Deed::Resume, Deed::OfferNothing, Deed::Refresh, Deed::Info('5')];
+    plan.first().deeds = deeds.into_iter().zip(3..).map(|(deed, at)| (s(at), deed)).collect();
+    plan.first().deeds.push((s(10), Deed::Bye));
+    let world = run(plan);
+    let answers = world.received(FIRST).iter().filter(|label| label.starts_with("200")).count();
+    assert_eq!(answers, 6, "{}", world.ladder());
+    sees(&world, GATEWAY, &["INVITE", "ACK", "BYE"]);
+}
+
+#[test]
+fn a_placed_call_without_a_free_port_rings_nobody() {
+    let mut plan = Plan::placed(60);
+    plan.media.no_port = true;
+    let world = run(plan);
+    sees(&world, FIRST, &[]);
+    records(&world, r#"[(A, "Internal Error")]"#);
+}
+
+/// Whose call it was is known although nobody waits for it any more.
+#[test]
+fn a_call_that_is_cancelled_before_its_look_up_belongs_to_the_numbers_account() {
+    for (look_up, known) in
+        [(LookUp::Found(s(2)), true), (LookUp::Fails(s(2)), false), (LookUp::Never, false)]
+    {
+        let mut plan = Plan::plain(61);
+        plan.look_ups = vec![look_up];
+        plan.caller().cancel_after = Some(s(1));
+        let world = run(plan);
+        sees(&world, CALLER, &["100 INVITE", "200 CANCEL", "487 INVITE"]);
+        let cdr = world.cdr();
+        let owner = cdr.legs.first().unwrap().opened.account.clone();
+        assert_eq!((owner.is_some(), cdr.session.is_some()), (known, known), "{look_up:?}");
+        assert_eq!(cdr.legs.first().unwrap().hangup_cause_name, "Canceled");
+    }
+}
+
+/// The answer to the first right PIN comes after its time, while the second one waits for its own.
+#[test]
+fn a_late_answer_to_one_look_up_does_not_answer_the_next() {
+    let mut plan = Plan::stranger_with_pin(62, 1, &["2468", "1357"]);
+    plan.caller().deeds.clear();
+    plan.gateway().deeds = vec![(s(1), Deed::Bye)];
+    // The first confirmation is given up after 5 s and comes after 14 s; the second one fails.
+    plan.look_ups = vec![LookUp::Found(ms(5)), LookUp::Found(s(14)), LookUp::Never];
+    let world = run(plan);
+    let judge = &world.service.judge;
+    assert_eq!(judge.noted("FindSession"), 3, "{}", world.ladder());
+    sees(&world, GATEWAY, &[]);
+}
+
+#[test]
+fn the_known_party_is_connected_to_whoever_it_talked_with() {
+    let mut plan = Plan::plain(63);
+    let mut random = StdRng::seed_from_u64(64);
+    let stranger = plan.caller().number.clone();
+    let known = super::plan::number(&mut random, "33612");
+    plan.session().first_party = E164::parse(&known);
+    plan.session().second_party = None;
+    plan.session().single_party = Some(true);
+    let mut early = CallerPlan::plain(&known, &mut random);
+    let back = CallerPlan { start: s(10), ..CallerPlan::plain(&known, &mut random) };
+    early.deeds.clear();
+    plan.caller().start = s(4);
+    plan.callers.extend([early, back]);
+    plan.parties = vec![PartyPlan { number: stranger, phones: vec![CalleePlan::plain(&mut random)] }];
+    plan.known = Some(known);
+    let world = run(plan);
+    // Before anybody has called, there is nobody.
+    sees(&world, "caller 1", &["100 INVITE", "200 INVITE", "BYE"]);
+    assert_eq!(world.service.judge.noted("Prompt(not_reached"), 1, "{}", world.ladder());
+    sees(&world, GATEWAY, &["INVITE", "ACK", "BYE"]);
+    sees(&world, "party 0 at 0", &["INVITE", "ACK", "BYE"]);
+    about(world.first("party 0 at 0", "INVITE"), s(10));
 }

@@ -13,13 +13,15 @@ use maskline::call::machine::CallParameters;
 use maskline::call::{Action, Call, Event, Found, Hop, NoPort, Outlet, Place, StoreFailed};
 use maskline::ids::IdSource;
 use maskline::masking::route::Query;
+use maskline::masking::session::MaskingSession;
+use maskline::number::E164;
 use maskline::prompts::PromptLibrary;
 use maskline::sip::encode::HeaderOut;
 use maskline::sip::key::{DialogKey, TransactionKey};
 use maskline::sip::message::{Message, Method, Request};
 use maskline::sip::transport::{Flow, Protocol};
 use maskline::sip::wire::ByteStr;
-use maskline::store::{Route, VirtualNumber};
+use maskline::store::{Cdr, Route, VirtualNumber};
 use maskline::trunk::{CallerFrom, NumberFormat, Trunk};
 use media::{CallStatistics, Codec, Digit, LegRecording, MediaCommand, MediaEvent, PlayMode};
 use media::{RecordingReport, Side, SourcePolicy};
@@ -34,6 +36,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 enum Pending {
     Event(Event),
+    /// The API places the call.
+    Place,
     /// A key on the caller's phone.
     Key(Digit),
     /// The end of a prompt, unless another one plays by then.
@@ -54,17 +58,19 @@ pub struct Outgoing {
 pub enum Prompted {
     /// The caller at this address.
     Caller(SocketAddr, Instant, Deed),
-    /// The phone behind the gateway at this address.
+    /// The phones behind the gateway at this address.
     Callee(SocketAddr, Instant, Deed),
+    /// The first party of a call that the API has placed.
+    First(Instant, Deed),
 }
 
 /// One call and what its task would hold.
 struct Running {
     call: Option<Call>,
-    caller: SocketAddr,
+    /// `None`: the API has placed the call.
+    caller: Option<SocketAddr>,
     dialogs: Vec<DialogKey>,
-    invite: TransactionKey,
-    merge: Merge,
+    invite: Option<(TransactionKey, Merge)>,
     media: MediaModel,
     prompts_heard: usize,
 }
@@ -101,6 +107,8 @@ pub struct Service {
     number: u64,
     look_ups: usize,
     next_port: u16,
+    /// Who talked last in each session, by its uuid: the caller and the callee.
+    talks: HashMap<u128, [Option<E164>; 2]>,
 }
 
 fn trunk(name: &str, network: &str, early_media: bool) -> Arc<Trunk> {
@@ -140,12 +148,16 @@ impl Service {
             number: 0,
             look_ups: 0,
             next_port: 16_384,
+            talks: HashMap::new(),
             plan,
         };
         if let Some(at) = service.plan.hang_up_at {
-            for n in 0..service.plan.callers.len() {
+            for n in 0..service.plan.callers.len() + usize::from(service.plan.placed.is_some()) {
                 service.later(start + at, n, Pending::Event(Event::HangUp(HangupCause::Scheduled)));
             }
+        }
+        if let Some(at) = service.plan.placed.as_ref().map(|placed| placed.at) {
+            service.later(start + at, usize::MAX, Pending::Place);
         }
         service
     }
@@ -176,6 +188,10 @@ impl Service {
     pub fn timeout(&mut self, now: Instant) {
         while let Some(entry) = self.agenda.first_entry().filter(|entry| entry.key().0 <= now) {
             let (call, pending) = entry.remove();
+            if matches!(pending, Pending::Place) {
+                self.place(now);
+                continue;
+            }
             let Some(running) = self.calls.get_mut(call) else { continue };
             let event = match pending {
                 Pending::Event(event) => event,
@@ -187,7 +203,7 @@ impl Service {
                     Event::Media(Box::new(MediaEvent::PlayFinished { side }))
                 }
                 Pending::Silence if running.media.open => Event::Media(Box::new(MediaEvent::Silence)),
-                Pending::Key(_) | Pending::Played(..) | Pending::Silence => continue,
+                Pending::Key(_) | Pending::Played(..) | Pending::Silence | Pending::Place => continue,
             };
             self.feed(call, event, now);
         }
@@ -276,15 +292,9 @@ impl Service {
     }
 
     fn new_call(&mut self, invite: &Request, flow: &Flow, now: Instant) {
-        let parameters = CallParameters {
-            trunk: Arc::clone(&self.trunk_in),
-            address: self.leg_address(flow.protocol),
-            ids: IdSource::from_seed(self.plan.seed ^ (self.calls.len() as u64 + 1) << 40),
-            prompts: self.prompts.clone(),
-            clock: ClockPair { instant: now, wall: self.wall(now) },
-            recordings: PathBuf::from("/recordings"),
-        };
-        let made = catch_unwind(AssertUnwindSafe(|| Call::offered(invite, flow, parameters, now)));
+        let address = self.leg_address(flow.protocol);
+        let parameters = self.parameters(Arc::clone(&self.trunk_in), now);
+        let made = catch_unwind(AssertUnwindSafe(|| Call::offered(invite, flow, address, parameters, now)));
         let Ok(made) = made else { return self.judge.fault("panic in Call::offered".into()) };
         let (call, actions) = match made {
             Ok(made) => made,
@@ -294,16 +304,48 @@ impl Service {
         let (key, merge) = (TransactionKey::of_invite(invite), merge_key(invite));
         self.invites.insert(key.clone(), index);
         self.merges.insert(merge.clone());
-        self.judge.opened(index, flow.peer, &invite.head.call_id, now);
-        self.calls.push(Running {
-            call: Some(call),
-            caller: flow.peer,
-            dialogs: vec![],
-            invite: key,
-            merge,
-            media: MediaModel::default(),
-            prompts_heard: 0,
-        });
+        self.judge.opened(index, Some((flow.peer, &invite.head.call_id)), now);
+        self.begin(call, Some(flow.peer), Some((key, merge)), actions, now);
+    }
+
+    /// What `Shell::initiate` does.
+    fn place(&mut self, now: Instant) {
+        let session = Arc::new(self.plan.sessions[0].clone());
+        let (dialled, caller) = (session.virtual_number.clone(), session.first_party.clone());
+        let found = self.found(&Query { dialled, caller }, now);
+        if !found.route.is_some_and(|route| route.sessions.iter().any(|found| found.uuid == session.uuid)) {
+            return;
+        }
+        let parameters = self.parameters(Arc::clone(&self.trunk_out), now);
+        let outlets = found.outlets;
+        let made = catch_unwind(AssertUnwindSafe(|| Call::initiated(&session, outlets, parameters, now)));
+        let Ok((call, actions)) = made else { return self.judge.fault("panic in Call::initiated".into()) };
+        self.judge.opened(self.calls.len(), None, now);
+        self.begin(call, None, None, actions, now);
+    }
+
+    fn parameters(&self, trunk: Arc<Trunk>, now: Instant) -> CallParameters {
+        CallParameters {
+            trunk,
+            ids: IdSource::from_seed(self.plan.seed ^ (self.calls.len() as u64 + 1) << 40),
+            prompts: self.prompts.clone(),
+            clock: ClockPair { instant: now, wall: self.wall(now) },
+            recordings: PathBuf::from("/recordings"),
+        }
+    }
+
+    fn begin(
+        &mut self,
+        call: Call,
+        caller: Option<SocketAddr>,
+        invite: Option<(TransactionKey, Merge)>,
+        actions: Vec<Action>,
+        now: Instant,
+    ) {
+        let index = self.calls.len();
+        let media = MediaModel::default();
+        let call = Some(call);
+        self.calls.push(Running { call, caller, dialogs: vec![], invite, media, prompts_heard: 0 });
         self.perform(index, actions, now);
         self.after(index, now);
     }
@@ -338,8 +380,10 @@ impl Service {
         for key in running.dialogs.drain(..) {
             self.dialogs.remove(&key);
         }
-        self.invites.remove(&running.invite);
-        self.merges.remove(&running.merge);
+        if let Some((invite, merge)) = &running.invite {
+            self.invites.remove(invite);
+            self.merges.remove(merge);
+        }
         // Ports that the call never heard of: in service its task lets go of them.
         let unheard = |pending: &Pending| matches!(pending, Pending::Event(Event::MediaOpened(Ok(_))));
         if self.agenda.values().any(|(call, pending)| *call == index && unheard(pending)) {
@@ -361,7 +405,7 @@ impl Service {
                         self.send(wire, &to);
                     }
                 }
-                Action::FindSession(query) => self.find(index, query, now),
+                Action::FindSession(look_up, query) => self.find(index, look_up, &query, now),
                 Action::Index(key) => {
                     self.dialogs.insert(key.clone(), index);
                     self.calls[index].dialogs.push(key);
@@ -373,15 +417,18 @@ impl Service {
                     let at = now + self.plan.media.filing_delay;
                     self.later(at, index, Pending::Event(Event::RecordingFiled));
                 }
-                Action::CloseCall(_) => {
+                Action::CloseCall(cdr) => {
+                    self.remember_talk(&cdr);
                     if let Some(delay) = self.plan.media.cdr_delay {
                         self.later(now + delay, index, Pending::Event(Event::CdrStored));
                     }
                 }
                 Action::Bridged => {
                     let Some(after) = self.plan.both_hang_up_after else { continue };
-                    let caller = self.calls[index].caller;
-                    self.prompted.push(Prompted::Caller(caller, now + after, Deed::Bye));
+                    match self.calls[index].caller {
+                        Some(caller) => self.prompted.push(Prompted::Caller(caller, now + after, Deed::Bye)),
+                        None => self.prompted.push(Prompted::First(now + after, Deed::Bye)),
+                    }
                     for n in 0..self.plan.gateways.len() {
                         self.prompted.push(Prompted::Callee(gateway_address(n), now + after, Deed::Bye));
                     }
@@ -399,16 +446,36 @@ impl Service {
         }
     }
 
-    fn find(&mut self, index: usize, query: Query, now: Instant) {
+    /// What the store would find of it later.
+    fn remember_talk(&mut self, cdr: &Cdr) {
+        let answered =
+            |side| cdr.legs.iter().find(|leg| leg.opened.side == side && leg.answered_at.is_some()).cloned();
+        if let (Some(session), Some(a), Some(b)) = (cdr.session, answered(Side::A), answered(Side::B)) {
+            self.talks.insert(session.as_u128(), [a.opened.party, b.opened.party]);
+        }
+    }
+
+    /// As `Store::last_partner` knows it.
+    fn partner(&self, query: &Query, sessions: &[MaskingSession]) -> Option<E164> {
+        let known = query.caller.as_ref()?;
+        let own = sessions.iter().find(|session| session.role_of(known).is_some())?;
+        let [caller, callee] = self.talks.get(&own.uuid.as_u128()).filter(|_| own.is_incomplete())?.clone();
+        if caller.as_ref() == Some(known) { callee } else { caller }
+    }
+
+    fn find(&mut self, index: usize, id: maskline::call::LookUp, query: &Query, now: Instant) {
         let ordinary = LookUp::Found(Duration::from_millis(5));
         let look_up = self.plan.look_ups.get(self.look_ups).copied().unwrap_or(ordinary);
         self.look_ups += 1;
         let (delay, found) = match look_up {
             LookUp::Never => return,
             LookUp::Fails(delay) => (delay, Err(StoreFailed)),
-            LookUp::Found(delay) => (delay, Ok(Box::new(self.found(&query, now + delay)))),
+            LookUp::Found(delay) => (delay, Ok(Box::new(self.found(query, now + delay)))),
         };
-        self.later(now + delay, index, Pending::Event(Event::Found(found)));
+        if let Ok(found) = &found {
+            self.judge.told(index, found);
+        }
+        self.later(now + delay, index, Pending::Event(Event::Found(id, found)));
     }
 
     /// What `Store::find_route` would find at that moment, and where the gateways are.
@@ -456,7 +523,8 @@ impl Service {
             account: "MASIMULATIONSIMULATI".into(),
             no_session: self.plan.no_session.clone(),
         };
-        Found { route: ours.then_some(Route { number, sessions }), outlets, at: wall }
+        let partner = self.partner(query, &sessions);
+        Found { route: ours.then_some(Route { number, sessions }), partner, outlets, at: wall }
     }
 
     fn open_media(&mut self, index: usize, now: Instant) {
@@ -500,12 +568,19 @@ impl Service {
         self.calls[index].prompts_heard += 1;
         let address = self.calls[index].caller;
         let plan = Arc::clone(&self.plan);
-        let caller = (0..plan.callers.len()).find(|n| super::plan::caller_address(*n) == address);
-        let Some(typing) = caller.and_then(|n| plan.callers[n].typing.get(heard)) else { return };
+        let caller = (0..plan.callers.len()).find(|n| Some(super::plan::caller_address(*n)) == address);
+        let typing = match (caller, &plan.placed) {
+            (Some(n), _) => plan.callers[n].typing.get(heard),
+            (None, placed) => placed.as_ref().and_then(|placed| placed.typing.get(heard)),
+        };
+        let Some(typing) = typing else { return };
         let mut at = now + typing.after;
         for key in typing.keys.chars() {
             if typing.by_info {
-                self.prompted.push(Prompted::Caller(address, at, Deed::Info(key)));
+                self.prompted.push(match address {
+                    Some(address) => Prompted::Caller(address, at, Deed::Info(key)),
+                    None => Prompted::First(at, Deed::Info(key)),
+                });
             } else if let Some(digit) = Digit::from_char(key) {
                 self.later(at, index, Pending::Key(digit));
             }

@@ -7,11 +7,14 @@ use super::service::{Prompted, Service};
 use bytes::Bytes;
 use maskline::prompts::PromptLibrary;
 use maskline::sip::transport::Protocol;
+use maskline::store::Cdr;
 use sip_tests::agent::End;
 use sip_tests::leak::{self, Marks};
-use sip_tests::message::Message;
+use sip_tests::message::{self, Message};
 use sip_tests::sim::{Link, Network, What};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -37,6 +40,8 @@ pub struct World {
     network: Network<Parcel>,
     weather: usize,
     lost: Vec<Lost>,
+    /// Which of the phones behind one gateway a call is for, by Call-ID.
+    homes: BTreeMap<String, usize>,
 }
 
 fn prompts() -> PromptLibrary {
@@ -59,6 +64,12 @@ impl World {
             let seed = plan.seed ^ (n as u64 + 101) << 32;
             phones.push(Phone::callee(n, gateway.clone(), peer, seed));
         }
+        for (p, party) in plan.parties.iter().enumerate() {
+            for (n, phone) in party.phones.iter().enumerate() {
+                let seed = plan.seed ^ ((p as u64 + 1) * 200 + n as u64) << 32;
+                phones.push(Phone::of_party(p, n, phone.clone(), peer, seed));
+            }
+        }
         let mut network = Network::new(start, plan.seed);
         network.set_links(plan.link);
         if plan.gateway_delay > Duration::ZERO {
@@ -69,7 +80,7 @@ impl World {
         }
         let lost = plan.lost.clone();
         let service = Service::new(plan, prompts(), start, verbose);
-        let mut world = Self { start, phones, service, network, weather: 0, lost };
+        let mut world = Self { start, phones, service, network, weather: 0, lost, homes: BTreeMap::new() };
         world.go();
         world.judge();
         world
@@ -133,7 +144,7 @@ impl World {
 
     fn from_service(&mut self, now: Instant) {
         for outgoing in std::mem::take(&mut self.service.out) {
-            let Some(place) = self.phones.iter().position(|phone| phone.address == outgoing.to) else {
+            let Some(place) = self.place_of(outgoing.to, &outgoing.wire) else {
                 self.service.judge.fault(format!("a message goes to {}", outgoing.to));
                 continue;
             };
@@ -142,13 +153,37 @@ impl World {
             self.carry(SERVICE, place + 1, parcel);
         }
         for prompted in std::mem::take(&mut self.service.prompted) {
-            let (Prompted::Caller(address, at, deed) | Prompted::Callee(address, at, deed)) = prompted;
-            if let Some(place) = self.phones.iter().position(|phone| phone.address == address) {
-                self.phones[place].do_at(at, deed);
-                self.wake(place + 1);
+            for place in 0..self.phones.len() {
+                let phone = &mut self.phones[place];
+                let (meant, at, deed) = match &prompted {
+                    Prompted::Caller(address, at, deed) | Prompted::Callee(address, at, deed) => {
+                        (phone.address == *address, *at, deed)
+                    }
+                    Prompted::First(at, deed) => (phone.party == Some(0), *at, deed),
+                };
+                if meant {
+                    phone.do_at(at, deed.clone());
+                    self.wake(place + 1);
+                }
             }
         }
         self.wake(SERVICE);
+    }
+
+    /// The phone that a message is for. Of those behind one gateway the INVITE's number tells.
+    fn place_of(&mut self, to: SocketAddr, wire: &Bytes) -> Option<usize> {
+        let at_gateway = self.phones.iter().position(|phone| phone.address == to)?;
+        let Some(message) = Message::read(wire).filter(|_| !self.service.plan.parties.is_empty()) else {
+            return Some(at_gateway);
+        };
+        if !self.homes.contains_key(message.call_id()) && message.is("INVITE") {
+            let user = message.uri().and_then(message::user_of);
+            let party = self.service.plan.parties.iter().position(|party| user == Some(&party.number));
+            let is_home = |phone: &Phone| phone.address == to && phone.party == party;
+            let home = self.phones.iter().position(is_home).unwrap_or(at_gateway);
+            self.homes.insert(message.call_id().to_owned(), home);
+        }
+        Some(self.homes.get(message.call_id()).copied().unwrap_or(at_gateway))
     }
 
     /// Through the network, unless it is to be lost.
@@ -262,26 +297,45 @@ impl World {
     fn judge_leaks(&mut self, place: usize) {
         let plan = Arc::clone(&self.service.plan);
         let phone = &self.phones[place];
+        let party = phone.party.map(|party| plan.parties[party].number.as_str());
+        let own = match &phone.role {
+            Role::Caller(caller) => Some(caller.number.as_str()),
+            Role::Callee(_) => party.or(plan.known.as_deref()),
+        };
+        let other = |number: &str| own.is_none_or(|own| own != number);
         let mut marks = Marks::default();
-        if let Role::Caller(own) = &phone.role {
-            for gateway in plan.gateways.iter() {
-                marks = marks.name(&gateway.mark);
-            }
+        for party in plan.parties.iter().filter(|party| other(&party.number)) {
+            marks = marks.number(&party.number);
+            marks = party.phones.iter().fold(marks, |marks, phone| marks.name(&phone.mark));
+        }
+        if plan.known.as_deref().is_none_or(other) && party.is_some() || matches!(phone.role, Role::Caller(_))
+        {
+            let is_other = plan.known.as_deref().is_none_or(other);
+            marks =
+                plan.gateways.iter().filter(|_| is_other).fold(marks, |marks, phone| marks.name(&phone.mark));
+        }
+        if own.is_some() {
+            // Who stands behind the gateways is nobody in particular, and may be any of these.
             for session in &plan.sessions {
                 for party in [&session.first_party, &session.second_party].into_iter().flatten() {
-                    if party.digits() != own.number.trim_start_matches('+') {
-                        marks = marks.number(party.digits());
-                    }
+                    let number = format!("+{}", party.digits());
+                    marks = if other(&number) { marks.number(party.digits()) } else { marks };
                 }
             }
+        }
+        if matches!(phone.role, Role::Caller(_)) {
             marks = marks.host("192.0.2.");
             marks.ids = self.service.judge.ids_of_callees();
         } else {
-            for caller in plan.callers.iter() {
+            for caller in plan.callers.iter().filter(|caller| other(&caller.number)) {
                 marks = marks.name(&caller.mark).number(&caller.number);
             }
             marks = marks.host("198.51.100.").host("anonymous");
-            marks.ids = self.service.judge.ids_of_callers();
+            let placed_first = phone.party == Some(0) && plan.placed.is_some();
+            marks.ids = match placed_first {
+                true => self.service.judge.ids_of_callees(),
+                false => self.service.judge.ids_of_callers(),
+            };
         }
         let mut findings = vec![];
         for (_, wire) in &phone.seen {
@@ -305,6 +359,11 @@ impl World {
     /// What went wrong; empty when nothing did.
     pub fn faults(&self) -> &[String] {
         &self.service.judge.faults
+    }
+
+    /// The record of the one call.
+    pub fn cdr(&self) -> &Cdr {
+        self.service.judge.cdr()
     }
 
     pub fn outcome(&self) -> &Outcome {

@@ -36,8 +36,7 @@ async fn record(service: &Service, call: Uuid, session: Uuid, second: i64, forma
 }
 
 async fn deliver(service: &Service, uuid: Uuid, format: RecordFormat) {
-    let delivered =
-        Delivered { format, samples: 60_480, complete: true, bytes: 19, sha256: "ab".repeat(32) };
+    let delivered = Delivered { format, samples: 60_480, complete: true, bytes: 19, sha256: "ab".repeat(32) };
     let done = RecordingDone { interaction: uuid, delivered: Some(delivered) };
     assert!(service.store.recording_done(done).await.unwrap().is_some());
 }
@@ -68,7 +67,11 @@ async fn a_recording_is_shown_once_it_can_be_fetched() {
             let answer = service.get(&format!("Masking/Session/{session}/")).await;
             answer.body["response"]["interaction"][0]["recording_resource_url"].clone()
         };
-        for path in [format!("Recording/{uuid}/"), format!("Recording/{uuid}.mp3"), format!("Recording/{uuid}/a-leg.wav")] {
+        for path in [
+            format!("Recording/{uuid}/"),
+            format!("Recording/{uuid}.mp3"),
+            format!("Recording/{uuid}/a-leg.wav"),
+        ] {
             let answer = service.get(&path).await;
             assert_eq!((answer.status, answer.error()), (404, "Recording not found."), "{path}");
         }
@@ -297,7 +300,10 @@ async fn calls_are_filtered() {
         assert_eq!(list(&format!("session_uuid={session}")).await, "abf");
         assert_eq!(list("session_uuid=nonsense").await, "");
         for (query, text) in [
-            ("call_direction=up", "Invalid parameter. call_direction allowed values are inbound or outbound."),
+            (
+                "call_direction=up",
+                "Invalid parameter. call_direction allowed values are inbound or outbound.",
+            ),
             ("bill_duration=x", "Invalid parameter. bill_duration must be a whole number."),
             ("status=dead", "Invalid parameter. status allowed values are live or queued."),
         ] {

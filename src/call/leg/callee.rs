@@ -9,7 +9,7 @@ use crate::sip::body;
 use crate::sip::dialog::Dialog;
 use crate::sip::encode::RequestOut;
 use crate::sip::key::DialogKey;
-use crate::sip::message::Response;
+use crate::sip::message::{Method, Response};
 use crate::sip::transaction::timer::T1;
 use crate::sip::transaction::{InviteClient, invite_client};
 use crate::sip::transport::Protocol;
@@ -21,7 +21,8 @@ use media::sdp::LocalMedia;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Forks of one INVITE that are told apart. Early media of one more is not remembered, its 2xx is dropped.
+/// Forks of one INVITE that are told apart. Early media of one more is not remembered, its 2xx is acknowledged and
+/// ended without a transaction.
 const MAX_FORKS: usize = 8;
 
 /// Everything that a B-leg's INVITE is made of.
@@ -225,10 +226,8 @@ impl Leg {
             out.send(ack, &hop);
             return;
         }
-        // Each fork costs a transaction, so their number is bounded; one more gives up by itself (§13.3.1.4).
-        if outgoing.acks.len() >= MAX_FORKS {
-            return;
-        }
+        // Each fork costs a transaction, so their number is bounded.
+        let remembered = outgoing.acks.len() < MAX_FORKS;
         let cseq = outgoing.invite.cseq;
         let early = outgoing.forks.iter().find(|fork| fork.tag == tag).and_then(|fork| fork.stream.clone());
         let mut dialog = Dialog::as_uac(&outgoing.invite, response);
@@ -236,6 +235,12 @@ impl Leg {
         let via = self.address.via(hop.protocol, out.ids.branch());
         let ack = dialog.ack(cseq, via).encode();
         out.send(ack.clone(), &hop);
+        if !remembered {
+            // Its next 2xx, when one of these is lost, gets both once more.
+            let via = self.address.via(hop.protocol, out.ids.branch());
+            out.send(dialog.request(Method::BYE, via, None).encode(), &hop);
+            return;
+        }
         if let SetUp::Outgoing(outgoing) = &mut self.set_up {
             outgoing.acks.push((tag.to_owned(), ack, hop));
         }

@@ -48,7 +48,7 @@ pub struct Leg {
     /// Where a request goes whose target names no usable address, and the connection that it should use.
     route: Route,
     set_up: SetUp,
-    /// A-leg: from the INVITE on. B-leg: once answered.
+    /// The caller's leg: from the INVITE on. A leg of ours: once answered.
     dialog: Option<Dialog>,
     negotiation: Option<Negotiation>,
     invites: Vec<InviteEntry>,
@@ -157,6 +157,12 @@ impl Leg {
     #[must_use]
     pub fn stream(&self) -> Option<&Stream> {
         self.negotiation.as_ref().and_then(Negotiation::stream)
+    }
+
+    /// True when its INVITE is ours.
+    #[must_use]
+    pub fn is_outgoing(&self) -> bool {
+        matches!(self.set_up, SetUp::Outgoing(_))
     }
 
     /// True from the 2xx until the leg ends.

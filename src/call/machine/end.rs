@@ -1,6 +1,6 @@
 //! Every way out: refusals, hang-ups, limits; then the media's figures, the recording's manifest and the CDR.
 
-use super::{CLOSING, Call, CdrState, LINGERING, MediaState, State};
+use super::{CLOSING, Call, CdrState, LINGERING, LOOK_UP, MediaState, State};
 use crate::call::Action;
 use crate::call::cdr::{HangupCause, HangupSource};
 use crate::call::signal::Order;
@@ -13,7 +13,7 @@ use std::time::Instant;
 const RETRY_AFTER: u32 = 10;
 
 impl Call {
-    /// A final answer to a caller who has none yet; the call is over.
+    /// A final answer to a caller who has none yet; the call is over. A party that we call ourselves waits for none.
     pub(super) fn refuse_caller(
         &mut self,
         status: u16,
@@ -21,6 +21,9 @@ impl Call {
         actions: &mut Vec<Action>,
         now: Instant,
     ) {
+        if self.is_initiated() {
+            return self.end(cause, HangupSource::System, actions, now);
+        }
         self.order_a(Order::Refuse { status, retry_after: None }, actions, now);
         // `ring_timeout` is our own impatience, whoever did not answer.
         let of_callee = self.b.is_some() && cause != HangupCause::RingTimeout;
@@ -31,8 +34,10 @@ impl Call {
 
     /// We are full: 503 with Retry-After.
     pub(super) fn refuse_with_retry(&mut self, actions: &mut Vec<Action>, now: Instant) {
-        self.order_a(Order::Refuse { status: 503, retry_after: Some(RETRY_AFTER) }, actions, now);
-        self.cdr.ended(self.a_uuid, HangupCause::Congestion, HangupSource::System, Some(503), now);
+        if !self.is_initiated() {
+            self.order_a(Order::Refuse { status: 503, retry_after: Some(RETRY_AFTER) }, actions, now);
+            self.cdr.ended(self.a_uuid, HangupCause::Congestion, HangupSource::System, Some(503), now);
+        }
         self.end(HangupCause::Congestion, HangupSource::System, actions, now);
     }
 
@@ -51,9 +56,13 @@ impl Call {
         self.cdr.ended(self.b_uuid, cause, source, None, now);
         self.order_a(Order::HangUp(cause), actions, now);
         self.order_b(Order::HangUp(cause), actions, now);
-        self.state = State::Draining { cdr: CdrState::Open { until: now + CLOSING }, until: now + LINGERING };
+        // Whose call it was is still to be told by the look-up; without its account nobody would see the CDR.
+        let unknown = self.awaited.is_some() && self.media == MediaState::None;
+        let open = now + if unknown { LOOK_UP } else { CLOSING };
+        self.state = State::Draining { cdr: CdrState::Open { until: open }, until: now + LINGERING };
         match self.media {
             MediaState::Open { .. } => self.close_media(actions),
+            MediaState::None if unknown => {}
             MediaState::None | MediaState::Closed => self.send_cdr(actions, now),
             MediaState::Closing { .. } => {}
         }
@@ -135,7 +144,7 @@ impl Call {
     pub(super) fn settle(&mut self, _actions: &mut Vec<Action>, _now: Instant) {
         // On a stream a refused leg has nothing to wait for from the first moment, so no event would remove it.
         self.former.retain(|leg| !leg.is_done());
-        let quiet = self.a.is_done()
+        let quiet = self.a.as_ref().is_none_or(crate::call::leg::Leg::is_done)
             && self.b.as_ref().is_none_or(crate::call::leg::Leg::is_done)
             && self.former.is_empty();
         if quiet && matches!(self.state, State::Draining { cdr: CdrState::Closed, .. }) {

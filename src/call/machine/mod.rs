@@ -1,10 +1,11 @@
 //! The call machine: events and time in, actions out. Here is the frame: what a call holds, how an event reaches
 //! the leg or stage that it is for, and when the call wants to be woken. [`set_up`] is the way from the INVITE to
-//! the dialled B-leg, [`pin_stage`] the stranger's detour, [`bridge`] the answer and the call itself, [`end`]
-//! every way out.
+//! the dialled B-leg, [`initiate`] the beginning of a call that we place ourselves, [`pin_stage`] the stranger's
+//! detour, [`bridge`] the answer and the call itself, [`end`] every way out.
 
 mod bridge;
 mod end;
+mod initiate;
 mod pin_stage;
 mod set_up;
 
@@ -12,7 +13,7 @@ use super::cdr::{CdrBuilder, ClockPair, HangupCause};
 use super::identity::LegAddress;
 use super::leg::{Leg, Refusal};
 use super::signal::{Order, Signal};
-use super::{Action, Event, Outlet, caller_id};
+use super::{Action, Event, LookUp, Outlet, caller_id};
 use crate::call::leg;
 use crate::ids::IdSource;
 use crate::masking::route::{Decision, DialPlan, Query};
@@ -43,15 +44,13 @@ const MAX_FORMER_LEGS: usize = 8;
 /// What a call is given when it is made.
 #[derive(Debug)]
 pub struct CallParameters {
-    /// The trunk that the INVITE came in by.
+    /// The trunk of the A-leg: the one that the INVITE came in by, or the one that ours leaves by.
     pub trunk: Arc<Trunk>,
-    /// What the A-leg shows of us.
-    pub address: LegAddress,
     /// Where tags, branches and uuids come from.
     pub ids: IdSource,
     /// What callers are told.
     pub prompts: PromptLibrary,
-    /// Both clocks at the moment of the INVITE.
+    /// Both clocks at this moment.
     pub clock: ClockPair,
     /// `recordings.directory`.
     pub recordings: PathBuf,
@@ -67,15 +66,19 @@ pub struct Call {
     clock: ClockPair,
     recordings: PathBuf,
     query: Option<Query>,
-    /// Hops left for the B-leg's INVITE (RFC 7332).
+    look_ups: u32,
+    /// The look-up that is under way.
+    awaited: Option<LookUp>,
+    /// Hops left for our INVITEs (RFC 7332).
     max_forwards: u8,
-    a: Leg,
+    /// `None` in a call that we place ourselves until its ports are bound.
+    a: Option<Leg>,
     a_uuid: Uuid,
     a_answered: Option<Instant>,
     b: Option<Leg>,
     b_uuid: Uuid,
     b_answered: Option<Instant>,
-    /// B-legs of gateways that failed: late answers still get their ACK and BYE.
+    /// Legs of gateways that failed: late answers still get their ACK and BYE.
     former: Vec<Leg>,
     session: Option<Arc<MaskingSession>>,
     outlets: Vec<Outlet>,
@@ -105,6 +108,7 @@ enum MediaState {
 enum State {
     Routing { until: Instant },
     Opening { next: Box<Decision>, until: Instant },
+    CallingFirst { next: Box<Decision>, attempt: u8, ringing: bool, until: Instant },
     CollectingPin(Box<PinStage>),
     Announcing { then: Then, until: Instant },
     Dialing { plan: Target, attempt: u8, ringing: bool, until: Instant },
@@ -142,27 +146,41 @@ enum CdrState {
 }
 
 impl Call {
-    /// A new INVITE without To tag: 100 is sent and the number looked up.
+    /// A new INVITE without To tag: 100 is sent and the number looked up. `address`: what the A-leg shows of us.
     ///
     /// # Errors
     /// The final answer when there is nothing to make a leg of.
     pub fn offered(
         invite: &Request,
         flow: &Flow,
-        parameters: CallParameters,
+        address: LegAddress,
+        mut parameters: CallParameters,
         now: Instant,
     ) -> Result<(Self, Vec<Action>), Refusal> {
-        let CallParameters { trunk, address, mut ids, prompts, clock, recordings } = parameters;
         // RFC 3261 §16.3: a request that has no hop left goes no further; RFC 7332 for B2BUAs.
         let max_forwards = invite.head.max_forwards.unwrap_or(70).min(70);
         let Some(max_forwards) = max_forwards.checked_sub(1) else { return Err(Refusal::from(483)) };
-        let a = Leg::offered(invite, flow, address, &mut ids)?;
-        let query = caller_id::dialled(invite, &trunk)
-            .map(|dialled| Query { dialled, caller: caller_id::caller(invite, &trunk) });
+        let a = Leg::offered(invite, flow, address, &mut parameters.ids)?;
+        let trunk = &parameters.trunk;
+        let query = caller_id::dialled(invite, trunk)
+            .map(|dialled| Query { dialled, caller: caller_id::caller(invite, trunk) });
+        let key = a.dialog_key();
+        let mut call = Self::new(query, parameters, now);
+        call.a = Some(a);
+        call.max_forwards = max_forwards;
+        let mut actions = vec![Action::Index(key)];
+        call.leg_a(&mut actions, now, |leg, out| leg.try_(invite, flow, out));
+        call.on_offered(&mut actions, now);
+        Ok((call, actions))
+    }
+
+    /// A call without legs.
+    fn new(query: Option<Query>, parameters: CallParameters, now: Instant) -> Self {
+        let CallParameters { trunk, mut ids, prompts, clock, recordings } = parameters;
         let (interaction, a_uuid, b_uuid) = (ids.uuid(), ids.uuid(), ids.uuid());
         let virtual_number = query.as_ref().map(|query| query.dialled.clone());
         let cdr = CdrBuilder::new(clock, interaction, virtual_number);
-        let mut call = Self {
+        Self {
             interaction,
             ids,
             prompts,
@@ -170,8 +188,11 @@ impl Call {
             clock,
             recordings,
             query,
-            max_forwards,
-            a,
+            look_ups: 0,
+            awaited: None,
+            // RFC 3261 §8.1.1.6: what a request begins with.
+            max_forwards: 70,
+            a: None,
             a_uuid,
             a_answered: None,
             b: None,
@@ -185,11 +206,7 @@ impl Call {
             recording_since: None,
             cdr,
             state: State::Routing { until: now + LOOK_UP },
-        };
-        let mut actions = vec![Action::Index(call.a.dialog_key())];
-        call.leg_a(&mut actions, now, |leg, out| leg.try_(invite, flow, out));
-        call.on_offered(&mut actions, now);
-        Ok((call, actions))
+        }
     }
 
     /// The uuid of both legs together; it names the recording's folder.
@@ -230,7 +247,7 @@ impl Call {
         match event {
             Event::Message(received) => self.on_message(&received.0, &received.1, &mut actions, now),
             Event::SendFailed(branch) => self.on_send_failed(&branch, &mut actions, now),
-            Event::Found(found) => self.on_found(found, &mut actions, now),
+            Event::Found(look_up, found) => self.on_found(look_up, found, &mut actions, now),
             Event::MediaOpened(ports) => self.on_media_opened(ports, &mut actions, now),
             Event::Media(event) => self.on_media(*event, &mut actions, now),
             Event::HangUp(cause) => self.end(cause, super::cdr::HangupSource::System, &mut actions, now),
@@ -253,6 +270,7 @@ impl Call {
         let stage = match &self.state {
             State::Routing { until }
             | State::Opening { until, .. }
+            | State::CallingFirst { until, .. }
             | State::Announcing { until, .. }
             | State::Dialing { until, .. }
             | State::Greeting { until, .. } => Some(*until),
@@ -267,7 +285,7 @@ impl Call {
         stage
             .into_iter()
             .chain(self.time_limit())
-            .chain(self.a.deadline())
+            .chain(self.a.as_ref().and_then(Leg::deadline))
             .chain(self.b.as_ref().and_then(Leg::deadline))
             .chain(self.former.iter().filter_map(Leg::deadline))
             .min()
@@ -281,7 +299,7 @@ impl Call {
     }
 
     fn on_message(&mut self, message: &Message, flow: &Flow, actions: &mut Vec<Action>, now: Instant) {
-        if self.a.owns(message) {
+        if self.a.as_ref().is_some_and(|leg| leg.owns(message)) {
             let signals = self.leg_a(actions, now, |leg, out| leg.handle(message, flow, out));
             signals.into_iter().for_each(|signal| self.on_caller(signal, actions, now));
         } else if self.b.as_ref().is_some_and(|leg| leg.owns(message)) {
@@ -319,10 +337,14 @@ impl Call {
     fn on_stage_timeout(&mut self, actions: &mut Vec<Action>, now: Instant) {
         match &mut self.state {
             State::Routing { until } if *until <= now => {
+                self.awaited = None;
                 self.refuse_caller(500, HangupCause::InternalError, actions, now)
             }
             State::Opening { until, .. } if *until <= now => {
                 self.refuse_caller(500, HangupCause::InternalError, actions, now);
+            }
+            State::CallingFirst { until, .. } if *until <= now => {
+                self.end(HangupCause::RingTimeout, super::cdr::HangupSource::System, actions, now);
             }
             State::CollectingPin(_) => self.on_pin_timeout(actions, now),
             State::Announcing { until, .. } if *until <= now => self.after_message(actions, now),
@@ -376,7 +398,9 @@ impl Call {
         work: impl FnOnce(&mut Leg, &mut leg::Output<'_>),
     ) -> Vec<Signal> {
         let mut out = leg::Output { actions, signals: Vec::new(), ids: &mut self.ids, now };
-        work(&mut self.a, &mut out);
+        if let Some(leg) = &mut self.a {
+            work(leg, &mut out);
+        }
         out.signals
     }
 
@@ -393,7 +417,7 @@ impl Call {
         out.signals
     }
 
-    /// Former B-legs only finish their transactions; what they signal matters to nobody.
+    /// Former legs only finish their transactions; what they signal matters to nobody.
     fn each_former(
         &mut self,
         actions: &mut Vec<Action>,
@@ -413,6 +437,11 @@ impl Call {
 
     fn order_b(&mut self, order: Order, actions: &mut Vec<Action>, now: Instant) {
         self.leg_b(actions, now, |leg, out| leg.obey(order, out));
+    }
+
+    /// A call that we place ourselves: its A-leg, too, is one where we are UAC.
+    fn is_initiated(&self) -> bool {
+        self.a.as_ref().is_none_or(Leg::is_outgoing)
     }
 
     fn configure(side: Side, stream: Stream, actions: &mut Vec<Action>) {

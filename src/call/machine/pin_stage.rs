@@ -47,7 +47,10 @@ impl Call {
     pub(super) fn on_pin_timeout(&mut self, actions: &mut Vec<Action>, now: Instant) {
         let State::CollectingPin(stage) = &self.state else { return };
         match stage.confirming {
-            Some((_, until)) if until <= now => self.on_pin_confirmed(None, actions, now),
+            Some((_, until)) if until <= now => {
+                self.awaited = None;
+                self.on_pin_confirmed(None, actions, now);
+            }
             Some(_) => {}
             None => self.feed_pin(actions, now, |collector| collector.on_timeout(now)),
         }
@@ -81,7 +84,7 @@ impl Call {
                 PinAction::Open(door) => {
                     stage.confirming = Some((door, now + LOOK_UP));
                     actions.push(Action::Media(MediaCommand::StopPlay { side: Side::A }));
-                    actions.extend(self.query.clone().map(Action::FindSession));
+                    self.look_up(actions);
                 }
                 PinAction::Ended => {
                     return self.end(HangupCause::PinFailed, HangupSource::System, actions, now);

@@ -6,8 +6,8 @@ use crate::call::cdr::{HangupCause, HangupSource, NewLeg};
 use crate::call::identity::{self, Callee};
 use crate::call::leg::{Dial, Leg, Output};
 use crate::call::signal::{Order, Signal};
-use crate::call::{Action, Found, Hop, NoPort, Outlet, Place, StoreFailed};
-use crate::masking::route::{Decision, decide};
+use crate::call::{Action, Found, Hop, LookUp, NoPort, Outlet, Place, StoreFailed};
+use crate::masking::route::{Decision, DialPlan, decide};
 use crate::masking::session::MaskingSession;
 use crate::prompts::BuiltIn;
 use crate::sip::transport::Protocol;
@@ -28,56 +28,85 @@ impl Call {
         let leg = NewLeg {
             uuid: self.a_uuid,
             side: Side::A,
-            attempt: 1,
+            attempt: 0,
             party: self.query.as_ref().and_then(|query| query.caller.clone()),
             role: None,
             trunk: self.trunk.name.clone(),
         };
         let _ = self.cdr.open(leg, now);
-        match self.query.clone() {
-            Some(query) => actions.push(Action::FindSession(query)),
+        self.look_up(actions);
+        if self.awaited.is_none() {
             // No number of ours looks like that.
-            None => self.refuse_caller(404, HangupCause::InvalidDestination, actions, now),
+            self.refuse_caller(404, HangupCause::InvalidDestination, actions, now);
         }
+    }
+
+    /// Asks the store what is dialled; an answer that is still under way counts no more.
+    pub(super) fn look_up(&mut self, actions: &mut Vec<Action>) {
+        let Some(query) = self.query.clone() else { return };
+        self.look_ups = self.look_ups.wrapping_add(1);
+        let look_up = LookUp(self.look_ups);
+        self.awaited = Some(look_up);
+        actions.push(Action::FindSession(look_up, query));
     }
 
     /// The look-up's answer: the first one decides, one in the PIN stage confirms.
     pub(super) fn on_found(
         &mut self,
+        look_up: LookUp,
         found: Result<Box<Found>, StoreFailed>,
         actions: &mut Vec<Action>,
         now: Instant,
     ) {
+        if self.awaited.take_if(|awaited| *awaited == look_up).is_none() {
+            return;
+        }
         match (&self.state, found) {
             (State::CollectingPin(_), found) => self.on_pin_confirmed(found.ok(), actions, now),
             (State::Routing { .. }, Ok(found)) => self.on_session(*found, actions, now),
             (State::Routing { .. }, Err(StoreFailed)) => {
                 self.refuse_caller(500, HangupCause::InternalError, actions, now);
             }
+            // The caller gave up before: the CDR has waited for whose call it was.
+            (State::Draining { .. }, found) if self.media == MediaState::None => {
+                let _ = found.map(|found| self.decide(&found));
+                self.send_cdr(actions, now);
+            }
             _ => {}
         }
     }
 
-    /// Decides what becomes of the call. Whatever needs media gets its ports first.
-    fn on_session(&mut self, found: Found, actions: &mut Vec<Action>, now: Instant) {
-        let Some(query) = &self.query else { return };
-        let decision = decide(query, found.route.as_ref(), found.at);
+    /// Whose call it is, and what becomes of it.
+    fn decide(&mut self, found: &Found) -> Option<Decision> {
+        let query = self.query.as_ref()?;
+        let decision = decide(query, found.route.as_ref(), found.partner.as_ref(), found.at);
         self.cdr.belongs_to(found.route.as_ref().map(|route| route.number.account.clone()), None);
-        self.outlets = found.outlets;
         match &decision {
-            Decision::Refuse(status) => {
-                return self.refuse_caller(*status, HangupCause::Routing, actions, now);
-            }
-            Decision::Dial(plan) => self.belongs_to(&plan.session),
-            Decision::Play { session: Some(session), .. } => self.belongs_to(&session.clone()),
-            Decision::AskPin(_) | Decision::Play { session: None, .. } | Decision::Forward(_) => {}
+            Decision::Dial(DialPlan { session, .. })
+            | Decision::Nobody(session)
+            | Decision::Play { session: Some(session), .. } => self.belongs_to(session),
+            Decision::Refuse(_)
+            | Decision::AskPin(_)
+            | Decision::Play { session: None, .. }
+            | Decision::Forward(_) => {}
+        }
+        Some(decision)
+    }
+
+    /// Whatever needs media gets its ports first.
+    fn on_session(&mut self, found: Found, actions: &mut Vec<Action>, now: Instant) {
+        let Some(decision) = self.decide(&found) else { return };
+        self.outlets = found.outlets;
+        if let Decision::Refuse(status) = &decision {
+            return self.refuse_caller(*status, HangupCause::Routing, actions, now);
         }
         self.note_caller_leg(actions);
+        let Some(a) = self.a.as_ref().map(|leg| leg.address().bind) else { return };
         let Some(b) = self.outlets.first().map(|outlet| outlet.address.bind) else {
             return self.refuse_caller(500, HangupCause::Routing, actions, now);
         };
         self.state = State::Opening { next: Box::new(decision), until: now + LOOK_UP };
-        actions.push(Action::OpenMedia { a: self.a.address().bind, b });
+        actions.push(Action::OpenMedia { a, b });
     }
 
     /// The A-leg's row: once it is known whose it is, and again when a PIN tells its session. A row that belongs
@@ -113,15 +142,23 @@ impl Call {
             self.close_media(actions);
             return;
         };
-        let next = (**next).clone();
+        let next = next.clone();
         let trunk = Arc::clone(&self.trunk);
-        let local = self.local_media(&trunk, trunk.codecs.clone(), self.a.address().media, ports.0);
-        match self.a.accept_media(local) {
+        let Some(address) = self.a.as_ref().map(|leg| leg.address().media) else {
+            return self.call_first(next, 1, actions, now);
+        };
+        let local = self.local_media(&trunk, trunk.codecs.clone(), address, ports.0);
+        match self.a.as_mut().map_or(Ok(None), |leg| leg.accept_media(local)) {
             Ok(Some(stream)) => Self::configure(Side::A, stream, actions),
             Ok(None) => {}
             Err(status) => return self.refuse_caller(status, HangupCause::Rejected, actions, now),
         }
-        match next {
+        self.carry_out(*next, actions, now);
+    }
+
+    /// What was decided, once the caller can be heard.
+    pub(super) fn carry_out(&mut self, decision: Decision, actions: &mut Vec<Action>, now: Instant) {
+        match decision {
             Decision::Dial(plan) => match self.message(plan.caller_play_url()) {
                 Some(message) => {
                     self.announce(message, Then::Dial(Box::new(Target::Party(plan))), actions, now)
@@ -131,6 +168,10 @@ impl Call {
             Decision::AskPin(plan) => self.ask_pin(plan, actions, now),
             Decision::Play { url, .. } => {
                 let message = self.prompts.for_url(&url, BuiltIn::UnknownCaller);
+                self.announce(message, Then::HangUp(HangupCause::Routing), actions, now);
+            }
+            Decision::Nobody(_) => {
+                let message = self.prompts.built_in(BuiltIn::NotReached);
                 self.announce(message, Then::HangUp(HangupCause::Routing), actions, now);
             }
             Decision::Forward(uri) => self.dial(Target::Fixed(uri), 1, actions, now),
@@ -144,7 +185,13 @@ impl Call {
         if url.is_empty() { None } else { self.prompts.find(url) }
     }
 
-    fn local_media(&mut self, trunk: &Trunk, codecs: Vec<Codec>, address: IpAddr, port: u16) -> LocalMedia {
+    pub(super) fn local_media(
+        &mut self,
+        trunk: &Trunk,
+        codecs: Vec<Codec>,
+        address: IpAddr,
+        port: u16,
+    ) -> LocalMedia {
         let networks = trunk.media_allow.iter().map(|net| (net.addr(), net.prefix_len())).collect();
         LocalMedia {
             address,
@@ -208,7 +255,7 @@ impl Call {
         };
         // What the caller speaks comes first, so that most calls need no conversion.
         let mut codecs = outlet.trunk.codecs.clone();
-        let spoken = self.a.stream().map(|stream| stream.codec);
+        let spoken = self.a.as_ref().and_then(Leg::stream).map(|stream| stream.codec);
         codecs.sort_by_key(|codec| Some(*codec) != spoken);
         let local = self.local_media(&outlet.trunk, codecs, outlet.address.media, ports.1);
         let role = match &target {
@@ -225,12 +272,7 @@ impl Call {
             max_forwards: self.max_forwards,
             local,
         };
-        let mut sends = Vec::new();
-        let mut out = Output { actions: &mut sends, signals: Vec::new(), ids: &mut self.ids, now };
-        let leg = Leg::dial(dial, &mut out);
-        // The dialog is known before its INVITE can be answered.
-        actions.push(Action::Index(leg.dialog_key()));
-        actions.append(&mut sends);
+        let leg = self.invite(dial, actions, now);
         if self.a_answered.is_some() && attempt == 1 {
             let prompt = crate::call::tones::ringback();
             actions.push(Action::Media(MediaCommand::Play {
@@ -248,6 +290,17 @@ impl Call {
             _ => now + ring_timeout,
         };
         self.state = State::Dialing { plan: target, attempt, ringing: false, until };
+    }
+
+    /// Sends the INVITE of a leg of ours.
+    pub(super) fn invite(&mut self, dial: Dial, actions: &mut Vec<Action>, now: Instant) -> Leg {
+        let mut sends = Vec::new();
+        let mut out = Output { actions: &mut sends, signals: Vec::new(), ids: &mut self.ids, now };
+        let leg = Leg::dial(dial, &mut out);
+        // The dialog is known before its INVITE can be answered.
+        actions.push(Action::Index(leg.dialog_key()));
+        actions.append(&mut sends);
+        leg
     }
 
     fn open_callee_leg(
@@ -273,15 +326,20 @@ impl Call {
         let cause = HangupCause::of_status(status);
         self.cdr.ended(self.b_uuid, cause, HangupSource::Callee, Some(status), now);
         let State::Dialing { plan, attempt, ringing, .. } = &self.state else { return };
-        let next = attempt.saturating_add(1);
-        let another = usize::from(*attempt) < self.outlets.len() && next <= MAX_ATTEMPTS;
-        let gateway_failed = matches!(status, 408 | 503 | 504) && !ringing;
-        let party = matches!(plan, Target::Party(_));
-        if gateway_failed && another && party && self.former.len() < MAX_FORMER_LEGS {
+        let next = self.next_gateway(status, *attempt, *ringing);
+        if let (Some(next), Target::Party(_)) = (next, plan) {
             let plan = plan.clone();
             return self.dial(plan, next, actions, now);
         }
         self.callee_failed(status, cause, actions, now);
+    }
+
+    /// The attempt after one that failed with `status`, when another gateway may do better.
+    pub(super) fn next_gateway(&self, status: u16, attempt: u8, ringing: bool) -> Option<u8> {
+        let next = attempt.saturating_add(1);
+        let another = usize::from(attempt) < self.outlets.len() && next <= MAX_ATTEMPTS;
+        let gateway_failed = matches!(status, 408 | 503 | 504) && !ringing;
+        (gateway_failed && another && self.former.len() < MAX_FORMER_LEGS).then_some(next)
     }
 
     /// `ring_timeout`: nobody answered.
@@ -315,15 +373,16 @@ impl Call {
     pub(super) fn on_caller(&mut self, signal: Signal, actions: &mut Vec<Action>, now: Instant) {
         match signal {
             Signal::HungUp(cause) if self.is_live() => self.end(cause, HangupSource::Caller, actions, now),
+            Signal::Progress { .. } => self.on_first_rings(now),
+            Signal::Refused(status) => self.on_first_refused(status, actions, now),
+            Signal::Answered(stream) if matches!(self.state, State::CallingFirst { .. }) => {
+                self.on_first_answered(stream, actions, now);
+            }
             Signal::Answered(stream) | Signal::Reoffered(stream) if self.is_live() => {
                 Self::configure(Side::A, stream, actions);
             }
             Signal::Digit(digit) => self.on_digit(digit, actions, now),
-            Signal::HungUp(_)
-            | Signal::Answered(_)
-            | Signal::Reoffered(_)
-            | Signal::Progress { .. }
-            | Signal::Refused(_) => {}
+            Signal::HungUp(_) | Signal::Answered(_) | Signal::Reoffered(_) => {}
         }
     }
 }

@@ -140,7 +140,8 @@ async fn what_a_kill_cut_off_is_done_again() {
     fs::write(scene.folder(uuid).join("call.part"), "half").unwrap();
     fs::write(scene.folder(uuid).join("call.json.part"), "{").unwrap();
     scene.work().await;
-    let mut left: Vec<_> = fs::read_dir(scene.folder(uuid)).unwrap().map(|file| file.unwrap().file_name()).collect();
+    let mut left: Vec<_> =
+        fs::read_dir(scene.folder(uuid)).unwrap().map(|file| file.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left, ["a-leg.wav", "b-leg.wav", "call.json", "call.wav"]);
     assert_eq!(scene.find(uuid).await.state, RecordingState::Ready);
@@ -318,7 +319,10 @@ async fn files_of_another_process_are_found_by_its_place() {
     let (other, _lock) = Recordings::open(scene.store.clone(), &other).await.unwrap();
     let ready = scene.find(uuid).await;
     let found = other.path(&ready, RecordingFile::CalleeLeg).await.unwrap().unwrap();
-    assert_eq!(fs::canonicalize(found).unwrap(), fs::canonicalize(scene.folder(uuid).join("b-leg.wav")).unwrap());
+    assert_eq!(
+        fs::canonicalize(found).unwrap(),
+        fs::canonicalize(scene.folder(uuid).join("b-leg.wav")).unwrap()
+    );
     // But its jobs are not done by others.
     assert_eq!(scene.store.due_recordings(&other.inner.place, Timestamp::MAX, 10).await.unwrap(), []);
 }

@@ -40,4 +40,5 @@ CREATE INDEX recordings_list ON recordings (account, added_at);
 CREATE INDEX recordings_session ON recordings (session) WHERE session IS NOT NULL;
 CREATE INDEX recordings_due ON recordings (place, due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX recordings_age ON recordings (place, state, added_at);
-CREATE INDEX recordings_directory ON recordings (place, directory);
+-- By the day of the directory, YYYY/MM/DD.
+CREATE INDEX recordings_day ON recordings (place, SUBSTR(directory, 1, 10));

@@ -1,0 +1,274 @@
+//! Several processes on one database, and a database that goes away.
+
+use std::collections::BTreeMap;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::task::JoinSet;
+
+use super::calls::{cdr, open_call};
+use super::*;
+use crate::clock;
+use crate::masking::allocate::prefix_free;
+use crate::masking::session::PartyRole;
+use crate::store::allocation::Create;
+use crate::store::sql::lock_key;
+
+on_both!(tokio::test:
+    a_create_that_is_killed_midway_leaves_nothing,
+    what_a_node_left_open_is_closed_when_it_is_silent,
+);
+on_both!(tokio::test(flavor = "multi_thread", worker_threads = 2):
+    sixty_four_creates_at_once_give_no_two_sessions_that_a_caller_could_confuse,
+);
+
+/// As many processes as may use such a database at one time.
+async fn processes(database: &Database, numbers_in_pool: usize) -> Vec<Store> {
+    let mut stores = vec![store(database, numbers_in_pool).await];
+    if database.is_postgres() {
+        stores.push(Store::open(&database.url()).await.unwrap());
+    }
+    stores
+}
+
+/// Looks until it is as it should be.
+async fn until(what: &str, is: impl AsyncFn() -> bool) {
+    let end = clock::now() + Duration::from_secs(20);
+    while !is().await {
+        assert!(clock::now() < end, "waited in vain: {what}");
+        clock::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// No caller and no PIN means two of these sessions, all of them active.
+fn assert_unmistakable(sessions: &[MaskingSession]) {
+    let mut callers = BTreeMap::new();
+    let mut pins: BTreeMap<Did, Vec<Pin>> = BTreeMap::new();
+    for session in sessions {
+        for role in [PartyRole::First, PartyRole::Second] {
+            let key = (session.virtual_number.clone(), session.party(role).cloned());
+            assert_eq!(callers.insert(key, session.uuid), None, "a caller means two sessions");
+            if let Some(settings) = &session.pin {
+                let there = pins.entry(session.virtual_number.clone()).or_default();
+                assert!(there.iter().all(|other| prefix_free(other, settings.of(role))));
+                there.push(settings.of(role).clone());
+            }
+        }
+    }
+    assert!(pins.values().all(|pins| pins.len() <= 2 * 16), "a number is too full");
+}
+
+async fn sixty_four_creates_at_once_give_no_two_sessions_that_a_caller_could_confuse(database: &Database) {
+    let stores = processes(database, 5).await;
+    for round in 0..8 {
+        // What was made in the round before has expired, and so has the rest of its PINs.
+        let now = at(round * 2 * 24 * 3600);
+        let mut tasks = JoinSet::new();
+        for index in 0..64 {
+            let store = stores[index % stores.len()].clone();
+            // Few parties on few numbers: most creates meet another one.
+            let session = wanted(index % 7, 7 + index % 5);
+            let session = if index % 3 == 0 { with_pins(session, None) } else { session };
+            tasks.spawn(async move { create(&store, session, now).await });
+        }
+        let mut made = vec![];
+        while let Some(result) = tasks.join_next().await {
+            match result.unwrap() {
+                Ok(session) => made.push(session),
+                Err(refusal) => assert_eq!(refusal, Refusal::Exhausted),
+            }
+        }
+        // Each of five parties can be in a session on each of five numbers, and nobody twice on one.
+        assert!((15..=25).contains(&made.len()), "{} made", made.len());
+        assert_unmistakable(&made);
+        for (index, session) in made.iter().enumerate() {
+            let store = &stores[index % stores.len()];
+            let caller = session.first_party.as_ref();
+            let route = store.find_route(&session.virtual_number, caller, now).await.unwrap().unwrap();
+            assert_eq!(route.sessions, std::slice::from_ref(session), "every process sees it");
+        }
+    }
+}
+
+async fn a_create_that_is_killed_midway_leaves_nothing(database: &Database) {
+    let store = store(database, 1).await;
+    for killed_by_server in [false, true] {
+        let mut connection = options(&database.url()).unwrap().connect().await.unwrap();
+        connection.begin().await.unwrap();
+        connection.lock(&[lock_key(ACCOUNT)].into()).await.unwrap();
+        let mut midway = Create {
+            session: with_pins(wanted(1, 2), Some(("1234", "5678"))),
+            uuid: Uuid::new_v4(),
+            rng: StdRng::seed_from_u64(1),
+            directory: store.directory(),
+            now: at(0),
+            again: false,
+        };
+        midway.apply(&mut connection).await.unwrap().unwrap();
+        if killed_by_server && database.is_postgres() {
+            database.cut().await;
+        }
+        // No word of farewell, as of a process that is killed.
+        drop(connection);
+        assert_eq!(store.find_session(ACCOUNT, midway.uuid).await.unwrap(), None);
+        // The only number has room for these parties and PINs, and nobody holds a lock.
+        let session = create(&store, with_pins(wanted(1, 2), Some(("1234", "5678"))), at(0)).await.unwrap();
+        let page = store.list_sessions(ACCOUNT, &SessionFilter::default(), 20, 0, at(0)).await.unwrap();
+        assert_eq!((page.total, page.sessions), (1, vec![session.clone()]));
+        store.write(Run("DELETE FROM sessions")).await.unwrap();
+    }
+}
+
+async fn what_a_node_left_open_is_closed_when_it_is_silent(database: &Database) {
+    let stores = processes(database, 1).await;
+    let [one, two] = stores.as_slice() else { return }; // With SQLite there is no other.
+    let session = create(one, wanted(1, 2), at(0)).await.unwrap();
+    one.heartbeat(at(0)).await.unwrap();
+    two.heartbeat(at(0)).await.unwrap();
+    let (a, b) = open_call(one, &session, at(5)).await;
+    let ended = async |leg| two.find_leg(ACCOUNT, leg).await.unwrap().unwrap().ended_at;
+    assert_eq!(two.close_orphans(at(14)).await.unwrap(), 0, "it may be slow");
+    one.heartbeat(at(10)).await.unwrap();
+    assert_eq!(two.close_orphans(at(24)).await.unwrap(), 0, "it lives");
+    assert_eq!(one.close_orphans(at(1000)).await.unwrap(), 0, "nobody closes its own");
+    assert_eq!(ended(a.leg).await, None);
+    two.heartbeat(at(25)).await.unwrap();
+    assert_eq!(two.close_orphans(at(25)).await.unwrap(), 2);
+    assert_eq!((ended(a.leg).await, ended(b.leg).await), (Some(at(10)), Some(at(10))), "the last heartbeat");
+    // It was only held up: its own word counts.
+    one.close_call(cdr(a.clone(), b.clone())).await.unwrap();
+    assert_eq!((ended(a.leg).await, ended(b.leg).await), (Some(at(90)), Some(at(89))));
+    // A node that died before its first heartbeat.
+    let (early, _) = open_call(one, &session, at(100)).await;
+    assert_eq!(two.close_orphans(at(114)).await.unwrap(), 0);
+    assert_eq!(two.close_orphans(at(115)).await.unwrap(), 2);
+    assert_eq!(ended(early.leg).await, Some(at(100)));
+}
+
+/// Makes a test of what only a server has.
+macro_rules! on_postgres {
+    ($($name:ident),+ $(,)?) => {$(
+        mod $name {
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres() {
+                if let Some(database) = super::Database::postgres().await {
+                    super::$name(&database).await;
+                    database.remove().await;
+                }
+            }
+        }
+    )+};
+}
+
+on_postgres!(
+    what_one_process_changes_the_other_knows_at_once,
+    accounts_and_numbers_are_heard_of_also_after_a_lost_connection,
+    two_first_starts_make_one_account,
+    a_lost_connection_costs_no_write,
+    records_of_calls_outlive_a_database_that_stays_away,
+);
+
+async fn what_one_process_changes_the_other_knows_at_once(database: &Database) {
+    let stores = processes(database, 1).await;
+    let [one, two] = stores.as_slice() else { panic!("two processes") };
+    let found = async |now| two.find_route(&did(0), Some(&party(1)), now).await.unwrap().unwrap().sessions;
+    for round in 0..20 {
+        let now = at(round * 10);
+        assert_eq!(found(now).await, []);
+        let session = create(one, wanted(1, 2), now).await.unwrap();
+        assert_eq!(found(now).await, std::slice::from_ref(&session));
+        let update = SessionUpdate { record: Some(false), ..SessionUpdate::default() };
+        let update = one.update_session(ACCOUNT, session.uuid, update, at(round * 10 + 1)).await.unwrap();
+        assert_eq!(found(at(round * 10 + 1)).await, [update.unwrap()]);
+        one.expire_session(ACCOUNT, session.uuid, at(round * 10 + 2)).await.unwrap().unwrap();
+    }
+}
+
+async fn accounts_and_numbers_are_heard_of_also_after_a_lost_connection(database: &Database) {
+    let stores = processes(database, 1).await;
+    let [one, two] = stores.as_slice() else { panic!("two processes") };
+    let number = did(1);
+    let has = async || two.virtual_number(number.as_number()).is_some();
+    assert!(!has().await);
+    one.sync_numbers(&numbers(2)).await.unwrap();
+    until("the number is there", has).await;
+    let rotated = [(ACCOUNT.to_owned(), "other".to_owned())];
+    one.ensure_account(&rotated, at(1)).await.unwrap();
+    until("the token is changed", async || two.authenticate(ACCOUNT, "other")).await;
+    assert!(!two.authenticate(ACCOUNT, "token"));
+    for count in [1, 2, 1] {
+        database.cut().await;
+        // Whether the other one listens again by now or not.
+        one.sync_numbers(&numbers(count)).await.unwrap();
+        until("the numbers are as they are", async || has().await == (count == 2)).await;
+    }
+}
+
+async fn two_first_starts_make_one_account(database: &Database) {
+    let (one, two) =
+        (Store::open(&database.url()).await.unwrap(), Store::open(&database.url()).await.unwrap());
+    let (made, also) = tokio::join!(one.ensure_account(&[], at(0)), two.ensure_account(&[], at(0)));
+    let made: Vec<NewAccount> = [made.unwrap(), also.unwrap()].into_iter().flatten().collect();
+    let [account] = made.as_slice() else { panic!("{} accounts", made.len()) };
+    for store in [one, two] {
+        until("both know it", async || store.authenticate(&account.auth_id, &account.auth_token)).await;
+    }
+}
+
+async fn a_lost_connection_costs_no_write(database: &Database) {
+    let stores = processes(database, 40).await;
+    let mut tasks = JoinSet::new();
+    for index in 0..200 {
+        let store = stores[index % 2].clone();
+        tasks.spawn(async move { create(&store, wanted(index % 11, 11 + index % 13), at(0)).await });
+        if index % 20 == 10 {
+            database.cut().await;
+        }
+    }
+    let mut made = vec![];
+    while let Some(result) = tasks.join_next().await {
+        made.push(result.unwrap().unwrap());
+    }
+    assert_unmistakable(&made);
+    let all = stores[0].list_sessions(ACCOUNT, &SessionFilter::default(), 1, 0, at(0)).await;
+    // A commit whose answer was lost is neither done twice nor reported as failed. The pool's connections were cut
+    // as well: the first look may meet one of them.
+    let all = match all {
+        Ok(page) => page,
+        Err(_) => stores[0].list_sessions(ACCOUNT, &SessionFilter::default(), 1, 0, at(0)).await.unwrap(),
+    };
+    assert_eq!((made.len(), all.total), (200, 200));
+}
+
+async fn records_of_calls_outlive_a_database_that_stays_away(database: &Database) {
+    let store = store(database, 1).await;
+    let session = create(&store, wanted(1, 2), at(0)).await.unwrap();
+    let (a, b) = open_call(&store, &session, at(60)).await;
+    let (gone, _) = open_call(&store, &session, at(61)).await;
+    database.admit(false).await;
+    database.cut().await;
+    let begin = clock::now();
+    let kept = tokio::spawn({
+        let (store, record) = (store.clone(), cdr(a.clone(), b));
+        async move { store.close_call(record).await }
+    });
+    // Nobody waits for this one: its call is long gone.
+    let nobody = store.close_call(Cdr { session: None, ..cdr(gone.clone(), gone.clone()) });
+    assert!(tokio::time::timeout(Duration::from_millis(10), nobody).await.is_err());
+    let error = store.create_session(wanted(3, 4), at(1)).await.unwrap_err();
+    assert!(matches!(error, StoreError::NotCommitted), "{error}");
+    assert!(store.create_session(wanted(3, 4), at(1)).await.is_err());
+    assert!(clock::now() - begin < Duration::from_secs(10), "who cannot be served hears it soon");
+    assert!(!kept.is_finished());
+    database.admit(true).await;
+    kept.await.unwrap().unwrap();
+    let ended = async |leg| {
+        let row = store.find_leg(ACCOUNT, leg).await.ok()?;
+        row.unwrap().ended_at
+    };
+    until("both records are there", async || {
+        (ended(a.leg).await, ended(gone.leg).await) == (Some(at(90)), Some(at(89)))
+    })
+    .await;
+    create(&store, wanted(3, 4), at(1)).await.unwrap();
+}

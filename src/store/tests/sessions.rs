@@ -1,0 +1,396 @@
+//! Sessions: allocation, change, end, look-up and list.
+
+use std::collections::BTreeMap;
+
+use super::calls::open_call;
+use super::*;
+use crate::masking::allocate::prefix_free;
+use crate::masking::session::PartyRole;
+
+on_both!(tokio::test:
+    a_session_is_read_back_as_it_was_made,
+    each_party_finds_its_session_and_strangers_find_none,
+    a_session_ends_at_its_expiry_to_the_microsecond,
+    numbers_are_given_by_first_fit,
+    the_same_pair_twice_gets_a_second_number,
+    a_number_rests_for_everybody_after_expiry_and_after_deletion,
+    geomatch_keeps_to_the_country_of_the_known_party,
+    pin_sessions_spread_and_those_that_do_not_fit_go_elsewhere,
+    a_number_carries_sixteen_sessions_with_four_digits,
+    one_session_per_number_takes_whoever_dials,
+    a_single_party_session_becomes_an_ordinary_one,
+    a_message_for_strangers_is_found_where_no_session_takes_them,
+    an_update_counts_its_expiry_from_itself_and_a_deletion_keeps_the_plan,
+    a_number_that_left_the_configuration_takes_nothing_and_its_sessions_stay,
+    an_account_gets_its_own_numbers_only,
+    lists_filter_page_and_count,
+    a_change_of_a_session_is_seen_by_the_next_call,
+);
+on_both!(tokio::test(flavor = "multi_thread", worker_threads = 2):
+    concurrent_creates_never_give_a_caller_two_sessions_on_a_number,
+);
+
+async fn a_session_is_read_back_as_it_was_made(database: &Database) {
+    let store = store(database, 2).await;
+    let full = NewSession {
+        subaccount: Some("SA".into()),
+        recording_callback_url: "http://a/r".into(),
+        recording_callback_method: HttpMethod::Get,
+        callback_url: "http://a/c".into(),
+        first_party_play_url: "http://a/1.wav".into(),
+        second_party_play_url: "http://a/2.wav".into(),
+        unknown_caller_play: "http://a/u.wav".into(),
+        record: false,
+        record_file_format: RecordFormat::Wav,
+        geomatch: false,
+        single_party: Some(false),
+        cooloff: Duration::from_secs(60),
+        ..with_pins(wanted(1, 2), Some(("1234", "567890")))
+    };
+    let odd = Timestamp::from_nanosecond(1_700_000_000_123_456_789).unwrap();
+    let made = create(&store, full, odd).await.unwrap();
+    assert_eq!(store.find_session(ACCOUNT, made.uuid).await.unwrap(), Some(made.clone()));
+    assert_eq!(store.find_session("MAOTHER", made.uuid).await.unwrap(), None, "another account's");
+    assert_eq!(store.find_session(ACCOUNT, Uuid::new_v4()).await.unwrap(), None);
+    let plain = create(&store, wanted(3, 4), odd).await.unwrap();
+    assert_eq!(store.find_session(ACCOUNT, plain.uuid).await.unwrap(), Some(plain));
+}
+
+async fn each_party_finds_its_session_and_strangers_find_none(database: &Database) {
+    let store = store(database, 1).await;
+    let session = create(&store, wanted(1, 2), at(0)).await.unwrap();
+    for caller in [party(1), party(2)] {
+        let route = store.find_route(&did(0), Some(&caller), at(1)).await.unwrap().unwrap();
+        assert_eq!((route.number.trunk.as_str(), route.sessions), ("local", vec![session.clone()]));
+    }
+    for caller in [Some(party(3)), None] {
+        let route = store.find_route(&did(0), caller.as_ref(), at(1)).await.unwrap().unwrap();
+        assert_eq!(route.sessions, []);
+    }
+    assert_eq!(store.find_route(&did(1), Some(&party(1)), at(1)).await.unwrap(), None, "not ours");
+}
+
+async fn a_session_ends_at_its_expiry_to_the_microsecond(database: &Database) {
+    let store = store(database, 1).await;
+    let session = create(&store, wanted(1, 2), at(0)).await.unwrap();
+    let found = async |now| {
+        !store.find_route(&did(0), Some(&party(1)), now).await.unwrap().unwrap().sessions.is_empty()
+    };
+    let last = Timestamp::from_microsecond(session.expires_at.as_microsecond() - 1).unwrap();
+    assert!(found(last).await && !found(session.expires_at).await);
+    assert_eq!(number_of(&store, wanted(1, 3), last).await, Err(Refusal::Exhausted));
+    assert_eq!(number_of(&store, wanted(1, 3), session.expires_at).await, Ok(did(0)));
+}
+
+async fn numbers_are_given_by_first_fit(database: &Database) {
+    let store = store(database, 3).await;
+    for (parties, number) in [((1, 2), 0), ((3, 4), 0), ((1, 3), 1), ((2, 4), 1), ((5, 1), 2), ((6, 7), 0)] {
+        let given = number_of(&store, wanted(parties.0, parties.1), at(0)).await;
+        assert_eq!(given, Ok(did(number)), "{parties:?}");
+    }
+    assert_eq!(number_of(&store, wanted(1, 9), at(0)).await, Err(Refusal::Exhausted), "1 is on all three");
+    assert_eq!(number_of(&store, wanted(2, 1), at(3600)).await, Ok(did(0)), "all have expired");
+}
+
+async fn the_same_pair_twice_gets_a_second_number(database: &Database) {
+    let store = store(database, 2).await;
+    assert_eq!(number_of(&store, wanted(1, 2), at(0)).await, Ok(did(0)));
+    assert_eq!(number_of(&store, wanted(2, 1), at(0)).await, Ok(did(1)));
+    assert_eq!(number_of(&store, wanted(1, 2), at(0)).await, Err(Refusal::Exhausted));
+}
+
+async fn a_number_rests_for_everybody_after_expiry_and_after_deletion(database: &Database) {
+    let store = store(database, 1).await;
+    let cool = NewSession { cooloff: Duration::from_secs(600), ..wanted(1, 2) };
+    let session = create(&store, cool.clone(), at(0)).await.unwrap();
+    assert!(number_of(&store, wanted(3, 4), at(10)).await.is_ok(), "it does not rest before the end");
+    store.expire_session(ACCOUNT, session.uuid, at(100)).await.unwrap().unwrap();
+    assert_eq!(number_of(&store, wanted(5, 6), at(100)).await, Err(Refusal::Exhausted));
+    assert_eq!(number_of(&store, wanted(5, 6), at(699)).await, Err(Refusal::Exhausted));
+    assert_eq!(number_of(&store, wanted(5, 6), at(700)).await, Ok(did(0)));
+    let session = create(&store, cool, at(20_000)).await.unwrap();
+    let end = session.expires_at.as_second() - at(0).as_second();
+    assert_eq!(number_of(&store, wanted(7, 8), at(end + 599)).await, Err(Refusal::Exhausted));
+    assert_eq!(number_of(&store, wanted(7, 8), at(end + 600)).await, Ok(did(0)));
+}
+
+async fn geomatch_keeps_to_the_country_of_the_known_party(database: &Database) {
+    let store = store(database, 1).await;
+    let indian = E164::parse("919876543210").unwrap();
+    let abroad = NewSession { first_party: Some(indian.clone()), ..wanted(1, 2) };
+    assert_eq!(number_of(&store, abroad.clone(), at(0)).await, Err(Refusal::NoNumberInCountry("IN".into())));
+    let second = NewSession {
+        first_party: None,
+        second_party: Some(indian.clone()),
+        single_party: Some(true),
+        ..wanted(1, 2)
+    };
+    assert_eq!(number_of(&store, second, at(0)).await, Err(Refusal::NoNumberInCountry("IN".into())));
+    let at_home = NewSession { second_party: Some(indian), ..wanted(1, 2) };
+    assert_eq!(number_of(&store, at_home, at(0)).await, Ok(did(0)), "the second party does not matter");
+    let anywhere = NewSession { geomatch: false, first_party: E164::parse("919000000001"), ..wanted(7, 8) };
+    assert_eq!(number_of(&store, anywhere, at(0)).await, Ok(did(0)));
+}
+
+async fn pin_sessions_spread_and_those_that_do_not_fit_go_elsewhere(database: &Database) {
+    let store = store(database, 2).await;
+    let given = |pins| with_pins(wanted(0, 0), Some(pins));
+    let mut next = 10;
+    let mut put = async |session: NewSession, now| {
+        next += 2;
+        let session =
+            NewSession { first_party: Some(party(next)), second_party: Some(party(next + 1)), ..session };
+        number_of(&store, session, now).await
+    };
+    assert_eq!(put(given(("1111", "2222")), at(0)).await, Ok(did(0)));
+    assert_eq!(put(given(("3333", "4444")), at(0)).await, Ok(did(1)), "the fewest PIN sessions");
+    assert_eq!(put(given(("33335", "5555")), at(0)).await, Ok(did(0)), "3333 begins it on the other");
+    assert_eq!(put(given(("1111", "6666")), at(0)).await, Ok(did(1)));
+    assert_eq!(
+        put(given(("11118", "7777")), at(0)).await,
+        Err(Refusal::Exhausted),
+        "on both something begins it"
+    );
+    let other = |retry| {
+        let mut session = given(("8888", "9999"));
+        session.pin.as_mut().unwrap().retry = retry;
+        session
+    };
+    assert_eq!(put(other(2), at(0)).await, Err(Refusal::Exhausted), "another pin_retry");
+    let message = NewSession { unknown_caller_play: "http://a/u.wav".into(), ..other(1) };
+    assert_eq!(put(message, at(0)).await, Err(Refusal::Exhausted), "another unknown_caller_play");
+    assert_eq!(put(other(1), at(0)).await, Ok(did(0)));
+    // All have expired after an hour; their PINs count for 24 hours more.
+    let next_day = 3600 + 24 * 3600;
+    assert_eq!(put(given(("1111", "0000")), at(next_day - 1)).await, Err(Refusal::Exhausted));
+    assert_eq!(put(given(("1111", "0000")), at(next_day)).await, Ok(did(0)));
+}
+
+async fn a_number_carries_sixteen_sessions_with_four_digits(database: &Database) {
+    let store = store(database, 1).await;
+    let mut sessions = vec![];
+    for index in 0..16 {
+        sessions
+            .push(create(&store, with_pins(wanted(2 * index, 2 * index + 1), None), at(0)).await.unwrap());
+    }
+    assert_eq!(number_of(&store, with_pins(wanted(100, 101), None), at(0)).await, Err(Refusal::Exhausted));
+    assert_eq!(number_of(&store, wanted(100, 101), at(0)).await, Ok(did(0)), "without PIN there is room");
+    let pins: Vec<&Pin> = sessions
+        .iter()
+        .flat_map(|session| {
+            [PartyRole::First, PartyRole::Second].map(|role| session.pin.as_ref().unwrap().of(role))
+        })
+        .collect();
+    for (index, one) in pins.iter().enumerate() {
+        assert!(pins[index + 1..].iter().all(|other| prefix_free(one, other)), "drawn PINs collide");
+    }
+    let route = store.find_route(&did(0), None, at(1)).await.unwrap().unwrap();
+    assert_eq!(route.sessions.len(), 16, "a stranger may mean any of them");
+    let route = store.find_route(&did(0), Some(&party(5)), at(1)).await.unwrap().unwrap();
+    assert_eq!(route.sessions, [sessions[2].clone()], "a party means his own");
+}
+
+async fn one_session_per_number_takes_whoever_dials(database: &Database) {
+    let store = store(database, 2).await;
+    let single = |first| NewSession { second_party: None, single_party: Some(true), ..wanted(first, 0) };
+    assert_eq!(number_of(&store, single(1), at(0)).await, Ok(did(0)));
+    assert_eq!(number_of(&store, single(2), at(0)).await, Ok(did(1)));
+    assert_eq!(number_of(&store, single(3), at(0)).await, Err(Refusal::Exhausted));
+    assert_eq!(number_of(&store, with_pins(wanted(4, 5), None), at(0)).await, Err(Refusal::Exhausted));
+    assert_eq!(number_of(&store, wanted(4, 5), at(0)).await, Ok(did(0)));
+    let route = store.find_route(&did(0), Some(&party(77)), at(1)).await.unwrap().unwrap();
+    assert_eq!(
+        route.sessions.iter().map(|session| session.first_party.clone()).collect::<Vec<_>>(),
+        [Some(party(1))]
+    );
+}
+
+async fn a_single_party_session_becomes_an_ordinary_one(database: &Database) {
+    let store = store(database, 1).await;
+    let single = NewSession { second_party: None, single_party: Some(true), ..wanted(1, 0) };
+    let single = create(&store, single, at(0)).await.unwrap();
+    create(&store, wanted(2, 3), at(0)).await.unwrap();
+    let fill = |index| SessionUpdate { second_party: Some(party(index)), ..SessionUpdate::default() };
+    let update = async |uuid, update| store.update_session(ACCOUNT, uuid, update, at(1)).await.unwrap();
+    assert_eq!(update(single.uuid, fill(2)).await, Err(ChangeRefusal::PartyBusy));
+    assert_eq!(update(single.uuid, fill(1)).await, Err(ChangeRefusal::SameParty));
+    let filled = update(single.uuid, fill(4)).await.unwrap();
+    assert_eq!((filled.second_party.clone(), filled.takes_strangers()), (Some(party(4)), false));
+    assert_eq!(update(single.uuid, fill(5)).await, Err(ChangeRefusal::PartiesFixed));
+    assert_eq!(update(single.uuid, fill(4)).await.map(|session| session.second_party), Ok(Some(party(4))));
+    assert_eq!(store.find_route(&did(0), None, at(2)).await.unwrap().unwrap().sessions, []);
+    assert!(
+        number_of(&store, with_pins(wanted(8, 9), None), at(2)).await.is_ok(),
+        "strangers are free again"
+    );
+}
+
+async fn a_message_for_strangers_is_found_where_no_session_takes_them(database: &Database) {
+    let store = store(database, 1).await;
+    let message =
+        |first, url: &str| NewSession { unknown_caller_play: url.into(), ..wanted(first, first + 1) };
+    let older = create(&store, message(1, "http://a/old.wav"), at(0)).await.unwrap();
+    let short = NewSession { expiry: Duration::from_secs(60), ..message(3, "http://a/new.wav") };
+    let newest = create(&store, short, at(1)).await.unwrap();
+    create(&store, wanted(5, 6), at(2)).await.unwrap();
+    let route = store.find_route(&did(0), Some(&party(77)), at(3)).await.unwrap().unwrap();
+    assert_eq!(route.sessions, [newest]);
+    let route = store.find_route(&did(0), Some(&party(77)), at(61)).await.unwrap().unwrap();
+    assert_eq!(route.sessions, [older], "the newest has expired");
+}
+
+async fn an_update_counts_its_expiry_from_itself_and_a_deletion_keeps_the_plan(database: &Database) {
+    let store = store(database, 1).await;
+    let session = create(&store, wanted(1, 2), at(0)).await.unwrap();
+    let update = SessionUpdate {
+        expiry: Some(Duration::from_secs(600)),
+        record: Some(false),
+        ..SessionUpdate::default()
+    };
+    let updated = store.update_session(ACCOUNT, session.uuid, update, at(12)).await.unwrap().unwrap();
+    assert_eq!((updated.expires_at, updated.modified_at, updated.record), (at(612), at(12), false));
+    assert_eq!(store.find_session(ACCOUNT, session.uuid).await.unwrap(), Some(updated));
+    let ended = store.expire_session(ACCOUNT, session.uuid, at(20)).await.unwrap().unwrap();
+    assert_eq!((ended.ends_at(), ended.expires_at, ended.ended_at), (at(20), at(612), Some(at(20))));
+    assert_eq!(store.find_session(ACCOUNT, session.uuid).await.unwrap(), Some(ended), "it stays readable");
+    let nothing = SessionUpdate::default();
+    for (account, uuid, refusal) in [
+        (ACCOUNT, session.uuid, ChangeRefusal::Expired),
+        ("MAOTHER", session.uuid, ChangeRefusal::NotFound),
+        (ACCOUNT, Uuid::new_v4(), ChangeRefusal::NotFound),
+    ] {
+        assert_eq!(store.expire_session(account, uuid, at(21)).await.unwrap(), Err(refusal));
+        assert_eq!(store.update_session(account, uuid, nothing.clone(), at(21)).await.unwrap(), Err(refusal));
+    }
+    let route = store.find_route(&did(0), Some(&party(1)), at(21)).await.unwrap().unwrap();
+    assert_eq!(route.sessions, []);
+}
+
+async fn a_number_that_left_the_configuration_takes_nothing_and_its_sessions_stay(database: &Database) {
+    let store = store(database, 2).await;
+    let session = create(&store, wanted(1, 2), at(0)).await.unwrap();
+    let mut rest = numbers(2);
+    rest.remove(0);
+    rest[0].no_session = NoSession::Sip("sip:desk@pbx.example:5080".into());
+    store.sync_numbers(&rest).await.unwrap();
+    assert_eq!(number_of(&store, wanted(3, 4), at(1)).await, Ok(did(1)));
+    assert_eq!(store.find_route(&did(0), Some(&party(1)), at(1)).await.unwrap(), None);
+    assert!(store.find_session(ACCOUNT, session.uuid).await.unwrap().is_some());
+    store.close().await;
+    let store = Store::open(&database.url()).await.unwrap();
+    let route = store.find_route(&did(1), None, at(1)).await.unwrap().unwrap();
+    assert_eq!(route.number.no_session, NoSession::Sip("sip:desk@pbx.example:5080".into()));
+    assert_eq!(route.number.account, ACCOUNT);
+}
+
+async fn an_account_gets_its_own_numbers_only(database: &Database) {
+    let store = store(database, 0).await;
+    let mut pool = numbers(2);
+    pool[0].account = Some("MAOTHER".into());
+    store.sync_numbers(&pool).await.unwrap();
+    assert_eq!(number_of(&store, wanted(1, 2), at(0)).await, Ok(did(1)));
+    assert_eq!(number_of(&store, wanted(1, 2), at(0)).await, Err(Refusal::Exhausted));
+    let other = NewSession { account: "MAOTHER".into(), ..wanted(1, 2) };
+    assert_eq!(number_of(&store, other, at(0)).await, Ok(did(0)));
+    let nobody = NewSession { account: "MANOBODY".into(), ..wanted(1, 2) };
+    assert_eq!(number_of(&store, nobody, at(0)).await, Err(Refusal::Exhausted));
+}
+
+/// Hundreds of creates at once, with and without PIN, that share parties over few numbers.
+async fn concurrent_creates_never_give_a_caller_two_sessions_on_a_number(database: &Database) {
+    let store = store(database, 5).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for index in 0..400 {
+        let store = store.clone();
+        let session = wanted(index % 23, 23 + index % 17);
+        let session = if index % 4 == 0 { with_pins(session, None) } else { session };
+        tasks.spawn(async move { create(&store, session, at(0)).await });
+    }
+    let (mut made, mut refused) = (vec![], 0);
+    while let Some(result) = tasks.join_next().await {
+        match result.unwrap() {
+            Ok(session) => made.push(session),
+            Err(refusal) => {
+                assert_eq!(refusal, Refusal::Exhausted);
+                refused += 1;
+            }
+        }
+    }
+    assert!(made.len() >= 5 * 17 / 2 && refused > 0, "{} made, {refused} refused", made.len());
+    let mut callers = BTreeMap::new();
+    let mut pins: BTreeMap<Did, Vec<Pin>> = BTreeMap::new();
+    for session in &made {
+        for role in [PartyRole::First, PartyRole::Second] {
+            let key = (session.virtual_number.clone(), session.party(role).cloned());
+            assert_eq!(callers.insert(key, session.uuid), None, "a caller means two sessions");
+            if let Some(settings) = &session.pin {
+                let there = pins.entry(session.virtual_number.clone()).or_default();
+                assert!(there.iter().all(|other| prefix_free(other, settings.of(role))));
+                there.push(settings.of(role).clone());
+            }
+        }
+        let caller = session.first_party.as_ref();
+        let route = store.find_route(&session.virtual_number, caller, at(1)).await.unwrap().unwrap();
+        assert_eq!(route.sessions, std::slice::from_ref(session));
+    }
+    assert!(pins.values().all(|pins| pins.len() <= 2 * 16));
+}
+
+async fn lists_filter_page_and_count(database: &Database) {
+    let store = store(database, 3).await;
+    let mut made = vec![];
+    for index in 0..5 {
+        let session = NewSession {
+            expiry: Duration::from_secs(100 * (1 + index as u64)),
+            ..wanted(2 * index, 2 * index + 1)
+        };
+        made.push(create(&store, session, at(10 * index as i64)).await.unwrap());
+    }
+    store.expire_session(ACCOUNT, made[4].uuid, at(50)).await.unwrap().unwrap();
+    open_call(&store, &made[2], at(55)).await;
+    let list = async |filter: SessionFilter, limit, offset| {
+        let page = store.list_sessions(ACCOUNT, &filter, limit, offset, at(150)).await.unwrap();
+        let index =
+            |session: &MaskingSession| made.iter().position(|other| other.uuid == session.uuid).unwrap();
+        (page.sessions.iter().map(index).collect::<Vec<_>>(), page.total)
+    };
+    let any = SessionFilter::default;
+    assert_eq!(list(any(), 20, 0).await, (vec![4, 3, 2, 1, 0], 5), "newest first");
+    assert_eq!(list(any(), 2, 1).await, (vec![3, 2], 5));
+    assert_eq!(list(any(), 2, 9).await, (vec![], 5));
+    let state = |state| SessionFilter { state, ..any() };
+    assert_eq!(list(state(SessionState::Active), 20, 0).await, (vec![3, 2, 1], 3));
+    assert_eq!(list(state(SessionState::InProgress), 20, 0).await, (vec![2], 1));
+    assert_eq!(list(state(SessionState::Expired), 20, 0).await, (vec![4, 0], 2));
+    assert_eq!(list(SessionFilter { first_party: Some(party(2)), ..any() }, 20, 0).await.0, [1]);
+    assert_eq!(list(SessionFilter { second_party: Some(party(2)), ..any() }, 20, 0).await, (vec![], 0));
+    let on_last = SessionFilter { virtual_number: Some(did(2)), ..any() };
+    assert_eq!(list(on_last, 20, 0).await, (vec![], 0));
+    let created = TimeRange { from: Some(at(10)), until: Some(at(30)) };
+    assert_eq!(list(SessionFilter { created, ..any() }, 20, 0).await.0, [2, 1]);
+    let ends = TimeRange { from: None, until: Some(at(101)) };
+    assert_eq!(list(SessionFilter { ends, ..any() }, 20, 0).await.0, [4, 0], "deleted at 50, expired at 100");
+    assert_eq!(list(SessionFilter { duration_s: (Some(200), Some(300)), ..any() }, 20, 0).await.0, [2, 1]);
+    let page = store.list_sessions("MAOTHER", &any(), 20, 0, at(150)).await.unwrap();
+    assert_eq!((page.sessions.len(), page.total), (0, 0));
+}
+
+async fn a_change_of_a_session_is_seen_by_the_next_call(database: &Database) {
+    let store = store(database, 1).await;
+    let found = async |caller, now| -> Vec<MaskingSession> {
+        store.find_route(&did(0), Some(&party(caller)), now).await.unwrap().unwrap().sessions
+    };
+    assert_eq!(found(1, at(0)).await, [], "and this is remembered");
+    let session = create(&store, wanted(1, 2), at(0)).await.unwrap();
+    assert_eq!(found(1, at(1)).await, std::slice::from_ref(&session));
+    let longer = SessionUpdate { expiry: Some(Duration::from_secs(7200)), ..SessionUpdate::default() };
+    let longer = store.update_session(ACCOUNT, session.uuid, longer, at(2)).await.unwrap().unwrap();
+    assert_eq!(found(1, at(5000)).await, [longer]);
+    assert_eq!(found(9, at(5000)).await, []);
+    let open = NewSession { second_party: None, single_party: Some(true), ..wanted(5, 0) };
+    let open = create(&store, open, at(5000)).await.unwrap();
+    assert_eq!(found(9, at(5001)).await, std::slice::from_ref(&open), "a stranger is taken now");
+    store.expire_session(ACCOUNT, open.uuid, at(5002)).await.unwrap().unwrap();
+    store.expire_session(ACCOUNT, session.uuid, at(5002)).await.unwrap().unwrap();
+    assert_eq!((found(9, at(5003)).await, found(1, at(5003)).await), (vec![], vec![]));
+}
