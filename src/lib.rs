@@ -43,7 +43,8 @@
 //! | 11 | `Call::end` | BYE, CANCEL, timer, silence or API: both legs, the media; `Draining` till transactions end |
 //! | 12 | `Call::send_cdr` ⇒ [`store::Store::close_call`] | the CDR, in one transaction |
 //!
-//! `→` is a plain call, `⇒` crosses a task. The states are drawn in [`call`].
+//! `→` is a plain call, `⇒` crosses a task. The states are drawn in [`call`]. A call that the API places
+//! (`Shell::initiate` → [`call::Call::initiated`] → `Call::call_first`) joins this at 7, when the first party answers.
 //!
 //! # Invariants
 //!
@@ -57,6 +58,7 @@
 
 pub mod api;
 pub mod call;
+pub mod callbacks;
 pub mod clock;
 mod command;
 pub mod config;

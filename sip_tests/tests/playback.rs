@@ -213,3 +213,33 @@ async fn what_cannot_be_fetched_is_left_out_and_the_call_goes_on() {
     common::talk::hang_up(&call, &incoming).await;
     assert_eq!(files.count("none.wav"), 1, "what failed is not asked for again at once");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_party_of_a_call_that_the_service_places_hears_its_own_message() {
+    let (to_first, to_second) = (speech(Voice::Low, 41, 800), speech(Voice::High, 42, 1000));
+    let files = Files::serve(vec![("first.wav", to_first.clone()), ("second.wav", to_second.clone())]).await;
+    let pair = pair().await;
+    pair.server
+        .session(json!({
+            "first_party_play_url": files.url("first.wav"),
+            "second_party_play_url": files.url("second.wav"),
+            "initiate_call_to_first_party": true,
+            "record": false,
+        }))
+        .await;
+    let first = pair.rung().await;
+    assert_eq!(dialled(&first), FIRST);
+    files.fetched(&pair, "first.wav").await;
+    files.fetched(&pair, "second.wav").await;
+    first.answer(SdpOptions::default()).await.unwrap();
+    let second = pair.rung().await;
+    assert_eq!(dialled(&second), SECOND);
+    heard("the first party's message, before the second one is rung", &to_first, first.media());
+    second.answer(SdpOptions::default()).await.unwrap();
+    second.media().wait_packets(to_second.len() / 160 + 25, PATIENCE).await.unwrap();
+    heard("the second party's message", &to_second, second.media());
+    first.bye().await.unwrap();
+    second.wait_bye(PATIENCE).await.unwrap();
+    assert_eq!(find(&to_second, &first.media().received_audio()), None, "it is for the second party alone");
+    assert_eq!(find(&to_first, &second.media().received_audio()), None, "it is for the first party alone");
+}

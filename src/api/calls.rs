@@ -204,7 +204,7 @@ pub(super) async fn list(
     let mut params = Params::from_query(query.clone());
     params.alias("sub_account", "subaccount");
     let page = Page::read(&params)?;
-    let subaccount = params.text("subaccount")?;
+    let subaccount = tenant.narrow(params.text("subaccount")?);
     match status(&params)? {
         None => {}
         Some(Status::Queued) => return Ok(live(vec![])),
@@ -297,7 +297,7 @@ fn unknown() -> ApiError {
 
 async fn find(state: &ApiState, tenant: &Tenant, uuid: Option<Uuid>) -> Result<LegRow, ApiError> {
     let uuid = uuid.ok_or_else(unknown)?;
-    state.store.leg_of(&tenant.account, None, uuid).await?.ok_or_else(unknown)
+    state.store.leg_of(&tenant.account, tenant.subaccount.as_deref(), uuid).await?.ok_or_else(unknown)
 }
 
 #[derive(Clone, Copy)]

@@ -9,6 +9,10 @@
 //! | `/v1/Account/{auth_id}/Recording/` | GET lists recordings |
 //! | `…/Recording/{uuid}/` | GET reads, DELETE removes one |
 //! | `…/Recording/{uuid}.mp3`, `.wav`; `…/{uuid}/a-leg.wav`, `b-leg.wav` | the sound |
+//! | `/v1/Account/{auth_id}/Number/` and `…/Number/{number}/` | virtual numbers, also as CSV |
+//! | `/v1/Account/{auth_id}/Subaccount/` and `…/Subaccount/{subauth_id}/` | sub-accounts |
+//! | `/v1/Account/{auth_id}/Token/`, `…/Subaccount/{subauth_id}/Token/` | POST makes a new token |
+//! | `/v1/Account/{auth_id}/Event/`, `…/Event/{uuid}/`, `…/Event/{uuid}/Replay/`, `…/Event/Replay/` | GET lists and reads what applications are told, POST tells it again |
 //! | `/healthz`, `/readyz`, `/metrics` | for the operator, without credentials |
 //! | `/openapi.json`, `/docs/` | this API described, for programs and for people; without credentials |
 //!
@@ -19,14 +23,21 @@
 mod auth;
 mod calls;
 mod error;
+mod events;
+mod idempotency;
+mod limit;
 mod list;
+mod numbers;
+mod numbers_csv;
 mod openapi;
 mod params;
 mod recordings;
+mod serve;
 mod session_body;
 mod session_schema;
 mod session_view;
 mod sessions;
+mod subaccounts;
 mod time;
 
 use std::sync::Arc;
@@ -48,6 +59,9 @@ use crate::prompts::PromptLibrary;
 use crate::recording::Recordings;
 use crate::store::Store;
 use error::ApiError;
+
+pub use limit::Limiter;
+pub use serve::serve;
 
 /// What the API can do to calls.
 pub trait CallControl: Send + Sync + 'static {
@@ -91,6 +105,10 @@ pub struct ApiState {
     pub prompts: PromptLibrary,
     /// Their files; `None`: none can be fetched.
     pub recordings: Option<Recordings>,
+    /// Who may ask how often.
+    pub limiter: Arc<Limiter>,
+    /// The names of the trunks that can dial: numbers may name one of these.
+    pub trunks: Arc<[String]>,
     /// What `/metrics` shows; `None`: nothing.
     pub metrics: Option<PrometheusHandle>,
     /// How this API is reached from outside (`https://masking.example.com`), for the URLs in answers; `None`:
@@ -115,6 +133,8 @@ impl ApiState {
             calls,
             prompts: PromptLibrary::default(),
             recordings: None,
+            limiter: Arc::default(),
+            trunks: Arc::new([]),
             metrics,
             base_url: None,
             now: clock::wall_now,
@@ -128,6 +148,9 @@ pub fn router(state: ApiState) -> Router {
         .merge(sessions::routes())
         .merge(calls::routes())
         .merge(recordings::routes())
+        .merge(subaccounts::routes())
+        .merge(numbers::routes())
+        .merge(events::routes())
         .routes(routes!(healthz))
         .routes(routes!(readyz))
         .routes(routes!(show_metrics))
@@ -138,7 +161,11 @@ pub fn router(state: ApiState) -> Router {
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .with_state(state);
     // The paths are brought into one form before the routes are tried.
-    Router::new().fallback_service(routes).layer(map_request(normalise)).layer(from_fn(count))
+    Router::new()
+        .fallback_service(routes)
+        .layer(map_request(normalise))
+        .layer(from_fn(serve::guard))
+        .layer(from_fn(count))
 }
 
 /// Takes double slashes and the last one out of the path. The browsable description keeps its own: its links are

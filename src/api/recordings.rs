@@ -149,7 +149,7 @@ pub(super) async fn list(
     params.alias("sub_account", "subaccount");
     params.alias("session", "session_uuid");
     let page = Page::read(&params)?;
-    let (found, total) = match filter(&params)? {
+    let (found, total) = match filter(&params, &tenant)? {
         Some(filter) => {
             state.store.list_recordings(&tenant.account, &filter, page.limit, page.offset).await?
         }
@@ -230,7 +230,11 @@ pub(super) async fn delete(
     names: Names,
 ) -> Result<Response, ApiError> {
     let uuid = Uuid::parse_str(&names.recording).map_err(|_| unknown())?;
-    if !state.store.delete_recording(&tenant.account, None, uuid, (state.now)()).await? {
+    if !state
+        .store
+        .delete_recording(&tenant.account, tenant.subaccount.as_deref(), uuid, (state.now)())
+        .await?
+    {
         return Err(unknown());
     }
     if let Some(recordings) = &state.recordings {
@@ -280,13 +284,13 @@ fn unknown() -> ApiError {
 
 async fn find(state: &ApiState, tenant: &Tenant, uuid: &str) -> Result<Stored, ApiError> {
     let uuid = Uuid::parse_str(uuid).map_err(|_| unknown())?;
-    state.store.find_recording(&tenant.account, None, uuid).await?.ok_or_else(unknown)
+    state.store.find_recording(&tenant.account, tenant.subaccount.as_deref(), uuid).await?.ok_or_else(unknown)
 }
 
 /// `None`: nothing can fit.
-fn filter(params: &Params) -> Result<Option<RecordingFilter>, ApiError> {
+fn filter(params: &Params, tenant: &Tenant) -> Result<Option<RecordingFilter>, ApiError> {
     let mut filter = RecordingFilter {
-        subaccount: params.text("subaccount")?,
+        subaccount: tenant.narrow(params.text("subaccount")?),
         session: None,
         call: None,
         from_number: number(params, "from_number")?,

@@ -246,14 +246,6 @@ impl SessionObject {
     }
 }
 
-/// The fields of a JSON object.
-pub(super) fn into_map(value: Value) -> Map<String, Value> {
-    match value {
-        Value::Object(fields) => fields,
-        _ => Map::new(),
-    }
-}
-
 fn digits(party: Option<&E164>) -> String {
     party.map(E164::digits).unwrap_or_default().to_owned()
 }

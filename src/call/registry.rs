@@ -113,6 +113,8 @@ pub struct Counters {
     pub inbox_full: Counter,
     /// Calls now.
     pub live: Gauge,
+    /// Tasks of calls now, lingering ones included.
+    pub tasks: Gauge,
 }
 
 impl Default for Counters {
@@ -127,6 +129,7 @@ impl Default for Counters {
             stray_responses: metrics::counter!("maskline_sip_stray_responses_total"),
             inbox_full: metrics::counter!("maskline_sip_inbox_full_total"),
             live: metrics::gauge!("maskline_calls"),
+            tasks: metrics::gauge!("maskline_call_tasks"),
         }
     }
 }
@@ -382,6 +385,7 @@ impl Shell {
         let keys = keys(&handle);
         self.calls.insert(handle.id, (handle.clone(), None));
         let span = info_span!("call", id = %handle.id);
+        self.counters.tasks.increment(1.0);
         let entry = RegistryEntry { shell: Arc::clone(self), id: handle.id };
         let task = CallTask {
             call: Box::new(call),
@@ -609,6 +613,7 @@ struct RegistryEntry {
 impl Drop for RegistryEntry {
     fn drop(&mut self) {
         self.shell.calls.remove(&self.id);
+        self.shell.counters.tasks.decrement(1.0);
     }
 }
 

@@ -28,7 +28,7 @@ use jiff::Timestamp;
 use manifest::{ManifestError, Names};
 use media::RecordingReport;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 
@@ -66,6 +66,8 @@ struct Inner {
     place: String,
     /// There may be something to do.
     wake: Notify,
+    /// What stands before the paths in the URLs of events, once it is known.
+    base: OnceLock<String>,
 }
 
 impl Recordings {
@@ -79,7 +81,13 @@ impl Recordings {
         if let Err(error) = store.keep_place(&place, &root.to_string_lossy()).await {
             tracing::warn!(%error, "other processes cannot find this one's recordings");
         }
-        let inner = Inner { store, directory: directory.to_owned(), place, wake: Notify::new() };
+        let inner = Inner {
+            store,
+            directory: directory.to_owned(),
+            place,
+            wake: Notify::new(),
+            base: OnceLock::new(),
+        };
         Ok((Self { inner: Arc::new(inner) }, lock))
     }
 
@@ -153,6 +161,15 @@ impl Recordings {
         // A link would lead out of the directory.
         let kind = tokio::fs::symlink_metadata(&path).await;
         Ok(kind.is_ok_and(|kind| kind.is_file()).then_some(path))
+    }
+
+    /// Says how this process's API is reached, for the URLs in events. Said twice, the first word stands.
+    pub fn reached_at(&self, base: String) {
+        let _ = self.inner.base.set(base);
+    }
+
+    fn base(&self) -> String {
+        self.inner.base.get().cloned().unwrap_or_default()
     }
 
     /// Something is to be done: the worker looks at once.

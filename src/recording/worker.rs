@@ -167,11 +167,14 @@ async fn deliver(recordings: &Recordings, pool: &Pool, recording: Recording) -> 
             made.unwrap_or_else(|| Err(io::ErrorKind::InvalidData.into()))
         }
     };
+    let (at, base) = (clock::wall_now(), recordings.base());
     let done = match outcome {
-        Ok((mixed, filed)) => RecordingDone { interaction, delivered: Some(delivered(mixed, &filed)) },
+        Ok((mixed, filed)) => {
+            RecordingDone { interaction, delivered: Some(delivered(mixed, &filed)), at, base }
+        }
         Err(error) if is_final(&error) || recording.attempts >= MAX_ATTEMPTS => {
             warn!(recording = %interaction, attempts = recording.attempts, "recording cannot be mixed: {error}");
-            RecordingDone { interaction, delivered: None }
+            RecordingDone { interaction, delivered: None, at, base }
         }
         Err(error) => {
             if recording.attempts == 0 {

@@ -5,14 +5,17 @@
 //! half removed is removed again, and never shown.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::outbox::{RecordingReport, report_recording};
 use super::row::{Columns, micros};
 use super::sql::{Connection, Query, Row, query};
 use super::writer::Write;
 use super::{Store, StoreError, TimeRange};
+use crate::callbacks::event::RecordingFacts;
 use crate::masking::session::RecordFormat;
 use crate::number::{Did, E164};
 
@@ -117,6 +120,10 @@ pub struct RecordingDone {
     pub interaction: Uuid,
     /// What was made; `None`: it is given up.
     pub delivered: Option<Delivered>,
+    /// When.
+    pub at: Timestamp,
+    /// What stands before the paths in the URLs of its event.
+    pub base: String,
 }
 
 /// A file that can be fetched.
@@ -478,8 +485,7 @@ impl Write for Add {
 impl Write for RecordingDone {
     type Done = Option<Recording>;
 
-    /// Once per recording this finds it pending: whatever else must be told about its end belongs in here, into
-    /// the same transaction.
+    /// Finds a recording pending once, so its event is written once, in the same transaction.
     async fn apply(&mut self, connection: &mut Connection) -> Result<Self::Done, StoreError> {
         const READ: &str = concat!(recording_columns!(), " WHERE r.uuid = $1");
         let delivered = self.delivered.as_ref();
@@ -502,7 +508,25 @@ impl Write for RecordingDone {
             return Ok(None);
         }
         let row = query(READ).bind(self.interaction.to_string()).fetch_one(&mut *connection).await?;
-        recording(&row).map(Some)
+        let stored = recording(&row)?;
+        let facts = delivered.map(|_| facts(&stored, &self.base));
+        let report = RecordingReport { interaction: self.interaction, at: self.at, facts };
+        report_recording(connection, &report).await?;
+        Ok(Some(stored))
+    }
+}
+
+fn facts(stored: &Recording, base: &str) -> RecordingFacts {
+    let new = &stored.new;
+    let account = new.account.as_deref().unwrap_or_default();
+    let resource = format!("{base}/v1/Account/{account}/Recording/{}", new.interaction);
+    RecordingFacts {
+        interaction: new.interaction,
+        url: format!("{resource}.{}", new.format.as_str()),
+        resource_url: format!("{resource}/"),
+        duration: Duration::from_millis(stored.duration_ms()),
+        started_at: new.started_at.unwrap_or(new.added_at),
+        format: new.format,
     }
 }
 

@@ -37,7 +37,12 @@ async fn record(service: &Service, call: Uuid, session: Uuid, second: i64, forma
 
 async fn deliver(service: &Service, uuid: Uuid, format: RecordFormat) {
     let delivered = Delivered { format, samples: 60_480, complete: true, bytes: 19, sha256: "ab".repeat(32) };
-    let done = RecordingDone { interaction: uuid, delivered: Some(delivered) };
+    let done = RecordingDone {
+        interaction: uuid,
+        delivered: Some(delivered),
+        at: Timestamp::UNIX_EPOCH,
+        base: String::new(),
+    };
     assert!(service.store.recording_done(done).await.unwrap().is_some());
 }
 

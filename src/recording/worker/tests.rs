@@ -123,7 +123,8 @@ async fn a_pending_recording_becomes_one_that_can_be_fetched() {
     assert_eq!(scene.store.list_recordings(ACCOUNT, &filter, 20, 0).await.unwrap().1, 1);
     assert_eq!(scene.store.find_recording("MAOTHER", None, uuid).await.unwrap(), None);
     // It ends once, whatever is said again.
-    let done = RecordingDone { interaction: uuid, delivered: None };
+    let done =
+        RecordingDone { interaction: uuid, delivered: None, at: Timestamp::UNIX_EPOCH, base: String::new() };
     assert_eq!(scene.store.recording_done(done).await.unwrap(), None);
     assert_eq!(scene.find(uuid).await, ready);
     let as_mp3 = RecordingFile::Mixed(RecordFormat::Mp3);

@@ -20,6 +20,7 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 mod udp;
+mod wildcard;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -45,8 +46,9 @@ use crate::sip::wire::{self, ByteStr};
 pub struct Flow {
     /// What it came by.
     pub protocol: Protocol,
-    /// Our listener, as bound: the IP address may be the unspecified one. For a connection that we opened it
-    /// is the listener that such a peer can reach.
+    /// The listener's port and the address of ours that was called; of a TCP listener as bound, so that the IP
+    /// address may be the unspecified one. For a connection that we opened it is the listener that such a peer
+    /// can reach.
     pub local: SocketAddr,
     /// Where it came from.
     pub peer: SocketAddr,
@@ -77,7 +79,7 @@ pub struct Destination {
     pub address: SocketAddr,
     /// The connection to prefer; on TCP only.
     pub connection: Option<u64>,
-    /// [`Flow::local`], to answer from the same UDP socket; `None` picks one by route.
+    /// [`Flow::local`], to answer from the same UDP socket and address; `None` picks one by route.
     pub local: Option<SocketAddr>,
     /// Whose request this is; `None` for responses and ACKs, whose loss nobody is told of.
     pub token: Option<SendToken>,
@@ -209,16 +211,17 @@ struct Shared {
 }
 
 impl Transports {
-    /// Binds every address and starts to receive. The metrics recorder must be installed before.
+    /// Binds every address and starts to receive, inside a tokio runtime. The metrics recorder must be installed
+    /// before.
     ///
     /// # Errors
     /// [`BindError`], which names the address and the configuration key; then nothing listens.
-    pub async fn bind<H: Handler>(
+    pub fn bind<H: Handler>(
         listen: &[ListenAddress],
         limits: TransportLimits,
         handler: Arc<H>,
     ) -> Result<Self, BindError> {
-        let sockets = Sockets::bind(listen, &limits).await?;
+        let sockets = Sockets::bind(listen, &limits)?;
         Ok(sockets.start(limits, handler))
     }
 
@@ -255,7 +258,7 @@ struct Sockets {
 }
 
 impl Sockets {
-    async fn bind(listen: &[ListenAddress], limits: &TransportLimits) -> Result<Self, BindError> {
+    fn bind(listen: &[ListenAddress], limits: &TransportLimits) -> Result<Self, BindError> {
         if listen.is_empty() {
             return Err(BindError::NoAddress);
         }
@@ -264,8 +267,7 @@ impl Sockets {
             let refused = |source| BindError::Refused { listen, source };
             let local = match listen.protocol {
                 Protocol::Udp => {
-                    let bound =
-                        udp::Listener::bind(listen.address, limits.udp_buffer).await.map_err(refused)?;
+                    let bound = udp::Listener::bind(listen.address, limits.udp_buffer).map_err(refused)?;
                     let local = bound.local;
                     sockets.datagrams.push(Arc::new(bound));
                     local

@@ -53,7 +53,12 @@ async fn a_recording_goes_its_way_once(database: &Database) {
         bytes: 14_044,
         sha256: "ab".into(),
     };
-    let done = RecordingDone { interaction: uuid, delivered: Some(delivered) };
+    let done = RecordingDone {
+        interaction: uuid,
+        delivered: Some(delivered),
+        at: Timestamp::UNIX_EPOCH,
+        base: String::new(),
+    };
     let stored = store.recording_done(done.clone()).await.unwrap().unwrap();
     assert_eq!(
         (stored.state, stored.new.format, stored.new.samples),
