@@ -20,7 +20,7 @@
 //!                 task  the only async code of a call   dispatch, registry  find and make calls
 //!   trunk/        carriers: profile, access list, rate  prompts/  what ships inside the binary
 //!   store/        accounts, numbers, sessions, calls, nodes (no SQL elsewhere); SQLite or PostgreSQL
-//!   recording/    manifest, repair after a crash        api/  REST and its description, health, metrics
+//!   recording/    manifest, mix, retention, repair      api/  REST and its description, health, metrics
 //!   callbacks/    event: what is told    signature    the courier that empties the outbox (store/outbox)
 //! media/          RTP, RTCP, SDP, telephone-event, prompts, recorder; the engine that owns the sockets
 //! sip_tests/      phones, a simulated network, SIPp scenarios, benchmarks, and the tests that use them

@@ -28,6 +28,8 @@ tokio::task_local! {
     static CLOCK: AtomicI64;
 }
 
+mod recordings;
+
 #[derive(Default)]
 struct Calls {
     ended: Mutex<Vec<Uuid>>,
@@ -41,6 +43,11 @@ impl CallControl for Calls {
 
     fn initiate_call(&self, session: MaskingSession) {
         self.initiated.lock().unwrap().push(session.uuid);
+    }
+
+    fn hang_up_call(&self, interaction: Uuid) -> bool {
+        self.0.lock().unwrap().push(interaction);
+        true
     }
 }
 
@@ -93,7 +100,13 @@ impl Service {
             let second = CLOCK.try_with(|clock| clock.load(Ordering::Relaxed)).unwrap_or(START);
             Timestamp::from_second(second).unwrap()
         };
-        let state = ApiState { now, ..ApiState::new(store.clone(), readiness.clone(), calls.clone(), None) };
+        let opened = crate::recording::Recordings::open(store.clone(), &directory.join("recordings")).await;
+        let recordings = Some(opened.unwrap().0);
+        let state = ApiState {
+            now,
+            recordings,
+            ..ApiState::new(store.clone(), readiness.clone(), calls.clone(), None)
+        };
         Self { router: router(state), store, calls, readiness, directory }
     }
 

@@ -5,6 +5,7 @@ mod calls;
 pub(super) mod database;
 mod events;
 mod nodes;
+mod recordings;
 mod sessions;
 
 use std::os::unix::fs::PermissionsExt;
