@@ -32,6 +32,8 @@ tokio::task_local! {
     static CLOCK: AtomicI64;
 }
 
+mod recordings;
+
 #[derive(Default)]
 struct Calls {
     ended: Mutex<Vec<Uuid>>,
@@ -45,6 +47,11 @@ impl CallControl for Calls {
 
     fn initiate_call(&self, session: MaskingSession) {
         self.initiated.lock().unwrap().push(session.uuid);
+    }
+
+    fn hang_up_call(&self, interaction: Uuid) -> bool {
+        self.ended.lock().unwrap().push(interaction);
+        true
     }
 }
 
@@ -99,8 +106,14 @@ impl Service {
             Timestamp::from_second(second).unwrap()
         };
         let trunks = Arc::new(["local".to_owned(), "carrier".to_owned()]);
-        let state =
-            ApiState { now, trunks, ..ApiState::new(store.clone(), readiness.clone(), calls.clone(), None) };
+        let opened = crate::recording::Recordings::open(store.clone(), &directory.join("recordings")).await;
+        let recordings = Some(opened.unwrap().0);
+        let state = ApiState {
+            now,
+            trunks,
+            recordings,
+            ..ApiState::new(store.clone(), readiness.clone(), calls.clone(), None)
+        };
         Self { router: router(state), store, calls, readiness, directory }
     }
 

@@ -175,10 +175,22 @@ fn http(written: &HttpConfig, faults: &mut Faults) -> HttpLimits {
     let rate = written.requests_per_5_seconds;
     HttpLimits {
         listen,
+        public_url: written.public_url.as_deref().and_then(|url| public_url(url, faults)),
         requests_per_5_seconds: within("http.requests_per_5_seconds", rate, 1..=1_000_000, faults),
         trusted_proxies: networks("http.trusted_proxies", &written.trusted_proxies, faults),
         fetch_allow: networks("http.fetch_allow", &written.fetch_allow, faults),
     }
+}
+
+/// Scheme, host and perhaps a path, to which our own paths are added.
+fn public_url(written: &str, faults: &mut Faults) -> Option<String> {
+    let url = reqwest::Url::parse(written).ok().filter(|url| {
+        matches!(url.scheme(), "http" | "https") && url.query().is_none() && url.fragment().is_none()
+    });
+    if url.is_none() {
+        faults.wrong("http.public_url", &text(written), "it is no such URL", keys::PUBLIC_URL);
+    }
+    url.map(|url| url.as_str().trim_end_matches('/').to_owned())
 }
 
 fn store(written: &StoreConfig, recordings: &Path, faults: &mut Faults) -> StoreSettings {

@@ -55,6 +55,7 @@ pub(super) const NO_SESSION: &str =
     "\"reject\", \"play:URL\" (http or https) or \"sip:[USER@]HOST[:PORT][;transport=udp|tcp]\"";
 pub(super) const STORE_URL: &str = "\"sqlite://PATH\" or \"postgres://USER[:PASSWORD]@HOST[:PORT]/DATABASE\"";
 pub(super) const SUBACCOUNT: &str = "\"SA\" and 18 capital letters and digits";
+pub(super) const PUBLIC_URL: &str = "an http or https URL without query, such as https://masking.example.com";
 pub(super) const HTTP_LISTEN: &str = "ADDRESS:PORT, such as 127.0.0.1:8080";
 pub(super) const DIRECTORY: &str = "a path";
 pub(super) const PEM: &str = "the path of a PEM file";
@@ -77,6 +78,7 @@ pub(super) const KEYS: &[Key] = &[
     key("media.port_rest_ms", Kind::Number, "a whole number of milliseconds from 0 to 3600000"),
     key("media.workers", Kind::Number, "a whole number of threads from 1 to 256"),
     key("http.listen", Kind::Text, HTTP_LISTEN),
+    key("http.public_url", Kind::Text, PUBLIC_URL),
     key("http.requests_per_5_seconds", Kind::Number, "a whole number from 1 to 1000000"),
     key("http.trusted_proxies", Kind::List, NETWORKS),
     key("http.fetch_allow", Kind::List, NETWORKS),

@@ -101,6 +101,8 @@ pub struct MediaSettings {
 pub struct HttpLimits {
     /// Where the API is served.
     pub listen: SocketAddr,
+    /// How the API is reached from outside, without the last slash.
+    pub public_url: Option<String>,
     /// Per account, at least 1.
     pub requests_per_5_seconds: u32,
     /// Proxies whose `X-Forwarded-For` says who asks.

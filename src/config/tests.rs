@@ -185,6 +185,10 @@ fn each_fault_names_its_key_its_value_and_what_is_allowed() {
             "http.listen = \"8080\": it is no IP address with port; allowed: ADDRESS:PORT",
         ),
         (
+            "[http]\npublic_url = \"masking.example.com\"",
+            "http.public_url = \"masking.example.com\": it is no such URL; allowed: an http or https URL",
+        ),
+        (
             "[http]\nfetch_allow = [\"10.0.0.1/8\"]",
             "http.fetch_allow[0] = \"10.0.0.1/8\": the address has bits that the prefix does not cover; allowed: 10.0.0.0/8 for the network, 10.0.0.1 for the address",
         ),

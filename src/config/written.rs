@@ -113,6 +113,8 @@ impl Default for MediaConfig {
 pub struct HttpConfig {
     /// Where the REST API, `/metrics` and the health pages are served, without TLS; port 0 lets the system choose.
     pub listen: String,
+    /// How the API is reached from outside, for the URLs in callbacks and answers.
+    pub public_url: Option<String>,
     /// Requests per account in five seconds; more get 429.
     pub requests_per_5_seconds: u32,
     /// Proxies whose `X-Forwarded-For` says who asks.
@@ -125,6 +127,7 @@ impl Default for HttpConfig {
     fn default() -> Self {
         Self {
             listen: "127.0.0.1:8080".to_owned(),
+            public_url: None,
             requests_per_5_seconds: 300,
             trusted_proxies: vec!["127.0.0.0/8".to_owned(), "::1/128".to_owned()],
             fetch_allow: vec![],

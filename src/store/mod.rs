@@ -20,6 +20,7 @@
 
 mod accounts;
 mod allocation;
+mod call_list;
 mod call_writes;
 mod calls;
 mod guesses;
@@ -29,6 +30,7 @@ mod number_writes;
 mod numbers;
 mod outbox;
 mod partners;
+mod recordings;
 mod route_cache;
 mod row;
 mod seal;
@@ -53,12 +55,16 @@ use tokio::task::AbortHandle;
 use uuid::Uuid;
 
 pub use accounts::{AccountInfo, AccountRefusal, Identity, NewAccount, Subaccount};
+pub use call_list::LegFilter;
 pub use calls::{Cdr, InteractionRow, LegCdr, LegOpened, LegRow, Note, RecordingRow};
 pub use guesses::Verdict;
 pub use idempotency::{Creation, IdempotencyKey};
 pub use number_writes::{NewNumber, NumberChange, NumberRefusal};
 pub use numbers::{NoSession, NumberEntry, Route, VirtualNumber, VirtualNumberConfig};
 pub use outbox::{Attempt, EventFilter, EventState, Lease, MIN_TRIES, RecordingReport, StoredEvent, Stream};
+pub use recordings::{
+    Delivered, NewRecording, RecordedCall, Recording, RecordingDone, RecordingFilter, RecordingState,
+};
 pub use seal::{SealKey, SealKeyError, Secret};
 pub use session_types::{
     ChangeRefusal, NewPin, NewSession, SessionFilter, SessionPage, SessionState, SessionUpdate, TimeRange,

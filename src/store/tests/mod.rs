@@ -6,6 +6,7 @@ pub(super) mod database;
 mod events;
 mod management;
 mod nodes;
+mod recordings;
 mod sessions;
 
 use std::os::unix::fs::PermissionsExt;
