@@ -7,6 +7,54 @@ use std::fmt;
 ///
 /// `Debug` shows the last two digits only, so a stray `{:?}` cannot unmask a party. There is no `Display`:
 /// putting the digits on the wire is always a visible call to [`Self::digits`].
+///
+/// Each of these is what a careless line would need, and none of it compiles:
+///
+/// ```compile_fail,E0277
+/// # let party = maskline::number::E164::parse("+33123456789").unwrap();
+/// let _text = format!("{party}");
+/// ```
+/// ```compile_fail,E0599
+/// # let party = maskline::number::E164::parse("+33123456789").unwrap();
+/// let _text = party.to_string();
+/// ```
+/// ```compile_fail,E0277
+/// # let party = maskline::number::E164::parse("+33123456789").unwrap();
+/// let _text: String = party.into();
+/// ```
+/// ```compile_fail,E0277
+/// # let party = maskline::number::E164::parse("+33123456789").unwrap();
+/// fn as_text(text: impl AsRef<str>) {}
+/// as_text(party);
+/// ```
+/// ```compile_fail,E0308
+/// # let party = maskline::number::E164::parse("+33123456789").unwrap();
+/// let _text: &str = &party;
+/// ```
+/// ```compile_fail,E0616
+/// # let party = maskline::number::E164::parse("+33123456789").unwrap();
+/// let _text = party.0;
+/// ```
+/// ```compile_fail,E0277
+/// # let party = maskline::number::E164::parse("+33123456789").unwrap();
+/// let _json = serde_json::to_string(&party);
+/// ```
+/// ```compile_fail,E0277
+/// # let party = maskline::number::E164::parse("+33123456789").unwrap();
+/// tracing::info!(%party, "who calls");
+/// ```
+/// A party's number is no virtual number, so it does not stand where one is wanted:
+/// ```compile_fail,E0308
+/// # let party = maskline::number::E164::parse("+33123456789").unwrap();
+/// fn from(did: &maskline::number::Did) {}
+/// from(&party);
+/// ```
+/// But this does, with the last two digits at most:
+/// ```
+/// let party = maskline::number::E164::parse("+33123456789").unwrap();
+/// assert_eq!(format!("{party:?}"), "E164(…89)");
+/// assert_eq!(party.digits(), "33123456789");
+/// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct E164(String);
 

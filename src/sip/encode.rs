@@ -281,8 +281,6 @@ pub enum HeaderOut {
         /// Status code or Q.850 cause.
         cause: u16,
     },
-    /// The URI of the virtual number, without `<>` (RFC 3325 §9.1).
-    PAssertedIdentity(String),
     /// Who sends the request.
     UserAgent,
     /// Who sends the response.
@@ -378,9 +376,6 @@ impl Text {
             HeaderOut::RetryAfter(seconds) => self.plain("Retry-After: ").number(*seconds).plain("\r\n"),
             HeaderOut::Reason { protocol, cause } => {
                 self.plain("Reason: ").word(protocol).plain(";cause=").number((*cause).into()).plain("\r\n")
-            }
-            HeaderOut::PAssertedIdentity(uri) => {
-                self.plain("P-Asserted-Identity: ").bracketed(uri).plain("\r\n")
             }
             HeaderOut::UserAgent => self.plain("User-Agent: ").plain(PRODUCT).plain("\r\n"),
             HeaderOut::Server => self.plain("Server: ").plain(PRODUCT).plain("\r\n"),

@@ -7,6 +7,7 @@ use crate::common::{PATIENCE, Server, Setup};
 use crate::dialog::{Dialog, outside};
 use crate::party::{Party, Side};
 use crate::plant::Ledger;
+use crate::relay::Relay;
 use serde_json::{Value, json};
 use sip_tests::agent::Reply;
 use sip_tests::message::{self, Message};
@@ -27,6 +28,9 @@ pub struct Scene {
     pub parties: [Arc<Party>; 2],
     pub number: String,
     pub session: Value,
+    /// Of the session whose call the service places.
+    pub placed_number: Option<String>,
+    _relay: Relay,
     pub ledger: Ledger,
     pub calls: u32,
 }
@@ -50,13 +54,27 @@ impl Scene {
         };
         let (caller, callee) = (config(&parties[0]), config(&parties[1]));
         let (caller, callee) = (Phone::bind(caller).await.unwrap(), Phone::bind(callee).await.unwrap());
-        let setup = Setup { accounts: &ACCOUNTS, ..Setup::default() };
-        let server = Server::with(callee.address(), setup).await;
+        let setup = Setup { accounts: &ACCOUNTS, numbers: 2, ..Setup::default() };
+        let phones = [(0, caller.address()), (1, callee.address())];
+        let relay = Relay::between(phones.map(|(side, phone)| (parties[side].number.clone(), phone))).await;
+        let server = Server::with(relay.address, setup).await;
         let number = |side: usize| format!("+{}", parties[side].number);
         let body = json!({ "first_party": number(0), "second_party": number(1), "geomatch": false });
         let session = server.session(body).await;
         let number = Server::number(&session);
-        Self { server, transcript, caller, callee, parties, number, session, ledger, calls: 0 }
+        Self {
+            server,
+            transcript,
+            caller,
+            callee,
+            parties,
+            number,
+            session,
+            placed_number: None,
+            _relay: relay,
+            ledger,
+            calls: 0,
+        }
     }
 
     pub fn party(&self, side: Side) -> Arc<Party> {
@@ -264,6 +282,38 @@ pub async fn call_with_multipart_bodies(scene: &mut Scene) {
         Dialog::of_callee(&mut scene.ledger, (&called, &callee), scene.server.sip, incoming.request(), &ok);
     of_callee.bye(&mut scene.ledger).await;
     call.wait_bye(PATIENCE).await.unwrap();
+}
+
+/// A call that the API places: both sides are called, and neither has said anything before.
+pub async fn placed_call(scene: &mut Scene) {
+    let number = |side: usize| format!("+{}", scene.parties[side].number);
+    let body = json!({
+        "first_party": number(0), "second_party": number(1), "geomatch": false,
+        "initiate_call_to_first_party": true,
+    });
+    let session = scene.server.session(body).await;
+    scene.placed_number = Some(Server::number(&session));
+    let mut calls = vec![];
+    for side in Side::BOTH {
+        let (party, phone) = (scene.party(side), [&scene.caller, &scene.callee][side as usize].clone());
+        let incoming = phone.next_call(PATIENCE).await.unwrap();
+        for (status, tag) in [(180, "{s}-four"), (183, "{s}-five")] {
+            let reply = scene.ledger.reply(&party, phone.address(), status, tag);
+            incoming.respond(reply).await.unwrap();
+        }
+        let ok = scene.ledger.reply(&party, phone.address(), 200, "{s}-four");
+        let sdp = scene.ledger.sdp(&party);
+        incoming.respond_with_sdp(sdp, ok).await.unwrap();
+        incoming.wait_ack(PATIENCE).await.unwrap();
+        calls.push(incoming);
+    }
+    for call in &calls {
+        call.media().wait_packets(20, PATIENCE).await.unwrap();
+    }
+    let (called, own) = (scene.party(Side::Callee), scene.callee.address());
+    let headers = scene.ledger.headers(&called, own, true);
+    calls[1].bye_with(&headers).await.unwrap();
+    calls[0].wait_bye(PATIENCE).await.unwrap();
 }
 
 /// Every final failure that is given, with everything that may go with it.

@@ -23,6 +23,7 @@ mod party;
 mod placed;
 mod places;
 mod plant;
+mod relay;
 mod slips;
 mod slips_kept;
 
@@ -91,6 +92,7 @@ async fn round(seed: u64) -> Scene {
     calls::refused_calls(&mut scene, &failures).await;
     calls::cancelled_call(&mut scene).await;
     calls::escaped_caller(&mut scene).await;
+    calls::placed_call(&mut scene).await;
     scene.server.settled().await;
     scene
 }
@@ -147,7 +149,7 @@ fn every_kind_of_message_was_sent(scene: &Scene) {
             expected.extend([method.to_owned(), format!("{method} inside")]);
         }
         let own: &[&str] = match side {
-            Side::Caller => &["INVITE"],
+            Side::Caller => &["INVITE", "180 INVITE", "183 INVITE", "200 INVITE"],
             Side::Callee => &[
                 "100 INVITE",
                 "180 INVITE",
@@ -188,12 +190,23 @@ fn nothing_came_through(scene: &Scene) -> usize {
         assert!(received.iter().all(|e| e.peer.ip().to_string() == "127.0.0.1"), "row 42");
         searched += received.len();
     }
-    for message in scene.transcript.messages_to("callee").iter().filter(|m| m.is("INVITE")) {
-        let from = message.header("From").unwrap();
-        assert!(from.starts_with(&format!("<sip:{}@127.0.0.1;user=phone>;tag=", scene.number)), "{from}");
-        assert_eq!(message.header("Max-Forwards"), Some("36"), "row 10");
-        let offer = String::from_utf8_lossy(message.body()).into_owned();
-        assert!(offer.contains("a=rtpmap:101 ") && !offer.contains("a=rtpmap:113 "), "row 38: {offer}");
+    let placed = scene.placed_number.clone().unwrap();
+    for side in Side::BOTH {
+        for message in scene.transcript.messages_to(side.name()).iter().filter(|m| m.is("INVITE")) {
+            let from = message.header("From").unwrap();
+            let shows = |number: &str| from.starts_with(&format!("<sip:{number}@127.0.0.1;user=phone>;tag="));
+            // A call that was dialled has one hop less; one that was placed begins anew.
+            let hops = if shows(&placed) { "70" } else { "36" };
+            assert!(shows(&placed) || (shows(&scene.number) && side == Side::Callee), "{from}");
+            assert_eq!(message.header("Max-Forwards"), Some(hops), "row 10");
+            let offer = String::from_utf8_lossy(message.body()).into_owned();
+            assert!(offer.contains("a=rtpmap:101 ") && !offer.contains("a=rtpmap:113 "), "row 38: {offer}");
+            // His own number stands where he is addressed, and nowhere else.
+            let number = &scene.party(side).number;
+            let own = [message.start_line(), message.header("To").unwrap()];
+            assert!(own.iter().all(|line| line.matches(number.as_str()).count() == 1), "{}", message.text());
+            assert_eq!(message.text().matches(number.as_str()).count(), 2, "{}", message.text());
+        }
     }
     searched
 }
@@ -210,8 +223,42 @@ fn nothing_is_kept_or_shown(scene: &Scene, evidence: &Evidence) {
     }
     // A recording does not even tell what was dialled.
     let files = Evidence { files: evidence.files.clone(), ..Evidence::default() };
-    let found = outputs(&files, &Marks::default().number(&scene.number));
+    let numbers = Marks::default().number(&scene.number).number(scene.placed_number.as_ref().unwrap());
+    let found = outputs(&files, &numbers);
     assert!(found.is_empty(), "{}", shown(&found));
+}
+
+/// Where the code that makes messages reads the digits of a number, and whose they are. Whoever adds a place shows
+/// here that no party's number leaves by it.
+#[test]
+fn a_partys_digits_go_into_a_message_at_one_place() {
+    #[rustfmt::skip]
+    let expected = BTreeMap::from([
+        ("call/identity.rs", 2), // The Request-URI and To of the party's own leg; the virtual number in From.
+        ("call/pin.rs", 2),      // A PIN: its length, and the comparison with what was typed.
+        ("trunk/mod.rs", 2),     // What was dialled becomes a virtual number; no country begins with 0.
+    ]);
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../src");
+    let mut found = BTreeMap::new();
+    for folder in
+        ["call", "call/leg", "call/machine", "sip", "sip/transaction", "sip/transport", "trunk", "recording"]
+    {
+        for entry in std::fs::read_dir(source.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+            let uses: usize = [".digits()", "E164::digits", "Did::digits"]
+                .iter()
+                .map(|call| code.matches(call).count())
+                .sum();
+            if uses > 0 && !path.ends_with("tests.rs") {
+                let below = path.strip_prefix(&source).unwrap().to_string_lossy().into_owned();
+                found.insert(below, uses);
+            }
+        }
+    }
+    let found: BTreeMap<&str, usize> = found.iter().map(|(path, uses)| (path.as_str(), *uses)).collect();
+    assert_eq!(found, expected);
 }
 
 #[test]

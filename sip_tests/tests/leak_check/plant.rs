@@ -92,7 +92,11 @@ impl Ledger {
 
     /// All bodies in one, every part marked in its own headers too, and the description among them.
     pub fn multipart(&mut self, party: &Party, sdp: &[u8]) -> (String, Vec<u8>) {
-        let boundary = self.text(41, party, "edge-{s}");
+        // RFC 2046 §5.1.1: up to 70 characters, and no "%" among them.
+        let drawn = party.fill(41, "edge-{s}");
+        let is_legal = drawn.len() <= 70 && !drawn.contains('%');
+        let boundary = if is_legal { drawn } else { format!("edge-{}41", party.stem) };
+        self.bytes(41, party, boundary.as_bytes());
         let mut content = format!("--{boundary}\r\nContent-Type: application/sdp\r\n\r\n").into_bytes();
         content.extend_from_slice(sdp);
         let mut add = |head: &str, body: &[u8]| {
