@@ -31,6 +31,8 @@ use uuid::Uuid;
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// After so many heartbeats it is looked for calls of processes that have died.
 const ORPHANS: u64 = 5;
+/// Wrong PINs that count no more are forgotten every so many heartbeats.
+const FORGET: u64 = 3600;
 /// How often the end of a drain is looked for.
 const DRAIN_STEP: Duration = Duration::from_millis(100);
 /// What calls that outlive a drain get for their BYEs and CDRs.
@@ -414,6 +416,9 @@ async fn heartbeat(store: Store) {
         let _ = store.heartbeat(clock::wall_now()).await;
         if store.is_shared() && beat % ORPHANS == 0 {
             let _ = close_orphans(&store).await;
+        }
+        if beat % FORGET == 0 {
+            let _ = store.forget_guesses(clock::wall_now()).await;
         }
         clock::sleep(HEARTBEAT).await;
     }

@@ -54,6 +54,7 @@ pub mod tones;
 use crate::call::cdr::HangupCause;
 use crate::call::identity::LegAddress;
 use crate::callbacks::event::CallEvent;
+use crate::masking::guessing::Bucket;
 use crate::masking::route::Query;
 use crate::number::E164;
 use crate::recording::manifest::Names;
@@ -140,6 +141,8 @@ pub struct Found {
     pub outlets: Vec<Outlet>,
     /// Wall time of the look-up: sessions are active or not at this moment.
     pub at: jiff::Timestamp,
+    /// Whether the PIN that was typed may be judged ([`crate::masking::guessing`]).
+    pub may_judge: bool,
 }
 
 /// Tells the look-ups of one call apart: a late answer to one must not pass for the answer to the next.
@@ -188,8 +191,11 @@ pub enum Action {
         /// Where to.
         to: Hop,
     },
-    /// Look the dialled number up; the answer is [`Event::Found`].
-    FindSession(LookUp, Query),
+    /// Look the dialled number up, and count a PIN that was typed in these buckets; the answer is
+    /// [`Event::Found`].
+    FindSession(LookUp, Query, Vec<Bucket>),
+    /// The PIN that was counted last was right.
+    ForgiveGuess(Vec<Bucket>),
     /// From now on messages of this dialog are the call's.
     Index(DialogKey),
     /// Bind media sockets on these local addresses; the answer is [`Event::MediaOpened`].

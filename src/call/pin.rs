@@ -4,10 +4,10 @@
 //! digit, and wipes what was typed as soon as it is judged.
 //!
 //! ```text
-//! Prompting ──key──▶ Typing ──'#', complete, 5 s──▶ judged ──right──▶ Opened
+//! Prompting ──key──▶ Typing ──'#', complete, 5 s──▶ Judging ──right─▶ over
 //!     │ prompt over                                   │ wrong
 //!     ▼                                               ▼
-//! Waiting ──10 s──▶ judged as missing            Explaining ──message over──▶ Pausing ──wait──▶ Prompting
+//! Waiting ──10 s──▶ missing, so wrong             Explaining ──message over──▶ Pausing ──wait──▶ Prompting
 //!                                                     │ no try left
 //!                                                     ▼
 //!                                                 LeaveTaking ──goodbye over──▶ Ended
@@ -41,8 +41,10 @@ pub enum PinAction {
     SayGoodbye,
     /// Stop what plays: the caller has begun to type.
     Hush,
-    /// This door opens; the stage is over unless [`PinCollector::reject`] is told.
-    Open(usize),
+    /// An entry is complete; this door is its PIN's, if it is one. The stage is over unless
+    /// [`PinCollector::reject`] is told. A wrong entry takes the same way as a right one, so that neither time nor
+    /// sound tells which it was.
+    Judge(Option<usize>),
     /// No try is left and the goodbye is over.
     Ended,
 }
@@ -55,7 +57,7 @@ enum Stage {
     Explaining { until: Instant, last: bool },
     Pausing { until: Instant },
     LeaveTaking { until: Instant },
-    Opened,
+    Judging,
     Ended,
 }
 
@@ -122,7 +124,7 @@ impl PinCollector {
             | Stage::Explaining { until, .. }
             | Stage::Pausing { until }
             | Stage::LeaveTaking { until } => Some(until),
-            Stage::Opened | Stage::Ended => None,
+            Stage::Judging | Stage::Ended => None,
         }
     }
 
@@ -140,13 +142,13 @@ impl PinCollector {
                 self.stage = Stage::Typing { until: now + BETWEEN_DIGITS };
                 self.take(digit, now)
             }
-            Stage::Explaining { last: false, .. } | Stage::Pausing { .. } => {
+            Stage::Explaining { last: false, .. } | Stage::Pausing { .. } | Stage::Judging => {
                 if self.kept.0.len() < MAX_KEPT {
                     self.kept.0.push(digit.event());
                 }
                 vec![]
             }
-            Stage::Explaining { .. } | Stage::LeaveTaking { .. } | Stage::Opened | Stage::Ended => vec![],
+            Stage::Explaining { .. } | Stage::LeaveTaking { .. } | Stage::Ended => vec![],
         }
     }
 
@@ -173,7 +175,7 @@ impl PinCollector {
             Stage::Waiting { .. }
             | Stage::Typing { .. }
             | Stage::Pausing { .. }
-            | Stage::Opened
+            | Stage::Judging
             | Stage::Ended => vec![],
         }
     }
@@ -190,15 +192,15 @@ impl PinCollector {
             }
             Stage::Waiting { .. } | Stage::Typing { .. } => self.judge(now),
             Stage::Pausing { .. } => self.ask_again(now),
-            Stage::Opened | Stage::Ended => vec![],
+            Stage::Judging | Stage::Ended => vec![],
         }
     }
 
-    /// The door that opened leads nowhere any more (its session ended meanwhile): the same as a wrong PIN.
+    /// The entry was wrong, or what it opens has ended meanwhile, or nobody may judge it: all the same to the caller.
     #[must_use]
     pub fn reject(&mut self, now: Instant) -> Vec<PinAction> {
         match self.stage {
-            Stage::Opened => self.fail(now),
+            Stage::Judging => self.fail(now),
             _ => vec![],
         }
     }
@@ -239,15 +241,15 @@ impl PinCollector {
     }
 
     fn judge(&mut self, now: Instant) -> Vec<PinAction> {
+        // Who types nothing guesses nothing: that entry is used up, and counts for no limit over many calls.
+        if self.typed.0.is_empty() {
+            return self.fail(now);
+        }
         let matching = self.matching();
         self.typed.0.clear();
-        match matching {
-            Some(door) if self.doors.get(door).is_some_and(|(_, leads)| *leads) => {
-                self.stage = Stage::Opened;
-                vec![PinAction::Open(door)]
-            }
-            _ => self.fail(now),
-        }
+        self.stage = Stage::Judging;
+        let leads = |door: &usize| self.doors.get(*door).is_some_and(|(_, leads)| *leads);
+        vec![PinAction::Judge(matching.filter(leads))]
     }
 
     fn fail(&mut self, now: Instant) -> Vec<PinAction> {
@@ -292,14 +294,25 @@ mod tests {
         (collector, now)
     }
 
+    /// Types, and has wrong entries rejected.
     fn type_all(collector: &mut PinCollector, keys: &str, now: Instant) -> Vec<PinAction> {
-        keys.chars().flat_map(|key| collector.push(Digit::from_char(key).unwrap(), now)).collect()
+        let typed =
+            keys.chars().flat_map(|key| collector.push(Digit::from_char(key).unwrap(), now)).collect();
+        judged(collector, typed, now)
+    }
+
+    fn judged(collector: &mut PinCollector, actions: Vec<PinAction>, now: Instant) -> Vec<PinAction> {
+        let judge = |action| match action {
+            PinAction::Judge(None) => collector.reject(now),
+            other => vec![other],
+        };
+        actions.into_iter().flat_map(judge).collect()
     }
 
     #[test]
     fn a_complete_pin_opens_its_door_without_hash() {
         let (mut pin, now) = collector(&[("1234", true), ("98765", true)], 1);
-        assert_eq!(type_all(&mut pin, "98765", now), [PinAction::Hush, PinAction::Open(1)]);
+        assert_eq!(type_all(&mut pin, "98765", now), [PinAction::Hush, PinAction::Judge(Some(1))]);
     }
 
     #[test]
@@ -315,7 +328,8 @@ mod tests {
         assert_eq!(pin.on_timeout(now), [PinAction::Ask]);
         assert_eq!(type_all(&mut pin, "12", now), [PinAction::Hush]);
         let now = pin.deadline().unwrap();
-        assert_eq!(pin.on_timeout(now), [PinAction::SayWrong], "five seconds without a digit");
+        let late = pin.on_timeout(now);
+        assert_eq!(judged(&mut pin, late, now), [PinAction::SayWrong], "five seconds without a digit");
         assert_eq!(pin.on_played(now), [PinAction::SayGoodbye], "1 + 2 entries are used up");
         assert_eq!(pin.on_played(now), [PinAction::Ended]);
         assert_eq!((pin.failed(), pin.deadline()), (3, None));
@@ -328,9 +342,11 @@ mod tests {
             let mut wrong = 0;
             while let Some(deadline) = pin.deadline() {
                 let typed = pin.push(Digit::from_char('9').unwrap(), now);
+                let typed = judged(&mut pin, typed, now);
                 wrong += typed.iter().filter(|action| **action == PinAction::SayWrong).count();
                 now = deadline.max(now);
                 let late = pin.on_timeout(now);
+                let late = judged(&mut pin, late, now);
                 wrong += late.iter().filter(|action| **action == PinAction::SayWrong).count();
             }
             assert_eq!(wrong, 1 + usize::from(retries));
@@ -346,7 +362,7 @@ mod tests {
         assert!(type_all(&mut pin, "34", now).is_empty(), "during the pause");
         let after = pin.deadline().unwrap();
         assert_eq!(after, now + Duration::from_secs(5));
-        assert_eq!(pin.on_timeout(after), [PinAction::Open(0)]);
+        assert_eq!(pin.on_timeout(after), [PinAction::Judge(Some(0))]);
     }
 
     #[test]
@@ -366,13 +382,13 @@ mod tests {
     #[test]
     fn star_starts_over() {
         let (mut pin, now) = collector(&[("1234", true)], 0);
-        assert_eq!(type_all(&mut pin, "99*1234", now), [PinAction::Hush, PinAction::Open(0)]);
+        assert_eq!(type_all(&mut pin, "99*1234", now), [PinAction::Hush, PinAction::Judge(Some(0))]);
     }
 
     #[test]
     fn a_session_that_ended_meanwhile_is_a_wrong_pin() {
         let (mut pin, now) = collector(&[("1234", true)], 0);
-        assert_eq!(type_all(&mut pin, "1234", now), [PinAction::Hush, PinAction::Open(0)]);
+        assert_eq!(type_all(&mut pin, "1234", now), [PinAction::Hush, PinAction::Judge(Some(0))]);
         assert_eq!(pin.reject(now), [PinAction::SayWrong]);
         assert_eq!(pin.on_played(now), [PinAction::SayGoodbye]);
     }

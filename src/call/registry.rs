@@ -9,14 +9,15 @@ use super::task::CallTask;
 use super::{Action, Call, Event, Found, Hop, Outlet, Place, StoreFailed};
 use crate::clock;
 use crate::ids::IdSource;
+use crate::masking::guessing::Bucket;
 use crate::masking::route::Query;
 use crate::masking::session::MaskingSession;
-use crate::number::E164;
+use crate::number::{Did, E164};
 use crate::prompts::PromptLibrary;
 use crate::recording::{Recordings, manifest};
 use crate::sip::message::Request;
 use crate::sip::transport::{Destination, Flow, Protocol, Transports, local_address_towards};
-use crate::store::{Cdr, Route, Store, StoreError};
+use crate::store::{Cdr, Route, Store, StoreError, Verdict};
 use crate::trunk::{Gateway, RateLimit, Transport, Trunk, TrunkId, Trunks};
 use bytes::Bytes;
 use dashmap::DashMap;
@@ -111,6 +112,8 @@ pub struct Counters {
     pub stray_responses: Counter,
     /// Messages dropped because their call was busy.
     pub inbox_full: Counter,
+    /// PINs that were not judged because there were too many wrong ones.
+    pub pin_locked: Counter,
     /// Calls now.
     pub live: Gauge,
     /// Tasks of calls now, lingering ones included.
@@ -128,6 +131,7 @@ impl Default for Counters {
             refused_source: metrics::counter!("maskline_sip_invites_refused_source_total"),
             stray_responses: metrics::counter!("maskline_sip_stray_responses_total"),
             inbox_full: metrics::counter!("maskline_sip_inbox_full_total"),
+            pin_locked: metrics::counter!("maskline_pin_locked_total"),
             live: metrics::gauge!("maskline_calls"),
             tasks: metrics::gauge!("maskline_call_tasks"),
         }
@@ -503,6 +507,37 @@ impl Shell {
         }
     }
 
+    /// [`Self::find`], after a PIN that was typed is counted in `buckets`.
+    pub(super) async fn find_and_count(
+        &self,
+        query: &Query,
+        buckets: Vec<Bucket>,
+    ) -> Result<Found, StoreFailed> {
+        let may_judge = buckets.is_empty() || {
+            let verdict = self.store.count_guess(buckets, clock::wall_now()).await.map_err(|error| {
+                self.complain("store", &error);
+                StoreFailed
+            })?;
+            if verdict == Verdict::Locked {
+                self.counters.pin_locked.increment(1);
+                self.complain("pin", &TooManyGuesses(query.dialled.clone()));
+            }
+            verdict == Verdict::Judge
+        };
+        Ok(Found { may_judge, ..self.find(query).await? })
+    }
+
+    /// The PIN that was counted last in `buckets` was right. Nobody waits for it.
+    pub(super) fn forgive_guess(self: &Arc<Self>, buckets: Vec<Bucket>) {
+        let shell = Arc::clone(self);
+        let forgiving = async move {
+            if let Err(error) = shell.store.forgive_guess(buckets).await {
+                shell.complain("store", &error);
+            }
+        };
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(forgiving);
+    }
+
     /// The store's word on a number, and the gateways that its B-leg may leave by.
     pub(super) async fn find(&self, query: &Query) -> Result<Found, StoreFailed> {
         let at = clock::wall_now();
@@ -519,7 +554,7 @@ impl Shell {
                 outlets.extend(self.outlet(trunk, gateway).await);
             }
         }
-        Ok(Found { route, partner, outlets, at })
+        Ok(Found { route, partner, outlets, at, may_judge: true })
     }
 
     /// Whoever talked last with the caller, when he is the known party of a single-party session. A number of ours
@@ -606,6 +641,11 @@ impl Shell {
         }
     }
 }
+
+/// Somebody is guessing.
+#[derive(Debug, thiserror::Error)]
+#[error("too many wrong PINs from a caller or on {0}: further ones are not judged for a while")]
+struct TooManyGuesses(Did);
 
 /// Takes the call off the list when its task ends.
 struct RegistryEntry {

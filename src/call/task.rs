@@ -106,9 +106,12 @@ impl CallTask {
             let (shell, jobs) = (Arc::clone(&self.shell), &mut hands.jobs);
             match action {
                 Action::Send { wire, to } => shell.send(wire, &to),
-                Action::FindSession(look_up, query) => {
-                    jobs.spawn(async move { Event::Found(look_up, shell.find(&query).await.map(Box::new)) });
+                Action::FindSession(look_up, query, buckets) => {
+                    jobs.spawn(async move {
+                        Event::Found(look_up, shell.find_and_count(&query, buckets).await.map(Box::new))
+                    });
                 }
+                Action::ForgiveGuess(buckets) => shell.forgive_guess(buckets),
                 Action::Index(key) => self.keys.add_dialog(key, &self.handle),
                 Action::OpenMedia { a, b } => hands.open_media(&shell, a, b),
                 Action::Media(command) => {

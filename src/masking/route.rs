@@ -75,6 +75,8 @@ impl DialPlan {
 pub struct PinPlan {
     /// Every PIN that counts, with where it leads; `None`: it would ring the caller himself and is wrong.
     pub doors: Vec<(Pin, Option<DialPlan>)>,
+    /// Whose own PIN it is that is asked for; `None`: a stranger's.
+    pub forced: Option<PartyRole>,
     /// Entries after the first.
     pub retry: u8,
     /// Pause after a wrong entry.
@@ -140,6 +142,7 @@ fn for_party(session: &MaskingSession, role: PartyRole, partner: Option<&E164>) 
             let own = pin.of(role);
             Decision::AskPin(PinPlan {
                 doors: vec![(own.clone(), Some(plan))],
+                forced: Some(role),
                 retry: pin.retry,
                 retry_wait: pin.retry_wait,
                 prompt_url: pin.prompt_play.clone(),
@@ -166,6 +169,7 @@ fn pin_plan(sessions: &[MaskingSession], caller: Option<&E164>) -> Option<PinPla
     let first = sessions.first()?.pin.as_ref()?;
     let mut plan = PinPlan {
         doors: Vec::with_capacity(sessions.len() * 2),
+        forced: None,
         retry: first.retry,
         retry_wait: first.retry_wait,
         prompt_url: first.prompt_play.clone(),

@@ -405,14 +405,17 @@ impl Service {
                         self.send(wire, &to);
                     }
                 }
-                Action::FindSession(look_up, query) => self.find(index, look_up, &query, now),
+                Action::FindSession(look_up, query, _) => self.find(index, look_up, &query, now),
                 Action::Index(key) => {
                     self.dialogs.insert(key.clone(), index);
                     self.calls[index].dialogs.push(key);
                 }
                 Action::OpenMedia { .. } => self.open_media(index, now),
                 Action::Media(command) => self.media(index, command, now),
-                Action::LegOpened(_) | Action::LegAnswered(..) | Action::Happened(_) => {}
+                Action::LegOpened(_)
+                | Action::LegAnswered(..)
+                | Action::Happened(_)
+                | Action::ForgiveGuess(_) => {}
                 Action::FileRecording(..) => {
                     let at = now + self.plan.media.filing_delay;
                     self.later(at, index, Pending::Event(Event::RecordingFiled));
@@ -525,7 +528,13 @@ impl Service {
             no_session: self.plan.no_session.clone(),
         };
         let partner = self.partner(query, &sessions);
-        Found { route: ours.then_some(Route { number, sessions }), partner, outlets, at: wall }
+        Found {
+            route: ours.then_some(Route { number, sessions }),
+            partner,
+            outlets,
+            at: wall,
+            may_judge: true,
+        }
     }
 
     fn open_media(&mut self, index: usize, now: Instant) {

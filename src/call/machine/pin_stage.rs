@@ -5,7 +5,8 @@ use crate::call::cdr::{HangupCause, HangupSource};
 use crate::call::pin::{PinAction, PinCollector};
 use crate::call::{Action, Found};
 use crate::callbacks::event::{Happening, PinStatus, Subject};
-use crate::masking::route::PinPlan;
+use crate::masking::guessing::Bucket;
+use crate::masking::route::{PinPlan, Query};
 use crate::prompts::BuiltIn;
 use media::{Digit, MediaCommand, PlayMode, Prompt, Side};
 use std::time::Instant;
@@ -15,8 +16,11 @@ use std::time::Instant;
 pub(super) struct PinStage {
     collector: PinCollector,
     plan: PinPlan,
-    /// A right PIN was typed: its session is looked up once more, because it may have ended meanwhile.
-    confirming: Option<(usize, Instant)>,
+    /// Where a wrong entry counts.
+    buckets: Vec<Bucket>,
+    /// An entry is complete. It is counted, and what it may open is looked up once more, because it may have ended
+    /// meanwhile; a wrong one takes as long.
+    confirming: Option<(Option<usize>, Instant)>,
 }
 
 impl PinStage {
@@ -32,7 +36,8 @@ impl Call {
         actions.push(Action::Media(MediaCommand::CollectDigits { side: Side::A, on: true }));
         let doors = plan.doors.iter().map(|(pin, door)| (pin.clone(), door.is_some())).collect();
         let (collector, first) = PinCollector::new(doors, plan.retry, plan.retry_wait, now);
-        self.state = State::CollectingPin(Box::new(PinStage { collector, plan, confirming: None }));
+        let buckets = self.buckets(&plan);
+        self.state = State::CollectingPin(Box::new(PinStage { collector, plan, buckets, confirming: None }));
         self.perform_pin(first, actions, now);
     }
 
@@ -87,10 +92,11 @@ impl Call {
                 }
                 PinAction::SayGoodbye => play_to_caller(self.prompts.built_in(BuiltIn::Goodbye), actions),
                 PinAction::Hush => actions.push(Action::Media(MediaCommand::StopPlay { side: Side::A })),
-                PinAction::Open(door) => {
+                PinAction::Judge(door) => {
                     stage.confirming = Some((door, now + LOOK_UP));
+                    let buckets = stage.buckets.clone();
                     actions.push(Action::Media(MediaCommand::StopPlay { side: Side::A }));
-                    self.look_up(actions);
+                    self.look_up(buckets, actions);
                 }
                 PinAction::Ended => {
                     return self.end(HangupCause::PinFailed, HangupSource::System, actions, now);
@@ -124,8 +130,24 @@ impl Call {
         actions.extend(event.map(|event| Action::Happened(Box::new(event))));
     }
 
-    /// The session behind the right PIN was looked up again: is it still there? A store that cannot say counts
-    /// as no, because nobody may be rung on a guess.
+    /// Where this caller's wrong entries count (product.md, "Guessing").
+    fn buckets(&self, plan: &PinPlan) -> Vec<Bucket> {
+        let session = plan.doors.iter().find_map(|(_, plan)| Some(plan.as_ref()?.session.uuid));
+        if let Some((role, session)) = plan.forced.zip(session) {
+            return vec![Bucket::Forced(session, role)];
+        }
+        let Some(Query { dialled, caller }) = self.query.clone() else { return vec![] };
+        let caller = match caller {
+            Some(caller) => Bucket::Caller(caller),
+            None => Bucket::Anonymous(self.trunk.name.clone()),
+        };
+        // Each session has two PINs.
+        let pin_sessions = u32::try_from(plan.doors.len().div_ceil(2)).unwrap_or(u32::MAX);
+        vec![caller, Bucket::Number { did: dialled, pin_sessions }]
+    }
+
+    /// The entry was counted and the session behind it looked up again: may it be judged, is it right, and is the
+    /// session still there? A store that cannot say counts as no, because nobody may be rung on a guess.
     pub(super) fn on_pin_confirmed(
         &mut self,
         found: Option<Box<Found>>,
@@ -134,10 +156,12 @@ impl Call {
     ) {
         let State::CollectingPin(stage) = &mut self.state else { return };
         let Some((door, _)) = stage.confirming.take() else { return };
-        let plan = stage.plan.doors.get(door).and_then(|(_, plan)| plan.clone());
+        let door = door.and_then(|door| stage.plan.doors.get(door));
+        let plan = door.and_then(|(_, plan)| plan.clone());
         let alive = plan.filter(|plan| {
             found.is_some_and(|found| {
-                found.route.is_some_and(|route| {
+                let route = found.route.filter(|_| found.may_judge);
+                route.is_some_and(|route| {
                     let same = |session: &&crate::masking::session::MaskingSession| {
                         session.uuid == plan.session.uuid && session.is_active(found.at)
                     };
@@ -149,6 +173,7 @@ impl Call {
             return self.feed_pin(actions, now, |collector| collector.reject(now));
         };
         let retries = stage.collector.failed();
+        actions.push(Action::ForgiveGuess(std::mem::take(&mut stage.buckets)));
         actions.push(Action::Media(MediaCommand::CollectDigits { side: Side::A, on: false }));
         self.belongs_to(&plan.session);
         self.cdr.connects_to(plan.callee.clone(), plan.callee_role);

@@ -8,6 +8,7 @@ use crate::call::leg::{Dial, Leg, Output};
 use crate::call::signal::{Order, Signal};
 use crate::call::{Action, Found, Hop, LookUp, NoPort, Outlet, Place, StoreFailed};
 use crate::callbacks::event::{Happening, PinStatus, Subject};
+use crate::masking::guessing::Bucket;
 use crate::masking::route::{Decision, decide};
 use crate::masking::session::{MaskingSession, PartyRole};
 use crate::prompts::BuiltIn;
@@ -35,20 +36,21 @@ impl Call {
             trunk: self.trunk.name.clone(),
         };
         let _ = self.cdr.open(leg, now);
-        self.look_up(actions);
+        self.look_up(vec![], actions);
         if self.awaited.is_none() {
             // No number of ours looks like that.
             self.refuse_caller(404, HangupCause::InvalidDestination, actions, now);
         }
     }
 
-    /// Asks the store what is dialled; an answer that is still under way counts no more.
-    pub(super) fn look_up(&mut self, actions: &mut Vec<Action>) {
+    /// Asks the store what is dialled, and whether a PIN may be judged that counts in `buckets`; an answer that is
+    /// still under way counts no more.
+    pub(super) fn look_up(&mut self, buckets: Vec<Bucket>, actions: &mut Vec<Action>) {
         let Some(query) = self.query.clone() else { return };
         self.look_ups = self.look_ups.wrapping_add(1);
         let look_up = LookUp(self.look_ups);
         self.awaited = Some(look_up);
-        actions.push(Action::FindSession(look_up, query));
+        actions.push(Action::FindSession(look_up, query, buckets));
     }
 
     /// The look-up's answer: the first one decides, one in the PIN stage confirms.
