@@ -58,6 +58,7 @@
 
 pub mod api;
 pub mod call;
+pub mod callbacks;
 pub mod clock;
 mod command;
 pub mod config;

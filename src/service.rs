@@ -1,17 +1,18 @@
 //! The service from start to end: what is opened in which order, and how it drains.
 
-use crate::api::{self, ApiState, CallControl, Readiness};
+use crate::api::{self, ApiState, CallControl, Limiter, Readiness};
 use crate::call::cdr::HangupCause;
 use crate::call::dispatch::{Dispatcher, Index};
 use crate::call::registry::{CallLimits, Shell, ShellParts};
+use crate::callbacks::Courier;
 use crate::clock;
 use crate::command::{PidFile, PidFileError};
-use crate::config::{Checked, Listen, NoSession as WrittenNoSession};
+use crate::config::{Checked, Listen};
 use crate::masking::session::MaskingSession;
 use crate::prompts::PromptLibrary;
 use crate::recording::repair;
 use crate::sip::transport::{BindError, ListenAddress, Protocol, TransportLimits, Transports};
-use crate::store::{NewAccount, NoSession, Store, StoreError, VirtualNumberConfig};
+use crate::store::{NewAccount, NoSession, SealKey, SealKeyError, Store, StoreError, VirtualNumberConfig};
 use crate::trunk::Transport;
 use media::engine::Engine;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -44,6 +45,9 @@ pub enum StartError {
     /// The database.
     #[error("{0}")]
     Store(#[from] StoreError),
+    /// The key that seals tokens.
+    #[error(transparent)]
+    SealKey(#[from] SealKeyError),
     /// The media threads.
     #[error("media engine: {0}")]
     Media(io::Error),
@@ -127,11 +131,12 @@ impl Service {
     /// The first thing that cannot be had; nothing stays open then.
     pub async fn start(config: &Checked) -> Result<Self, StartError> {
         let metrics = metrics_handle();
-        let store = Store::open(config.store.url()).await?;
+        let key = SealKey::load_or_create(&config.store.key_file)?;
+        let store = Store::open_with_key(config.store.url(), Some(key)).await?;
         let new_account = prepare(&store, config).await?;
         let (prompts, loader) = PromptLibrary::with_loader(&config.http.fetch_allow)?;
-        for number in &config.numbers {
-            if let WrittenNoSession::Play(url) = &number.no_session {
+        for entry in store.all_numbers() {
+            if let NoSession::Play(url) = &entry.number.no_session {
                 prompts.prefetch(url);
             }
         }
@@ -157,7 +162,7 @@ impl Service {
             connections: usize::try_from(config.sip.tcp_connections).unwrap_or(usize::MAX),
             ..TransportLimits::default()
         };
-        let transports = Transports::bind(&listen, limits, Arc::new(handler)).await?;
+        let transports = Transports::bind(&listen, limits, Arc::new(handler))?;
         shell.set_transports(transports.clone());
 
         let refused = |source| StartError::Http { address: config.http.listen, source };
@@ -169,6 +174,11 @@ impl Service {
             readiness: readiness.clone(),
             calls: Arc::new(Control { shell: Arc::clone(&shell), index: Arc::clone(&index) }),
             prompts,
+            limiter: Arc::new(Limiter::new(
+                config.http.requests_per_5_seconds,
+                config.http.trusted_proxies.clone(),
+            )),
+            trunks: dialable_trunks(config),
             metrics: Some(metrics),
             base_url: None,
             now: clock::wall_now,
@@ -180,10 +190,11 @@ impl Service {
                 // Dropped without a word it means the same: stop.
                 let _ = stopped.await;
             };
-            if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(until).await {
+            if let Err(error) = api::serve(listener, router, until).await {
                 error!("http: {error}");
             }
         });
+        jobs.spawn(Courier::new(store.clone(), &config.http.fetch_allow)?.run());
         jobs.spawn(heartbeat(store));
         jobs.spawn(loader.run());
         readiness.set(true);
@@ -323,21 +334,17 @@ async fn prepare(store: &Store, config: &Checked) -> Result<Option<NewAccount>, 
         .map(|account| (account.auth_id.clone(), account.auth_token.reveal().to_owned()))
         .collect();
     let new_account = store.ensure_account(&accounts, clock::wall_now()).await?;
-    let numbers: Vec<_> = config
-        .numbers
-        .iter()
-        .map(|number| VirtualNumberConfig {
+    let numbers = config.numbers.iter().map(|number| {
+        let written = VirtualNumberConfig {
             did: number.did.clone(),
             trunk: number.trunk.clone(),
             account: number.account.clone(),
-            no_session: match &number.no_session {
-                WrittenNoSession::Reject => NoSession::Reject,
-                WrittenNoSession::Play(url) => NoSession::Play(url.clone()),
-                WrittenNoSession::Sip(uri) => NoSession::Sip(uri.clone()),
-            },
-        })
-        .collect();
-    store.sync_numbers(&numbers).await?;
+            no_session: NoSession::from(&number.no_session),
+        };
+        (written, number.subaccount.clone())
+    });
+    store.sync_assigned_numbers(numbers.collect()).await?;
+    warn_of_numbers(store, config);
     store.heartbeat(clock::wall_now()).await?;
     close_orphans(store).await?;
     let directory = config.recordings.directory.clone();
@@ -349,6 +356,26 @@ async fn prepare(store: &Store, config: &Checked) -> Result<Option<NewAccount>, 
         Ok(Err(error)) => warn!("recordings: {error}"),
     }
     Ok(new_account)
+}
+
+fn dialable_trunks(config: &Checked) -> Arc<[String]> {
+    let dialable = config.trunks.iter().filter(|(_, trunk)| !trunk.gateways.is_empty());
+    dialable.map(|(_, trunk)| trunk.name.clone()).collect()
+}
+
+/// What the API once allowed may no longer fit the configuration, and the other way round.
+fn warn_of_numbers(store: &Store, config: &Checked) {
+    for entry in store.all_numbers() {
+        let (number, account) = (&entry.number.did, &entry.number.account);
+        if config.trunks.get(&entry.number.trunk).is_none_or(|trunk| trunk.gateways.is_empty()) {
+            warn!(%number, trunk = entry.number.trunk, "the trunk of this number cannot dial: its calls fail");
+        }
+        if let Some(subaccount) = entry.subaccount
+            && store.subaccount(account, &subaccount).is_none()
+        {
+            warn!(%number, subaccount, "there is no such sub-account: no session can be made on this number");
+        }
+    }
 }
 
 /// Also looks after the calls of other processes that have died, when the database is shared.

@@ -10,6 +10,7 @@
 //! sim      pure: a virtual network with a clock, and SimPhone         patterns   the ways in which digits arrive
 //! audio    speech-like sound, correlation, tones                     wav        files
 //! transcript  every byte that came and went, and the ladder          leak       planted marks, found in any disguise
+//! middlebox   what the wire to a phone adds
 //! ```
 
 #![forbid(unsafe_code)]
@@ -20,6 +21,7 @@ pub mod clock;
 pub mod g711;
 pub mod leak;
 pub mod message;
+pub mod middlebox;
 pub mod patterns;
 pub mod phone;
 pub mod rtp;

@@ -11,6 +11,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
+use crate::middlebox::Middlebox;
 use crate::patterns::{self, Content, Pattern};
 use crate::rtp::{HeaderExtras, Packet, SdesItem, SenderFigures, TelephoneEvent, rtcp_compound};
 use crate::sdp::RemoteMedia;
@@ -46,6 +47,8 @@ pub struct MediaOptions {
     pub rtcp_interval: Option<Duration>,
     /// Reason text of the RTCP BYE that [`MediaSession::stop`] sends; `None`: no RTCP BYE.
     pub goodbye: Option<String>,
+    /// Between the far side and this phone.
+    pub middlebox: Option<Middlebox>,
 }
 
 impl Default for MediaOptions {
@@ -59,6 +62,7 @@ impl Default for MediaOptions {
             sdes: vec![(1, "phone@sip-tests.invalid".into())],
             rtcp_interval: Some(Duration::from_secs(2)),
             goodbye: None,
+            middlebox: None,
         }
     }
 }
@@ -499,6 +503,11 @@ async fn bind_pair(ip: IpAddr) -> std::io::Result<(UdpSocket, UdpSocket)> {
 }
 
 impl Shared {
+    fn deliver(&self, kind: Kind, bytes: &[u8]) -> Vec<Vec<u8>> {
+        let middlebox = self.lock().options.middlebox.clone();
+        Middlebox::deliver(middlebox.as_ref(), kind, bytes)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -679,11 +688,12 @@ async fn receive_rtp(shared: Arc<Shared>) {
     let mut buffer = vec![0; 65536];
     loop {
         let Ok((length, from)) = shared.rtp.recv_from(&mut buffer).await else { continue };
-        let bytes = buffer.get(..length).unwrap_or_default();
-        shared.transcript.add(&shared.phone, Direction::Received, Kind::Rtp, from, bytes);
-        if let Some(packet) = Packet::decode(bytes) {
-            let at = clock::now().saturating_duration_since(shared.opened);
-            shared.lock().received.push(ReceivedPacket { at, from, packet });
+        for bytes in shared.deliver(Kind::Rtp, buffer.get(..length).unwrap_or_default()) {
+            shared.transcript.add(&shared.phone, Direction::Received, Kind::Rtp, from, &bytes);
+            if let Some(packet) = Packet::decode(&bytes) {
+                let at = clock::now().saturating_duration_since(shared.opened);
+                shared.lock().received.push(ReceivedPacket { at, from, packet });
+            }
         }
         shared.progress.send_modify(|count| *count += 1);
     }
@@ -693,10 +703,11 @@ async fn receive_rtcp(shared: Arc<Shared>) {
     let mut buffer = vec![0; 65536];
     loop {
         let Ok((length, from)) = shared.rtcp.recv_from(&mut buffer).await else { continue };
-        let bytes = buffer.get(..length).unwrap_or_default();
-        shared.transcript.add(&shared.phone, Direction::Received, Kind::Rtcp, from, bytes);
-        let at = clock::now().saturating_duration_since(shared.opened);
-        shared.lock().received_rtcp.push((at, bytes.to_vec()));
+        for bytes in shared.deliver(Kind::Rtcp, buffer.get(..length).unwrap_or_default()) {
+            shared.transcript.add(&shared.phone, Direction::Received, Kind::Rtcp, from, &bytes);
+            let at = clock::now().saturating_duration_since(shared.opened);
+            shared.lock().received_rtcp.push((at, bytes));
+        }
         shared.progress.send_modify(|count| *count += 1);
     }
 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::leak::{self, Finding, Marks};
+use crate::leak::{Finder, Finding, Marks};
 use crate::message::{self, Message};
 use crate::rtp::Packet;
 
@@ -123,12 +123,9 @@ impl Transcript {
     /// (header, extension, other payloads), RTCP and SIP in every disguise.
     #[must_use]
     pub fn leaks_to(&self, phone: &str, marks: &Marks) -> Vec<Finding> {
-        let mut findings = vec![];
+        let (mut findings, finder) = (vec![], Finder::new(marks));
         for entry in self.received_by(phone) {
-            let found = match entry.kind {
-                Kind::Sip | Kind::Rtcp => leak::find(&entry.bytes, marks),
-                Kind::Rtp => rtp_leaks(&entry.bytes, marks),
-            };
+            let found = leaks_in(&entry, &finder);
             for mut finding in found {
                 let what = Message::read(&entry.bytes)
                     .map_or_else(|| format!("{:?}", entry.kind), |m| m.start_line().to_owned());
@@ -185,14 +182,27 @@ impl Transcript {
     }
 }
 
-fn rtp_leaks(bytes: &[u8], marks: &Marks) -> Vec<Finding> {
-    let Some(packet) = Packet::decode(bytes) else { return leak::find(bytes, marks) };
-    if !matches!(packet.payload_type, 0 | 8) {
-        return leak::find(bytes, marks);
+/// What the finder finds in one message or packet; of sound, plain text only.
+#[must_use]
+pub fn leaks_in(entry: &Entry, finder: &Finder) -> Vec<Finding> {
+    match entry.kind {
+        Kind::Sip | Kind::Rtcp => finder.find(&entry.bytes),
+        Kind::Rtp => rtp_leaks(&entry.bytes, finder),
     }
-    let header = bytes.get(..bytes.len().saturating_sub(packet.payload.len())).unwrap_or_default();
-    let mut found = leak::find(header, marks);
-    found.extend(leak::find_plain(&packet.payload, marks));
+}
+
+fn rtp_leaks(bytes: &[u8], finder: &Finder) -> Vec<Finding> {
+    let Some(packet) = Packet::decode(bytes) else { return finder.find(bytes) };
+    if !matches!(packet.payload_type, 0 | 8) {
+        return finder.find(bytes);
+    }
+    // What stands behind the audio is padding, of which only the last byte means anything.
+    let padding = usize::from(packet.extras.padding);
+    let (front, padding) = bytes.split_at(bytes.len().saturating_sub(padding));
+    let header = front.get(..front.len().saturating_sub(packet.payload.len())).unwrap_or_default();
+    let mut found = finder.find(header);
+    found.extend(finder.find(padding));
+    found.extend(finder.find_plain(&packet.payload));
     found
 }
 

@@ -22,6 +22,7 @@ const ONLY_HOME: Setup = Setup {
     number: "",
     gateways: vec![],
     allow: "127.0.0.1/32",
+    accounts: &[],
 };
 
 async fn at(name: &str, last: u8) -> Phone {

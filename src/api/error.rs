@@ -1,6 +1,7 @@
 //! Answers: JSON with an `api_id`, and `error` when something is wrong.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -11,7 +12,7 @@ use utoipa::{IntoResponses, ToSchema};
 use uuid::Uuid;
 
 use crate::masking::allocate::Refusal;
-use crate::store::{ChangeRefusal, StoreError};
+use crate::store::{AccountRefusal, ChangeRefusal, NumberRefusal, StoreError};
 
 /// What every error looks like.
 #[derive(Debug, ToSchema)]
@@ -52,16 +53,39 @@ pub(super) enum Refusals {
     Failed(ErrorBody),
 }
 
+/// The errors that besides can meet whoever changes accounts and numbers.
+#[derive(IntoResponses)]
+#[allow(dead_code)] // For `/openapi.json`.
+pub(super) enum OwnerRefusals {
+    /// The credentials are a sub-account's.
+    #[response(status = 403)]
+    OwnerOnly(ErrorBody),
+    /// Something that is in use stands in the way; the text says what.
+    #[response(status = 409)]
+    Conflict(ErrorBody),
+}
+
+/// The error that besides can meet a create.
+#[derive(IntoResponses)]
+#[allow(dead_code)] // For `/openapi.json`.
+pub(super) enum KeyRefusals {
+    /// The `Idempotency-Key` was used for another request.
+    #[response(status = 422)]
+    Reused(ErrorBody),
+}
+
 /// Why a request is not done: status and text of the answer. The text never repeats a value that was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ApiError {
     pub(super) status: StatusCode,
     pub(super) text: Cow<'static, str>,
+    /// For `Retry-After`, in seconds.
+    retry_after_s: Option<u64>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, text: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, text: text.into() }
+        Self { status, text: text.into(), retry_after_s: None }
     }
 
     /// 400.
@@ -86,12 +110,37 @@ impl ApiError {
         )
     }
 
+    /// 403: the credentials are a sub-account's.
+    pub(super) fn owner_only() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "This needs the credentials of the main account.")
+    }
+
     pub(super) fn not_found(text: &'static str) -> Self {
         Self::new(StatusCode::NOT_FOUND, text)
     }
 
     pub(super) fn no_session() -> Self {
         Self::not_found("Session not found.")
+    }
+
+    /// 409: it could be done, if something else were not as it is.
+    pub(super) fn conflict(text: &'static str) -> Self {
+        Self::new(StatusCode::CONFLICT, text)
+    }
+
+    /// 422: the key of an earlier create came with something else.
+    pub(super) fn key_reused() -> Self {
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "This Idempotency-Key was used for another request within the last 24 hours.",
+        )
+    }
+
+    /// 429, with the time after which it is worth another try.
+    pub(super) fn too_many(text: &'static str, wait: Duration) -> Self {
+        let seconds = wait.as_millis().div_ceil(1000).max(1);
+        let retry_after_s = Some(u64::try_from(seconds).unwrap_or(u64::MAX));
+        Self { retry_after_s, ..Self::new(StatusCode::TOO_MANY_REQUESTS, text) }
     }
 
     pub(super) fn method_not_allowed() -> Self {
@@ -110,6 +159,9 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = reply(self.status, [("error", Value::from(self.text))]);
+        if let Some(seconds) = self.retry_after_s {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
         if self.status == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static("Basic realm=\"maskline\", charset=\"UTF-8\"");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
@@ -136,6 +188,51 @@ impl From<Refusal> for ApiError {
                 ),
             ),
             Refusal::Exhausted => Self::bad("Number pool exhausted or not available."),
+        }
+    }
+}
+
+impl From<AccountRefusal> for ApiError {
+    fn from(refusal: AccountRefusal) -> Self {
+        match refusal {
+            AccountRefusal::NotFound => Self::not_found("Subaccount not found."),
+            AccountRefusal::Configured => Self::bad(
+                "The token of this account stands in the configuration ([[accounts]]) and is changed there.",
+            ),
+            AccountRefusal::HasNumbers => Self::conflict(
+                "Virtual numbers are assigned to this sub-account. Remove or assign them elsewhere first.",
+            ),
+            AccountRefusal::TooMany => Self::bad("The account has as many sub-accounts as it may have."),
+        }
+    }
+}
+
+impl From<NumberRefusal> for ApiError {
+    fn from(refusal: NumberRefusal) -> Self {
+        match refusal {
+            NumberRefusal::NotFound => Self::not_found("Number not found."),
+            NumberRefusal::InUse => Self::conflict(
+                "Active sessions are on this number. End them, let it drain, or give force=true.",
+            ),
+            other => Self::bad(other.words()),
+        }
+    }
+}
+
+impl NumberRefusal {
+    /// What is the matter, for an answer about one number or about one line of a file.
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Self::NotFound => "Number not found.",
+            Self::Taken => {
+                "Invalid parameter. number is a virtual number already, or a party of an active session."
+            }
+            Self::Configured => {
+                "Invalid parameter. number stands in the configuration ([[numbers]]): only state may be changed."
+            }
+            Self::InUse => "Active sessions are on this number.",
+            Self::UnknownSubaccount => "Invalid parameter. subaccount is no sub-account of this account.",
+            Self::TooMany => "The account has as many numbers as it may have.",
         }
     }
 }

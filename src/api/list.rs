@@ -58,6 +58,12 @@ impl Page {
         Ok(Self { limit: limit.try_into().unwrap_or(1), offset: offset.try_into().unwrap_or(0) })
     }
 
+    /// This part of a list that is whole in memory.
+    pub(super) fn of<T>(self, all: Vec<T>) -> impl Iterator<Item = T> {
+        let offset = usize::try_from(self.offset).unwrap_or(usize::MAX);
+        all.into_iter().skip(offset).take(usize::try_from(self.limit).unwrap_or(usize::MAX))
+    }
+
     /// `next` and `previous` keep the request's other arguments.
     pub(super) fn meta(self, uri: &Uri, query: &[(String, String)], total: u64) -> Meta {
         let link = |offset: u64| {

@@ -5,6 +5,10 @@
 //! | `/v1/Account/{auth_id}/Masking/Session/` | POST creates, GET lists |
 //! | `/v1/Account/{auth_id}/Masking/Session/{uuid}/` | GET reads, POST updates, DELETE ends (`?hangup=true`: its calls too) |
 //! | `/v1/Account/{auth_id}/Call/` and `…/Call/{uuid}/` | GET lists and reads legs |
+//! | `/v1/Account/{auth_id}/Number/` and `…/Number/{number}/` | virtual numbers, also as CSV |
+//! | `/v1/Account/{auth_id}/Subaccount/` and `…/Subaccount/{subauth_id}/` | sub-accounts |
+//! | `/v1/Account/{auth_id}/Token/`, `…/Subaccount/{subauth_id}/Token/` | POST makes a new token |
+//! | `/v1/Account/{auth_id}/Event/`, `…/Event/{uuid}/`, `…/Event/{uuid}/Replay/`, `…/Event/Replay/` | GET lists and reads what applications are told, POST tells it again |
 //! | `/healthz`, `/readyz`, `/metrics` | for the operator, without credentials |
 //! | `/openapi.json`, `/docs/` | this API described, for programs and for people; without credentials |
 //!
@@ -15,13 +19,20 @@
 mod auth;
 mod calls;
 mod error;
+mod events;
+mod idempotency;
+mod limit;
 mod list;
+mod numbers;
+mod numbers_csv;
 mod openapi;
 mod params;
+mod serve;
 mod session_body;
 mod session_schema;
 mod session_view;
 mod sessions;
+mod subaccounts;
 mod time;
 
 use std::sync::Arc;
@@ -43,6 +54,9 @@ use crate::masking::session::MaskingSession;
 use crate::prompts::PromptLibrary;
 use crate::store::Store;
 use error::ApiError;
+
+pub use limit::Limiter;
+pub use serve::serve;
 
 /// What the API can do to calls.
 pub trait CallControl: Send + Sync + 'static {
@@ -81,6 +95,10 @@ pub struct ApiState {
     pub calls: Arc<dyn CallControl>,
     /// What sessions name by URL is fetched when they are made, long before the first caller waits for it.
     pub prompts: PromptLibrary,
+    /// Who may ask how often.
+    pub limiter: Arc<Limiter>,
+    /// The names of the trunks that can dial: numbers may name one of these.
+    pub trunks: Arc<[String]>,
     /// What `/metrics` shows; `None`: nothing.
     pub metrics: Option<PrometheusHandle>,
     /// How this API is reached from outside (`https://masking.example.com`), for the URLs in answers; `None`:
@@ -104,6 +122,8 @@ impl ApiState {
             readiness,
             calls,
             prompts: PromptLibrary::default(),
+            limiter: Arc::default(),
+            trunks: Arc::new([]),
             metrics,
             base_url: None,
             now: clock::wall_now,
@@ -117,6 +137,9 @@ pub fn router(state: ApiState) -> Router {
         .merge(sessions::routes())
         .route("/v1/Account/{auth_id}/Call", get(calls::list))
         .route("/v1/Account/{auth_id}/Call/{uuid}", get(calls::read))
+        .merge(subaccounts::routes())
+        .merge(numbers::routes())
+        .merge(events::routes())
         .routes(routes!(healthz))
         .routes(routes!(readyz))
         .routes(routes!(show_metrics))
@@ -127,7 +150,11 @@ pub fn router(state: ApiState) -> Router {
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .with_state(state);
     // The paths are brought into one form before the routes are tried.
-    Router::new().fallback_service(routes).layer(map_request(normalise)).layer(from_fn(count))
+    Router::new()
+        .fallback_service(routes)
+        .layer(map_request(normalise))
+        .layer(from_fn(serve::guard))
+        .layer(from_fn(count))
 }
 
 /// Takes double slashes and the last one out of the path. The browsable description keeps its own: its links are

@@ -24,6 +24,9 @@ use super::error::ErrorBody;
     security(("credentials" = [])),
     tags(
         (name = "Masking", description = "Masking sessions"),
+        (name = "Accounts", description = "Credentials: accounts and sub-accounts"),
+        (name = "Numbers", description = "Virtual numbers"),
+        (name = "Events", description = "What callbacks tell, and telling it again"),
         (name = "Operation", description = "For the operator, without credentials")
     )
 )]

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::error::ApiError;
 use crate::clock;
@@ -64,6 +65,19 @@ impl Params {
             }
         }
         Self(params)
+    }
+
+    /// A hash of everything that was given, whatever its order.
+    pub(super) fn fingerprint(&self) -> [u8; 32] {
+        let mut pairs: Vec<_> = self.0.iter().collect();
+        pairs.sort_unstable_by_key(|(name, _)| *name);
+        let mut hash = Sha256::new();
+        for (name, value) in pairs {
+            // JSON, so that no value can look like a name.
+            hash.update(Value::from(name.as_str()).to_string());
+            hash.update(value.to_string());
+        }
+        hash.finalize().into()
     }
 
     fn value(&self, name: &str) -> Option<&Value> {

@@ -14,13 +14,15 @@ use uuid::Uuid;
 
 use super::ApiState;
 use super::auth::Tenant;
-use super::error::{ApiError, Refusals, answer};
+use super::error::{ApiError, KeyRefusals, Refusals, answer};
+use super::idempotency;
 use super::list::{Meta, Page, query_of, session_filter};
 use super::params::Params;
 use super::session_body::{new_session, session_update};
 use super::session_schema::{AccountPath, ExpireQuery, ListQuery, SessionCreate, SessionPath, SessionUpdate};
 use super::session_view::SessionObject;
 use crate::masking::session::MaskingSession;
+use crate::store::Creation;
 
 /// The resource's paths.
 pub(super) fn routes() -> OpenApiRouter<ApiState> {
@@ -124,15 +126,26 @@ fn prefetch(state: &ApiState, session: &MaskingSession) {
 ///
 /// Gives the session a virtual number: whoever of the two parties dials it reaches the other one, until the session
 /// ends. Numbers and booleans are also read from strings, names in any case; null, `""` and 0 for a duration mean
-/// "not given"; unknown parameters are ignored.
+/// "not given"; unknown parameters are ignored. With a sub-account, by the parameter or by its own credentials, one of
+/// the sub-account's virtual numbers is taken, else one of those that no sub-account has.
+///
+/// With an `Idempotency-Key` the same request within 24 hours answers the same session, and another request with this
+/// key is refused with 422; what was refused may be repeated.
 #[utoipa::path(
     post,
     path = "/v1/Account/{auth_id}/Masking/Session",
     tag = "Masking",
     operation_id = "createMaskingSession",
-    params(AccountPath),
+    params(
+        AccountPath,
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 printable characters.")
+    ),
     request_body = SessionCreate,
-    responses((status = 201, description = "The session, with its virtual number.", body = SessionCreated), Refusals)
+    responses(
+        (status = 201, description = "The session, with its virtual number.", body = SessionCreated),
+        KeyRefusals,
+        Refusals
+    )
 )]
 async fn create(
     State(state): State<ApiState>,
@@ -141,19 +154,28 @@ async fn create(
     body: Body,
 ) -> Result<Response, ApiError> {
     let params = Params::read(body).await?;
-    let wanted = new_session(params, &tenant.account, |party| state.store.virtual_number(party).is_some())?;
+    let key = idempotency::key(&headers, &tenant, &params)?;
+    let mut wanted =
+        new_session(params, &tenant.account, |party| state.store.virtual_number(party).is_some())?;
+    wanted.subaccount = tenant.subaccount_of_new(&state, wanted.subaccount)?;
     let now = (state.now)();
-    let session = state.store.create_session(wanted, now).await??;
-    prefetch(&state, &session);
-    if session.initiate_call_to_first_party {
-        state.calls.initiate_call(session.clone());
-    }
+    let session = match state.store.create_session_once(wanted, key, now).await?? {
+        Creation::Mismatch => return Err(ApiError::key_reused()),
+        Creation::Again(session) => session,
+        Creation::New(session) => {
+            prefetch(&state, &session);
+            if session.initiate_call_to_first_party {
+                state.calls.initiate_call(session.clone());
+            }
+            session
+        }
+    };
     let created = SessionCreated {
         api_id: Uuid::new_v4(),
         session_uuid: session.uuid,
         virtual_number: session.virtual_number.to_string(),
         message: "Session created",
-        session: SessionObject::of(&session, &[], &base_url(&state, &headers), now),
+        session: show(&state, &headers, &session).await?,
     };
     Ok(answer(StatusCode::CREATED, &created))
 }
@@ -267,7 +289,8 @@ async fn list(
     let params = Params::from_query(query.clone());
     let page = Page::read(&params)?;
     let now = (state.now)();
-    let filter = session_filter(params, now)?;
+    let mut filter = session_filter(params, now)?;
+    filter.subaccount = tenant.narrow(filter.subaccount);
     let found = state.store.list_sessions(&tenant.account, &filter, page.limit, page.offset, now).await?;
     let base = base_url(&state, &headers);
     let mut objects = Vec::with_capacity(found.sessions.len());
@@ -281,5 +304,6 @@ async fn list(
 
 async fn find(state: &ApiState, tenant: &Tenant, uuid: Option<Uuid>) -> Result<MaskingSession, ApiError> {
     let uuid = uuid.ok_or_else(ApiError::no_session)?;
-    state.store.find_session(&tenant.account, uuid).await?.ok_or_else(ApiError::no_session)
+    let found = state.store.find_session(&tenant.account, uuid).await?;
+    found.filter(|session| tenant.may_see(session.subaccount.as_deref())).ok_or_else(ApiError::no_session)
 }

@@ -849,6 +849,7 @@ async fn make_call(service: &Service, uuid: &str, ended: bool) -> (Uuid, Uuid) {
             ended_at: at(40),
             recording: None,
             legs,
+            events: vec![],
         };
         service.store.close_call(cdr).await.unwrap();
     }

@@ -1,5 +1,6 @@
 //! What a call leaves behind: why each leg ended, and when what happened to it.
 
+use crate::callbacks::event::{CallEvent, EndedLeg, Happening, MAX_CALL_EVENTS, Subject, end_of_call};
 use crate::masking::session::PartyRole;
 use crate::number::{Did, E164};
 use crate::store::{Cdr, LegCdr, LegOpened, RecordingRow};
@@ -178,6 +179,11 @@ pub struct CdrBuilder {
     account: Option<String>,
     recording: Option<RecordingRow>,
     legs: Vec<Record>,
+    /// Who is told of what happens, once it is known.
+    subject: Option<Subject>,
+    /// Whom the session connects the caller to, and in which role, once it is known.
+    callee: Option<(E164, PartyRole)>,
+    events: Vec<CallEvent>,
 }
 
 #[derive(Debug)]
@@ -215,7 +221,91 @@ impl CdrBuilder {
             account: None,
             recording: None,
             legs: Vec::new(),
+            subject: None,
+            callee: None,
+            events: Vec::new(),
         }
+    }
+
+    /// Whom the call is reported to from now on.
+    pub fn reports_to(&mut self, subject: Subject) {
+        self.subject = Some(subject);
+    }
+
+    /// Whom the session connects the caller to.
+    pub fn connects_to(&mut self, callee: E164, role: PartyRole) {
+        self.callee = Some((callee, role));
+    }
+
+    /// Which party of the session has this side of the call; `None` while nobody knows.
+    #[must_use]
+    pub fn role_of(&self, side: Side) -> Option<PartyRole> {
+        let (_, callee) = self.callee.as_ref()?;
+        Some(match side {
+            Side::A => callee.other(),
+            Side::B => *callee,
+        })
+    }
+
+    /// Something happened to the call. Returns the event when somebody wants to know of it; what was told already
+    /// is not told again.
+    pub fn happened(&mut self, happening: Happening, now: Instant) -> Option<CallEvent> {
+        let subject = self.subject.clone()?;
+        self.happened_to(&subject, happening, self.clock.wall_at(now))
+    }
+
+    /// The same to somebody else than whom the call is reported to: to the account, as long as no session is known.
+    pub fn happened_to(
+        &mut self,
+        subject: &Subject,
+        happening: Happening,
+        at: Timestamp,
+    ) -> Option<CallEvent> {
+        let known = self.events.iter().any(|event| event.happening == happening);
+        if known || self.events.len() >= MAX_CALL_EVENTS || !subject.wants(&happening) {
+            return None;
+        }
+        let name = happening.name();
+        let earlier = self.events.iter().filter(|event| event.happening.name() == name).count();
+        let caller = self.legs.iter().find(|leg| leg.cdr.opened.side == Side::A);
+        let event = CallEvent {
+            interaction: Some(self.interaction),
+            from: caller.and_then(|leg| leg.cdr.opened.party.clone()),
+            to: self.callee.as_ref().map(|(number, _)| number.clone()),
+            virtual_number: self.virtual_number.clone(),
+            ..CallEvent::new(self.interaction, earlier, subject, happening, at)
+        };
+        self.events.push(event.clone());
+        Some(event)
+    }
+
+    /// The account that the dialled number belongs to, as whom to tell what no one session is meant by.
+    #[must_use]
+    pub fn account(&self) -> Option<Subject> {
+        self.account.clone().map(Subject::account)
+    }
+
+    /// The events of the end: of each party's last leg, and of the call.
+    fn end_happened(&mut self) {
+        let Some(subject) = self.subject.clone() else { return };
+        let ends: Vec<_> = [Side::A, Side::B].into_iter().filter_map(|side| self.end_of(side)).collect();
+        for (happening, at) in end_of_call(ends) {
+            let _ = self.happened_to(&subject, happening, at);
+        }
+    }
+
+    fn end_of(&self, side: Side) -> Option<EndedLeg> {
+        let role = self.role_of(side)?;
+        let leg = &self.legs.iter().rev().find(|leg| leg.cdr.opened.side == side)?.cdr;
+        let party = if side == Side::A { HangupSource::Caller } else { HangupSource::Callee };
+        Some(EndedLeg {
+            role,
+            answered_at: leg.answered_at,
+            ended_at: leg.ended_at,
+            cause: leg.hangup_cause_name.into(),
+            code: leg.hangup_cause_code,
+            left_first: leg.hangup_source == party.name(),
+        })
     }
 
     /// Whose call it is, as far as that is known.
@@ -337,6 +427,7 @@ impl CdrBuilder {
         for leg in open {
             self.ended(leg, HangupCause::InternalError, HangupSource::System, None, now);
         }
+        self.end_happened();
         Cdr {
             interaction: self.interaction,
             session: self.session,
@@ -345,12 +436,16 @@ impl CdrBuilder {
             ended_at: self.clock.wall_at(now),
             recording: self.recording.clone(),
             legs: self.legs.iter().map(|leg| leg.cdr.clone()).collect(),
+            events: self.events.clone(),
         }
     }
 
     /// Lets go of what is stored now.
     pub fn forget(&mut self) {
         self.legs = Vec::new();
+        self.events = Vec::new();
+        self.subject = None;
+        self.callee = None;
         self.recording = None;
     }
 

@@ -53,6 +53,7 @@ pub mod tones;
 
 use crate::call::cdr::HangupCause;
 use crate::call::identity::LegAddress;
+use crate::callbacks::event::CallEvent;
 use crate::masking::route::Query;
 use crate::number::E164;
 use crate::recording::manifest::Names;
@@ -202,6 +203,8 @@ pub enum Action {
     LegOpened(Box<LegOpened>),
     /// A leg was answered.
     LegAnswered(uuid::Uuid, jiff::Timestamp),
+    /// Something that the session's application is told; stored together with what the same event brought about.
+    Happened(Box<CallEvent>),
     /// Write `call.json`; the answer is [`Event::RecordingFiled`].
     FileRecording(Names, Box<RecordingReport>),
     /// The call is over: its CDR, in one transaction; the answer is [`Event::CdrStored`].

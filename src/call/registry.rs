@@ -111,6 +111,8 @@ pub struct Counters {
     pub inbox_full: Counter,
     /// Calls now.
     pub live: Gauge,
+    /// Tasks of calls now, lingering ones included.
+    pub tasks: Gauge,
 }
 
 impl Default for Counters {
@@ -125,6 +127,7 @@ impl Default for Counters {
             stray_responses: metrics::counter!("maskline_sip_stray_responses_total"),
             inbox_full: metrics::counter!("maskline_sip_inbox_full_total"),
             live: metrics::gauge!("maskline_calls"),
+            tasks: metrics::gauge!("maskline_call_tasks"),
         }
     }
 }
@@ -371,6 +374,7 @@ impl Shell {
         let keys = keys(&handle);
         self.calls.insert(handle.id, (handle.clone(), None));
         let span = info_span!("call", id = %handle.id);
+        self.counters.tasks.increment(1.0);
         let entry = RegistryEntry { shell: Arc::clone(self), id: handle.id };
         let task = CallTask {
             call: Box::new(call),
@@ -599,6 +603,7 @@ struct RegistryEntry {
 impl Drop for RegistryEntry {
     fn drop(&mut self) {
         self.shell.calls.remove(&self.id);
+        self.shell.counters.tasks.decrement(1.0);
     }
 }
 

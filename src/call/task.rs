@@ -5,6 +5,7 @@ use super::dispatch::{CallHandle, KeyGuard};
 use super::registry::{Permit, Shell, Unsettled};
 use super::{Action, Call, Event, NoPort};
 use crate::clock;
+use crate::store::Note;
 use media::engine::MediaHandle;
 use media::{MediaEvent, Side};
 use std::net::IpAddr;
@@ -100,6 +101,7 @@ impl CallTask {
 
     /// Never awaits: a CANCEL must reach the machine while a look-up is still running.
     fn perform(&mut self, actions: Vec<Action>, hands: &mut Hands) {
+        let mut notes = Vec::new();
         for action in actions {
             let (shell, jobs) = (Arc::clone(&self.shell), &mut hands.jobs);
             match action {
@@ -114,12 +116,9 @@ impl CallTask {
                         media.command(command);
                     }
                 }
-                Action::LegOpened(leg) => {
-                    shell.noted(shell.store.note_leg(*leg));
-                }
-                Action::LegAnswered(leg, at) => {
-                    shell.noted(shell.store.note_answer(leg, at));
-                }
+                Action::LegOpened(leg) => notes.push(Note::Leg(leg)),
+                Action::LegAnswered(leg, at) => notes.push(Note::Answer(leg, at)),
+                Action::Happened(event) => notes.push(Note::Event(event)),
                 Action::FileRecording(names, report) => {
                     jobs.spawn(async move {
                         shell.file_recording(names, *report).await;
@@ -134,6 +133,9 @@ impl CallTask {
                 }
                 Action::Bridged => shell.counters.bridged.increment(1),
             }
+        }
+        if !notes.is_empty() {
+            self.shell.noted(self.shell.store.note(notes));
         }
         if self.known_session != self.call.session() {
             self.known_session = self.call.session();

@@ -158,6 +158,7 @@ fn http(written: &HttpConfig, faults: &mut Faults) -> HttpLimits {
     HttpLimits {
         listen,
         requests_per_5_seconds: within("http.requests_per_5_seconds", rate, 1..=1_000_000, faults),
+        trusted_proxies: networks("http.trusted_proxies", &written.trusted_proxies, faults),
         fetch_allow: networks("http.fetch_allow", &written.fetch_allow, faults),
     }
 }
@@ -185,7 +186,17 @@ fn store(written: &StoreConfig, recordings: &Path, faults: &mut Faults) -> Store
             Default::default()
         }
     };
-    StoreSettings { url: written.url.clone(), shown, pid_file }
+    let key_file = match written.key_file.as_deref() {
+        Some("") => {
+            faults.wrong("store.key_file", &text(""), "it is empty", keys::DIRECTORY);
+            PathBuf::new()
+        }
+        Some(key_file) => PathBuf::from(key_file),
+        None if written.url.starts_with("sqlite:") => pid_file.with_file_name("maskline.key"),
+        // All processes of one database must have the same, so it does not lie with what belongs to one.
+        None => PathBuf::from("data/maskline.key"),
+    };
+    StoreSettings { url: written.url.clone(), shown, pid_file, key_file }
 }
 
 fn recordings(written: &RecordingsConfig, faults: &mut Faults) -> RecordingSettings {
@@ -332,7 +343,13 @@ fn accounts_of(written: &[AccountConfig], faults: &mut Faults) -> Vec<Account> {
 }
 
 fn is_auth_id(id: &str) -> bool {
-    id.len() == 20 && id.starts_with("MA") && id.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
+    is_id(id, "MA")
+}
+
+fn is_id(id: &str, prefix: &str) -> bool {
+    id.len() == 20
+        && id.starts_with(prefix)
+        && id.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
 }
 
 fn numbers_of(
@@ -359,6 +376,13 @@ fn numbers_of(
             Some(id) => Some(id.clone()),
             None => accounts.first().map(|account| account.auth_id.clone()),
         };
+        let subaccount = number.subaccount.clone().filter(|id| {
+            let fits = is_id(id, "SA");
+            if !fits {
+                faults.wrong(&at("subaccount"), &text(id), "it is no auth id", keys::SUBACCOUNT);
+            }
+            fits
+        });
         let (path, value) = (at("number"), text(&number.number));
         // With the "+" nobody has to guess whether the country code is there; none begins with 0.
         let valid = number.number.starts_with('+') && !number.number.starts_with("+0");
@@ -368,7 +392,7 @@ fn numbers_of(
             Some(did) if !seen.insert(did.clone()) => {
                 faults.wrong(&path, &value, "it is given twice", keys::NUMBER);
             }
-            Some(did) => numbers.push(Number { did, trunk, account, no_session }),
+            Some(did) => numbers.push(Number { did, trunk, account, subaccount, no_session }),
         }
     }
     numbers
@@ -407,29 +431,10 @@ fn trunk_name(path: &str, written: Option<&str>, trunks: &[Trunk], faults: &mut 
 
 fn no_session(path: &str, written: Option<&str>, faults: &mut Faults) -> NoSession {
     let Some(written) = written else { return NoSession::default() };
-    if written == "reject" {
-        return NoSession::Reject;
-    }
-    let printable =
-        written.len() <= 1000 && written.bytes().all(|b| b.is_ascii_graphic() && !b"<>\"".contains(&b));
-    if let Some(url) = written.strip_prefix("play:").filter(|_| printable) {
-        let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")).unwrap_or_default();
-        if rest.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'[') {
-            return NoSession::Play(url.to_owned());
-        }
-    }
-    if let Some(rest) = written.strip_prefix("sip:").filter(|_| printable) {
-        let (user, place) = rest.split_once('@').map_or((None, rest), |(user, place)| (Some(user), place));
-        let user_fits = user.is_none_or(|user| {
-            !user.is_empty()
-                && user.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.!~*'()&=+$,%".contains(&b))
-        });
-        if user_fits && Gateway::parse(&format!("sip:{place}")).is_some() {
-            return NoSession::Sip(written.to_owned());
-        }
-    }
-    faults.wrong(path, &text(written), "it is none of these", keys::NO_SESSION);
-    NoSession::Reject
+    NoSession::parse(written).unwrap_or_else(|| {
+        faults.wrong(path, &text(written), "it is none of these", keys::NO_SESSION);
+        NoSession::Reject
+    })
 }
 
 /// A list of known words, each once, at least one.

@@ -53,6 +53,7 @@ pub(super) const AUTH_TOKEN: &str = "16 to 128 printable ASCII characters withou
 pub(super) const NO_SESSION: &str =
     "\"reject\", \"play:URL\" (http or https) or \"sip:[USER@]HOST[:PORT][;transport=udp|tcp]\"";
 pub(super) const STORE_URL: &str = "\"sqlite://PATH\" or \"postgres://USER[:PASSWORD]@HOST[:PORT]/DATABASE\"";
+pub(super) const SUBACCOUNT: &str = "\"SA\" and 18 capital letters and digits";
 pub(super) const HTTP_LISTEN: &str = "ADDRESS:PORT, such as 127.0.0.1:8080";
 pub(super) const DIRECTORY: &str = "a path";
 
@@ -72,8 +73,10 @@ pub(super) const KEYS: &[Key] = &[
     key("media.workers", Kind::Number, "a whole number of threads from 1 to 256"),
     key("http.listen", Kind::Text, HTTP_LISTEN),
     key("http.requests_per_5_seconds", Kind::Number, "a whole number from 1 to 1000000"),
+    key("http.trusted_proxies", Kind::List, NETWORKS),
     key("http.fetch_allow", Kind::List, NETWORKS),
     key("store.url", Kind::Text, STORE_URL),
+    key("store.key_file", Kind::Text, DIRECTORY),
     key("recordings.directory", Kind::Text, DIRECTORY),
     key("recordings.retention_days", Kind::Number, "a whole number of days from 0 (for ever) to 36500"),
     key("trunks", Kind::Tables, "tables [[trunks]] with at least a name"),
@@ -102,7 +105,7 @@ pub(super) const KEYS: &[Key] = &[
     key("numbers[].number", Kind::Text, NUMBER),
     key("numbers[].trunk", Kind::Text, "the name of a trunk that has gateways"),
     key("numbers[].account", Kind::Text, "the auth_id of an account"),
-    later("numbers[].subaccount"),
+    key("numbers[].subaccount", Kind::Text, SUBACCOUNT),
     key("numbers[].no_session", Kind::Text, NO_SESSION),
 ];
 

@@ -18,7 +18,7 @@ pub use written::{
 };
 
 use crate::number::Did;
-use crate::trunk::{Transport, Trunks};
+use crate::trunk::{Gateway, Transport, Trunks};
 use error::Faults;
 use ipnet::IpNet;
 use media::engine::MediaLimits;
@@ -100,6 +100,8 @@ pub struct HttpLimits {
     pub listen: SocketAddr,
     /// Per account, at least 1.
     pub requests_per_5_seconds: u32,
+    /// Proxies whose `X-Forwarded-For` says who asks.
+    pub trusted_proxies: Vec<IpNet>,
     /// Networks that play and callback URLs may reach although private or loopback.
     pub fetch_allow: Vec<IpNet>,
 }
@@ -110,6 +112,8 @@ pub struct StoreSettings {
     url: String,
     shown: String,
     pid_file: PathBuf,
+    /// The file with the key that seals tokens.
+    pub key_file: PathBuf,
 }
 
 impl StoreSettings {
@@ -194,6 +198,8 @@ pub struct Number {
     pub trunk: String,
     /// The account that may make sessions on it; `None`: the only one, stored or made at the first start.
     pub account: Option<String>,
+    /// The sub-account whose sessions it takes; `None`: those of the account itself.
+    pub subaccount: Option<String>,
     /// What a caller gets for whom there is no session.
     pub no_session: NoSession,
 }
@@ -208,6 +214,32 @@ pub enum NoSession {
     Play(String),
     /// A B-leg to this URI.
     Sip(String),
+}
+
+impl NoSession {
+    /// Reads `reject`, `play:URL` or `sip:…`.
+    #[must_use]
+    pub fn parse(written: &str) -> Option<Self> {
+        if written == "reject" {
+            return Some(Self::Reject);
+        }
+        let printable =
+            written.len() <= 1000 && written.bytes().all(|b| b.is_ascii_graphic() && !b"<>\"".contains(&b));
+        if let Some(url) = written.strip_prefix("play:").filter(|_| printable) {
+            let rest =
+                url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")).unwrap_or_default();
+            let begins_well = rest.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'[');
+            return begins_well.then(|| Self::Play(url.to_owned()));
+        }
+        let rest = written.strip_prefix("sip:").filter(|_| printable)?;
+        let (user, place) = rest.split_once('@').map_or((None, rest), |(user, place)| (Some(user), place));
+        let user_fits = user.is_none_or(|user| {
+            !user.is_empty()
+                && user.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.!~*'()&=+$,%".contains(&b))
+        });
+        let fits = user_fits && Gateway::parse(&format!("sip:{place}")).is_some();
+        fits.then(|| Self::Sip(written.to_owned()))
+    }
 }
 
 impl fmt::Debug for NoSession {

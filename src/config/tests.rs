@@ -313,7 +313,7 @@ fn each_fault_names_its_key_its_value_and_what_is_allowed() {
         ),
         (
             "[[numbers]]\nnumber = \"+12025550100\"\nsubaccount = \"SA1\"",
-            "numbers[0].subaccount = \"SA1\": this setting is not available",
+            "numbers[0].subaccount = \"SA1\": it is no auth id; allowed: \"SA\" and 18 capital",
         ),
         (
             "[[numbers]]\nnumber = \"+12025550100\"\nno_session = \"busy\"",

@@ -98,13 +98,20 @@ pub struct HttpConfig {
     pub listen: String,
     /// Requests per account in five seconds; more get 429.
     pub requests_per_5_seconds: u32,
+    /// Proxies whose `X-Forwarded-For` says who asks.
+    pub trusted_proxies: Vec<String>,
     /// Networks that play and callback URLs may reach although private or loopback.
     pub fetch_allow: Vec<String>,
 }
 
 impl Default for HttpConfig {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:8080".to_owned(), requests_per_5_seconds: 300, fetch_allow: vec![] }
+        Self {
+            listen: "127.0.0.1:8080".to_owned(),
+            requests_per_5_seconds: 300,
+            trusted_proxies: vec!["127.0.0.0/8".to_owned(), "::1/128".to_owned()],
+            fetch_allow: vec![],
+        }
     }
 }
 
@@ -115,6 +122,8 @@ pub struct StoreConfig {
     /// `sqlite://PATH`, relative to the working directory, or absolute as `sqlite:///PATH`; or
     /// `postgres://USER:PASSWORD@HOST:PORT/DATABASE`.
     pub url: String,
+    /// Holds the key that seals tokens in the database; without it `maskline.key` beside the database file.
+    pub key_file: Option<String>,
 }
 
 impl fmt::Debug for StoreConfig {
@@ -126,7 +135,7 @@ impl fmt::Debug for StoreConfig {
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { url: "sqlite://data/maskline.db".to_owned() }
+        Self { url: "sqlite://data/maskline.db".to_owned(), key_file: None }
     }
 }
 
@@ -229,6 +238,8 @@ pub struct NumberConfig {
     pub trunk: Option<String>,
     /// The account that may make sessions on it; without it the first one.
     pub account: Option<String>,
+    /// The sub-account whose sessions it takes; without it those of the account itself.
+    pub subaccount: Option<String>,
     /// What a caller gets for whom there is no session: `reject`, `play:URL` or `sip:…`. Without it `reject`.
     pub no_session: Option<String>,
 }

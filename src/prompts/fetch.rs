@@ -55,16 +55,21 @@ pub(super) fn causes(error: &FetchError) -> String {
 
 /// Which addresses may be reached.
 #[derive(Debug, Clone)]
-struct Guard(Arc<[IpNet]>);
+pub(crate) struct Guard(Arc<[IpNet]>);
 
 impl Guard {
+    /// `allow`: networks that may be reached although private or loopback.
+    pub(crate) fn new(allow: &[IpNet]) -> Self {
+        Self(allow.into())
+    }
+
     fn admits(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         is_public(address) || self.0.iter().any(|network| network.contains(&address))
     }
 
     /// The scheme, and the address when the host is a literal: those never reach the resolver.
-    fn check(&self, url: &Url) -> Result<(), FetchError> {
+    pub(crate) fn check(&self, url: &Url) -> Result<(), FetchError> {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(FetchError::Url);
         }
@@ -146,7 +151,7 @@ impl Fetcher {
     pub(super) fn new(allow: &[IpNet]) -> Result<Self, FetchError> {
         // The first one in the process is as good as this one.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let guard = Guard(allow.into());
+        let guard = Guard::new(allow);
         let on_redirect = {
             let guard = guard.clone();
             redirect::Policy::custom(move |attempt| {

@@ -8,7 +8,7 @@
 
 mod audio;
 mod cache;
-mod fetch;
+pub(crate) mod fetch;
 
 pub use audio::{AudioError, decode as decode_audio};
 pub use fetch::FetchError;

@@ -17,7 +17,7 @@ use super::session_types::{NewPin, NewSession};
 use super::sessions::BY_UUID;
 use super::sql::{Connection, query};
 use super::writer::Write;
-use super::{Directory, StoreError};
+use super::{Directory, StoreError, number_writes};
 use crate::masking::allocate::{
     self, Country, NumberState, PinWeight, Refusal, StrangerProfile, Strangers, Wish, draw_pin, prefix_free,
 };
@@ -67,6 +67,10 @@ impl Write for Create {
             Err(refusal) => return Ok(Err(refusal)),
         };
         for number in ranked {
+            // What is in memory may be older than a change of the numbers that is committed.
+            if !number_writes::takes_sessions(connection, &number.did).await? {
+                continue;
+            }
             let Some(pin) = fit_pins(connection, &number.did, new.pin.as_ref(), rng, now).await? else {
                 continue;
             };
@@ -146,7 +150,7 @@ impl NewPin {
     }
 }
 
-/// The account's numbers in order of first fit, each with what is on it now.
+/// The numbers of the account or of its sub-account in order of first fit, each with what is on it now.
 async fn number_states(
     connection: &mut Connection,
     directory: &Directory,
@@ -158,7 +162,8 @@ async fn number_states(
     let resting = resting_numbers(connection, now).await?;
     let takes_strangers = new.pin.is_some() || new.first_party.is_none() || new.second_party.is_none();
     let mut loads = if takes_strangers { stranger_loads(connection, now).await? } else { HashMap::new() };
-    let pool = directory.numbers.iter().filter(|pooled| pooled.number.account == new.account);
+    let subaccount = new.subaccount.as_deref();
+    let pool = directory.numbers.iter().filter(|pooled| pooled.takes_sessions_of(&new.account, subaccount));
     Ok(pool
         .map(|pooled| {
             let mut state = NumberState::unused(pooled.number.did.clone(), pooled.country);

@@ -15,9 +15,11 @@ use uuid::Uuid;
 
 use super::StoreError;
 use super::calls::{Cdr, LegCdr, LegOpened, RecordingRow};
+use super::outbox;
 use super::row::micros;
 use super::sql::{Connection, Query, query};
 use super::writer::{Apply, BoxFuture};
+use crate::callbacks::event::CallEvent;
 use crate::masking::session::PartyRole;
 use crate::number::{Did, E164};
 
@@ -27,6 +29,9 @@ pub(super) enum CallWrite {
     Open(LegOpened),
     Answer(Uuid, Timestamp),
     Close(Box<Cdr>),
+    Event(Box<CallEvent>),
+    /// What belongs into one transaction.
+    Together(Vec<CallWrite>),
 }
 
 /// Who waits for a call's write.
@@ -35,7 +40,11 @@ pub(super) type Reply = oneshot::Sender<Result<(), StoreError>>;
 impl CallWrite {
     /// What is said once only: everything else is said again by the close.
     fn is_final(&self) -> bool {
-        matches!(self, Self::Close(_))
+        match self {
+            Self::Close(_) => true,
+            Self::Together(writes) => writes.iter().any(Self::is_final),
+            Self::Open(_) | Self::Answer(..) | Self::Event(_) => false,
+        }
     }
 
     /// The call, for the log.
@@ -44,6 +53,8 @@ impl CallWrite {
             Self::Open(leg) => Some(leg.interaction),
             Self::Answer(..) => None,
             Self::Close(cdr) => Some(cdr.interaction),
+            Self::Event(event) => event.interaction,
+            Self::Together(writes) => writes.iter().find_map(Self::interaction),
         }
     }
 }
@@ -73,8 +84,13 @@ impl CallWrites {
 impl Apply for CallWrites {
     fn apply<'a>(&'a mut self, connection: &'a mut Connection) -> BoxFuture<'a, bool> {
         Box::pin(async move {
-            let mut rows =
-                Rows { node: &self.node, calls: HashMap::new(), legs: HashMap::new(), answers: vec![] };
+            let mut rows = Rows {
+                node: &self.node,
+                calls: HashMap::new(),
+                legs: HashMap::new(),
+                answers: vec![],
+                events: vec![],
+            };
             self.writes.iter().for_each(|(write, _)| rows.add(write));
             self.error = rows.save(connection).await.err();
             self.error.is_none()
@@ -146,6 +162,8 @@ struct Rows<'a> {
     legs: HashMap<Uuid, LegRow<'a>>,
     /// Of legs that an earlier batch has opened.
     answers: Vec<(Uuid, Timestamp)>,
+    /// In the order of each call; a close repeats what was noted.
+    events: Vec<&'a CallEvent>,
 }
 
 impl<'a> Rows<'a> {
@@ -184,7 +202,10 @@ impl<'a> Rows<'a> {
                 for leg in &cdr.legs {
                     self.add_leg(&leg.opened).closed = Some(leg);
                 }
+                self.events.extend(&cdr.events);
             }
+            CallWrite::Event(event) => self.events.push(event),
+            CallWrite::Together(writes) => writes.iter().for_each(|write| self.add(write)),
         }
     }
 
@@ -230,6 +251,12 @@ impl<'a> Rows<'a> {
                 query.bind(leg.to_string()).bind(micros(*at))
             };
             answers.by_ref().take(rows).fold(query(sql), bind).execute(&mut *connection).await?;
+        }
+        // Each session's events lock a row of its own: in one order, so that two processes never wait for each other.
+        let mut events = self.events.clone();
+        events.sort_by_key(|event| event.session);
+        for event in events {
+            outbox::insert(connection, event).await?;
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use super::call_writes::CallWrite;
 use super::row::Columns;
 use super::sql::{Row, query};
 use super::{Store, StoreError};
+use crate::callbacks::event::CallEvent;
 use crate::masking::session::PartyRole;
 use crate::number::{Did, E164};
 
@@ -101,6 +102,29 @@ pub struct Cdr {
     pub recording: Option<RecordingRow>,
     /// Every leg and attempt.
     pub legs: Vec<LegCdr>,
+    /// All that is told of the call, in order; what was noted before is repeated here.
+    pub events: Vec<CallEvent>,
+}
+
+/// Something to be noted about a call that goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// See [`Store::note_leg`].
+    Leg(Box<LegOpened>),
+    /// See [`Store::note_answer`].
+    Answer(Uuid, Timestamp),
+    /// Something that the session's application is told.
+    Event(Box<CallEvent>),
+}
+
+impl From<Note> for CallWrite {
+    fn from(note: Note) -> Self {
+        match note {
+            Note::Leg(leg) => Self::Open(*leg),
+            Note::Answer(leg, at) => Self::Answer(leg, at),
+            Note::Event(event) => Self::Event(event),
+        }
+    }
 }
 
 /// A leg as it is stored.
@@ -191,6 +215,14 @@ impl Store {
     /// [`StoreError::Closed`] when the store takes no more.
     pub fn note_answer(&self, leg: Uuid, at: Timestamp) -> Result<(), StoreError> {
         self.note_call(CallWrite::Answer(leg, at))
+    }
+
+    /// Notes all of this in one transaction, without waiting for it.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`] when the store takes no more.
+    pub fn note(&self, notes: Vec<Note>) -> Result<(), StoreError> {
+        self.note_call(CallWrite::Together(notes.into_iter().map(CallWrite::from).collect()))
     }
 
     /// Completes the rows of a call and of its legs in one transaction; makes those that are missing. While the

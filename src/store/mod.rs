@@ -13,7 +13,7 @@
 //! is atomic: nobody else writes to the file (`BEGIN IMMEDIATE`); on PostgreSQL the transaction holds a lock on
 //! its account (`Write::locks`).
 //!
-//! Accounts and virtual numbers are also kept in memory; who changes them does so by `Store::change_directory`.
+//! Accounts, sub-accounts and virtual numbers are also kept in memory; who changes them does so by `Store::change_directory`.
 //! With SQLite, so are the latest look-ups of calls until a session on that number changes; with PostgreSQL each
 //! call asks, because a session that another process has just made serves it at once. Parties' numbers and PINs
 //! lie in the rows because the API gives them back; they are in no error and in no log line.
@@ -23,11 +23,15 @@ mod allocation;
 mod call_writes;
 mod calls;
 mod guesses;
+mod idempotency;
 mod nodes;
+mod number_writes;
 mod numbers;
+mod outbox;
 mod partners;
 mod route_cache;
 mod row;
+mod seal;
 mod session_row;
 mod session_types;
 mod sessions;
@@ -43,20 +47,24 @@ use std::time::Duration;
 
 use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use uuid::Uuid;
 
-pub use accounts::NewAccount;
-pub use calls::{Cdr, InteractionRow, LegCdr, LegOpened, LegRow, RecordingRow};
+pub use accounts::{AccountInfo, AccountRefusal, Identity, NewAccount, Subaccount};
+pub use calls::{Cdr, InteractionRow, LegCdr, LegOpened, LegRow, Note, RecordingRow};
 pub use guesses::Verdict;
-pub use numbers::{NoSession, Route, VirtualNumber, VirtualNumberConfig};
+pub use idempotency::{Creation, IdempotencyKey};
+pub use number_writes::{NewNumber, NumberChange, NumberRefusal};
+pub use numbers::{NoSession, NumberEntry, Route, VirtualNumber, VirtualNumberConfig};
+pub use outbox::{Attempt, EventFilter, EventState, Lease, MIN_TRIES, RecordingReport, StoredEvent, Stream};
+pub use seal::{SealKey, SealKeyError, Secret};
 pub use session_types::{
     ChangeRefusal, NewPin, NewSession, SessionFilter, SessionPage, SessionState, SessionUpdate, TimeRange,
 };
 pub use sql::server_of;
 
-use accounts::Account;
+use accounts::{Account, Secrets, Subaccounts};
 use call_writes::CallWrite;
 use numbers::PoolNumber;
 use route_cache::RouteCache;
@@ -83,10 +91,13 @@ struct Inner {
     /// One at a time, so that what is kept is what was read last.
     reloading: tokio::sync::Mutex<()>,
     routes: Arc<RouteCache>,
+    secrets: Secrets,
     /// This start of this process, among those that share the database.
     node: Arc<str>,
     /// Hears of other processes' changes; there are none of an SQLite file.
     follower: OnceLock<AbortHandle>,
+    /// Told after every commit: there may be events to send.
+    committed: Arc<Notify>,
 }
 
 impl Drop for Inner {
@@ -97,11 +108,12 @@ impl Drop for Inner {
     }
 }
 
-/// Accounts and numbers, as they are kept in memory.
+/// Accounts, sub-accounts and numbers, as they are kept in memory.
 #[derive(Default)]
 struct Directory {
     /// In order: configured ones as they are configured.
     accounts: Vec<Account>,
+    subaccounts: Subaccounts,
     /// In order of first fit.
     numbers: Vec<PoolNumber>,
     /// Digits of the number → its place in `numbers`.
@@ -162,6 +174,15 @@ impl Store {
     /// [`StoreError`] for another kind of URL, for a database that cannot be made or reached, and for one that
     /// a newer version has written.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
+        Self::open_with_key(url, None).await
+    }
+
+    /// As [`Self::open`], with the key that seals tokens. Without one a token that is made here cannot be read
+    /// again, so callbacks of its account are not signed.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_with_key(url: &str, key: Option<SealKey>) -> Result<Self, StoreError> {
         let options = options(url)?;
         options.migrate().await?;
         let readers = options.readers(READERS, BUSY).await?;
@@ -170,10 +191,13 @@ impl Store {
         let routes = Arc::new(RouteCache::new(!shared));
         let node = Arc::<str>::from(Uuid::new_v4().to_string());
         let writer = Writer::new(options.clone(), options.connect().await?, node.clone(), routes.clone());
+        let committed = writer.committed();
         tokio::spawn(writer::run(writer, orders));
         let (directory, reloading, follower) = Default::default();
-        let store =
-            Self { inner: Arc::new(Inner { readers, queue, directory, reloading, routes, node, follower }) };
+        let secrets = Secrets::new(key);
+        let inner =
+            Inner { readers, queue, directory, reloading, routes, secrets, node, follower, committed };
+        let store = Self { inner: Arc::new(inner) };
         store.reload_directory().await?;
         if let Options::Postgres(options) = options {
             let follower = tokio::spawn(nodes::follow_directory(Arc::downgrade(&store.inner), options));
@@ -211,6 +235,11 @@ impl Store {
         self.inner.readers.close().await;
     }
 
+    /// Ends after the next commit of this process, or at once when there was one since the last call.
+    pub async fn committed(&self) {
+        self.inner.committed.notified().await;
+    }
+
     fn node(&self) -> &str {
         &self.inner.node
     }
@@ -223,9 +252,11 @@ impl Store {
         self.inner.directory.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Reads accounts, sub-accounts and numbers into memory, whoever has changed them.
     async fn reload_directory(&self) -> Result<(), StoreError> {
         let _one_at_a_time = self.inner.reloading.lock().await;
         let accounts = accounts::load(self.readers()).await?;
+        let subaccounts = accounts::load_subaccounts(self.readers()).await?;
         let numbers =
             numbers::load(self.readers(), accounts.first().map(|account| account.auth_id.as_str())).await?;
         let places = numbers
@@ -233,7 +264,7 @@ impl Store {
             .enumerate()
             .map(|(place, number)| (number.number.did.digits().to_owned(), place))
             .collect();
-        let directory = Arc::new(Directory { accounts, numbers, places });
+        let directory = Arc::new(Directory { accounts, subaccounts, numbers, places });
         *self.inner.directory.write().unwrap_or_else(PoisonError::into_inner) = directory;
         Ok(())
     }

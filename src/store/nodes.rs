@@ -15,6 +15,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 
+use super::outbox;
 use super::row::{Columns, duration_micros, micros};
 use super::sql::{Connection, query};
 use super::writer::Write;
@@ -153,6 +154,9 @@ async fn close_legs(connection: &mut Connection, node: &str, beat: i64) -> Resul
         .execute(&mut *connection)
         .await?;
     }
+    let interactions: Vec<String> =
+        legs.iter().map(|leg| leg.text("interaction")).collect::<Result<_, _>>()?;
+    outbox::report_orphans(connection, &interactions).await?;
     Ok(u64::try_from(legs.len()).unwrap_or(u64::MAX))
 }
 

@@ -1,4 +1,8 @@
 //! Virtual numbers, and what a call to one finds on it.
+//!
+//! The configured ones come first in the order of first fit, then those that the API added; how the API changes
+//! them is in `number_writes`. A number without sub-account serves the sessions of its account that name none,
+//! and one with a sub-account only this one's: so no sub-account can use up what another one was given.
 
 use std::sync::Arc;
 
@@ -24,7 +28,17 @@ pub enum NoSession {
 }
 
 impl NoSession {
-    fn encode(&self) -> String {
+    /// As it is written in the configuration and in the API.
+    #[must_use]
+    pub fn to_written(&self) -> String {
+        match self {
+            Self::Reject => "reject".to_owned(),
+            Self::Play(url) => format!("play:{url}"),
+            Self::Sip(uri) => uri.clone(),
+        }
+    }
+
+    pub(super) fn encode(&self) -> String {
         match self {
             Self::Reject => "reject".to_owned(),
             Self::Play(url) => format!("play:{url}"),
@@ -32,12 +46,23 @@ impl NoSession {
         }
     }
 
-    fn decode(stored: &str) -> Option<Self> {
+    pub(super) fn decode(stored: &str) -> Option<Self> {
         match stored.split_once(':') {
             None => (stored == "reject").then_some(Self::Reject),
             Some(("play", url)) => Some(Self::Play(url.to_owned())),
             Some(("to", uri)) => Some(Self::Sip(uri.to_owned())),
             Some(_) => None,
+        }
+    }
+}
+
+impl From<&crate::config::NoSession> for NoSession {
+    fn from(checked: &crate::config::NoSession) -> Self {
+        use crate::config::NoSession as Checked;
+        match checked {
+            Checked::Reject => Self::Reject,
+            Checked::Play(url) => Self::Play(url.clone()),
+            Checked::Sip(uri) => Self::Sip(uri.clone()),
         }
     }
 }
@@ -82,6 +107,41 @@ pub struct Route {
 pub(super) struct PoolNumber {
     pub(super) number: VirtualNumber,
     pub(super) country: Option<Country>,
+    pub(super) subaccount: Option<String>,
+    pub(super) draining: bool,
+    by_api: bool,
+}
+
+impl PoolNumber {
+    /// Whether new sessions of this account and sub-account may be put on it.
+    pub(super) fn takes_sessions_of(&self, account: &str, subaccount: Option<&str>) -> bool {
+        self.number.account == account && self.subaccount.as_deref() == subaccount && !self.draining
+    }
+
+    fn entry(&self) -> NumberEntry {
+        NumberEntry {
+            number: self.number.clone(),
+            country: self.country.map(|country| country.iso2()),
+            subaccount: self.subaccount.clone(),
+            draining: self.draining,
+            configured: !self.by_api,
+        }
+    }
+}
+
+/// A virtual number with all that its owner may know of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NumberEntry {
+    /// The number itself.
+    pub number: VirtualNumber,
+    /// Two letters of ISO 3166; `None`: no country has its calling code.
+    pub country: Option<String>,
+    /// Auth id of the sub-account whose sessions it takes; `None`: those of the account itself.
+    pub subaccount: Option<String>,
+    /// It takes no new session, and serves those that it has.
+    pub draining: bool,
+    /// It stands in the configuration, which owns all of it but `draining`.
+    pub configured: bool,
 }
 
 impl Store {
@@ -92,7 +152,41 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the database fails.
     pub async fn sync_numbers(&self, numbers: &[VirtualNumberConfig]) -> Result<(), StoreError> {
-        self.change_directory(SyncNumbers(numbers.to_vec())).await
+        self.sync_assigned_numbers(numbers.iter().map(|number| (number.clone(), None)).collect()).await
+    }
+
+    /// As [`Self::sync_numbers`], each number with the auth id of the sub-account that it is for. What the API
+    /// added stays, unless it stands in `numbers` as well: then the configuration owns it from now on.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails.
+    pub async fn sync_assigned_numbers(
+        &self,
+        numbers: Vec<(VirtualNumberConfig, Option<String>)>,
+    ) -> Result<(), StoreError> {
+        self.change_directory(SyncNumbers(numbers)).await
+    }
+
+    /// All numbers of all accounts, in the order of first fit.
+    #[must_use]
+    pub fn all_numbers(&self) -> Vec<NumberEntry> {
+        self.directory().numbers.iter().map(PoolNumber::entry).collect()
+    }
+
+    /// The account's numbers, in the order of first fit.
+    #[must_use]
+    pub fn numbers(&self, account: &str) -> Vec<NumberEntry> {
+        let directory = self.directory();
+        let own = directory.numbers.iter().filter(|pooled| pooled.number.account == account);
+        own.map(PoolNumber::entry).collect()
+    }
+
+    /// The account's number with these digits.
+    #[must_use]
+    pub fn number(&self, account: &str, did: &Did) -> Option<NumberEntry> {
+        let directory = self.directory();
+        let pooled = directory.numbers.get(*directory.places.get(did.digits())?)?;
+        (pooled.number.account == account).then(|| pooled.entry())
     }
 
     /// Our number with these digits, if it is one.
@@ -164,10 +258,12 @@ impl Store {
 
 /// The active numbers, in order.
 pub(super) async fn load(readers: &Pool, first_account: Option<&str>) -> Result<Vec<PoolNumber>, StoreError> {
-    let rows =
-        query("SELECT did, trunk, account, no_session FROM numbers WHERE active = 1 ORDER BY position")
-            .fetch_all(readers)
-            .await?;
+    let rows = query(
+        "SELECT did, trunk, account, no_session, subaccount, draining, by_api FROM numbers
+         WHERE active = 1 ORDER BY by_api, position, did",
+    )
+    .fetch_all(readers)
+    .await?;
     rows.iter()
         .map(|row| {
             let did = row.did("did")?;
@@ -179,30 +275,36 @@ pub(super) async fn load(readers: &Pool, first_account: Option<&str>) -> Result<
             Ok(PoolNumber {
                 number: VirtualNumber { did, trunk: row.text("trunk")?, account, no_session },
                 country,
+                subaccount: row.text_opt("subaccount")?,
+                draining: row.flag("draining")?,
+                by_api: row.flag("by_api")?,
             })
         })
         .collect()
 }
 
-struct SyncNumbers(Vec<VirtualNumberConfig>);
+struct SyncNumbers(Vec<(VirtualNumberConfig, Option<String>)>);
 
 impl Write for SyncNumbers {
     type Done = ();
 
     async fn apply(&mut self, connection: &mut Connection) -> Result<(), StoreError> {
-        query("UPDATE numbers SET active = 0").execute(&mut *connection).await?;
-        for (position, number) in self.0.iter().enumerate() {
+        query("UPDATE numbers SET active = 0 WHERE by_api = 0").execute(&mut *connection).await?;
+        for (position, (number, subaccount)) in self.0.iter().enumerate() {
+            // Whether it drains was said to the API and stays.
             query(
-                "INSERT INTO numbers (did, trunk, account, no_session, position, active)
-                 VALUES ($1, $2, $3, $4, $5, 1)
+                "INSERT INTO numbers (did, trunk, account, no_session, position, active, subaccount)
+                 VALUES ($1, $2, $3, $4, $5, 1, $6)
                  ON CONFLICT (did) DO UPDATE SET trunk = excluded.trunk, account = excluded.account,
-                     no_session = excluded.no_session, position = excluded.position, active = 1",
+                     no_session = excluded.no_session, position = excluded.position, active = 1,
+                     subaccount = excluded.subaccount, by_api = 0",
             )
             .bind(number.did.digits())
             .bind(&number.trunk)
             .bind(&number.account)
             .bind(number.no_session.encode())
             .bind(i64::try_from(position).unwrap_or(i64::MAX))
+            .bind(subaccount)
             .execute(&mut *connection)
             .await?;
         }

@@ -11,7 +11,7 @@ use super::session_row::{columns, digits, save, session};
 use super::session_types::{
     ChangeRefusal, NewSession, SessionFilter, SessionPage, SessionState, SessionUpdate,
 };
-use super::sql::{Connection, Pool, Query, query};
+use super::sql::{Connection, Pool, Search, query};
 use super::writer::Write;
 use super::{Store, StoreError};
 use crate::masking::allocate::Refusal;
@@ -89,12 +89,11 @@ impl Store {
         now: Timestamp,
     ) -> Result<SessionPage, StoreError> {
         let offset = i64::try_from(offset).unwrap_or(i64::MAX);
-        let rows = bind_filter(query(LIST), account, filter, now)
-            .bind(i64::from(limit))
-            .bind(offset)
+        let rows = search(account, filter, now)
+            .query(LIST, " ORDER BY created_at DESC, uuid LIMIT ? OFFSET ?", [i64::from(limit), offset])
             .fetch_all(self.readers())
             .await?;
-        let total = bind_filter(query(COUNT), account, filter, now).fetch_one(self.readers()).await?;
+        let total = search(account, filter, now).query(COUNT, "", [0, 0]).fetch_one(self.readers()).await?;
         Ok(SessionPage {
             sessions: rows.iter().map(session).collect::<Result<_, _>>()?,
             total: total.unsigned("total")?,
@@ -105,47 +104,33 @@ impl Store {
 pub(super) const BY_UUID: &str =
     concat!("SELECT ", columns!(), " FROM sessions WHERE uuid = $1 AND account = $2");
 
-macro_rules! filter {
-    () => {
-        " FROM sessions WHERE account = $1 \
-         AND ($2 IS NULL OR first_party = $2) AND ($3 IS NULL OR second_party = $3) \
-         AND ($4 IS NULL OR virtual_number = $4) AND ($5 IS NULL OR subaccount = $5) \
-         AND ($6 = 0 OR ($6 = 3 AND (ended_at IS NOT NULL OR ends_at <= $7)) \
-              OR ($6 = 1 AND ended_at IS NULL AND ends_at > $7) \
-              OR ($6 = 2 AND ended_at IS NULL AND ends_at > $7 AND EXISTS \
-                  (SELECT 1 FROM interactions i WHERE i.session = sessions.uuid AND i.ended_at IS NULL))) \
-         AND ($8 IS NULL OR created_at >= $8) AND ($9 IS NULL OR created_at < $9) \
-         AND ($10 IS NULL OR ends_at >= $10) AND ($11 IS NULL OR ends_at < $11) \
-         AND ($12 IS NULL OR (expires_at - created_at) / 1000000 >= $12) \
-         AND ($13 IS NULL OR (expires_at - created_at) / 1000000 <= $13)"
-    };
-}
+const LIST: &str = concat!("SELECT ", columns!(), " FROM sessions");
+const COUNT: &str = "SELECT COUNT(*) AS total FROM sessions";
 
-const LIST: &str =
-    concat!("SELECT ", columns!(), filter!(), " ORDER BY created_at DESC, uuid LIMIT $14 OFFSET $15");
-const COUNT: &str = concat!("SELECT COUNT(*) AS total", filter!());
-
-fn bind_filter<'q>(query: Query<'q>, account: &str, filter: &SessionFilter, now: Timestamp) -> Query<'q> {
-    let state = match filter.state {
-        SessionState::Any => 0,
-        SessionState::Active => 1,
-        SessionState::InProgress => 2,
-        SessionState::Expired => 3_i64,
-    };
-    query
-        .bind(account.to_owned())
-        .bind(digits(filter.first_party.as_ref()))
-        .bind(digits(filter.second_party.as_ref()))
-        .bind(filter.virtual_number.as_ref().map(|did| did.digits().to_owned()))
-        .bind(filter.subaccount.clone())
-        .bind(state)
-        .bind(micros(now))
-        .bind(filter.created.from.map(micros))
-        .bind(filter.created.until.map(micros))
-        .bind(filter.ends.from.map(micros))
-        .bind(filter.ends.until.map(micros))
-        .bind(filter.duration_s.0)
-        .bind(filter.duration_s.1)
+fn search<'q>(account: &str, filter: &SessionFilter, now: Timestamp) -> Search<'q> {
+    let search = Search::new()
+        .and("account = ?", account.to_owned())
+        .and_if("first_party = ?", digits(filter.first_party.as_ref()))
+        .and_if("second_party = ?", digits(filter.second_party.as_ref()))
+        .and_if("virtual_number = ?", filter.virtual_number.as_ref().map(|did| did.digits().to_owned()))
+        .and_if("subaccount = ?", filter.subaccount.clone())
+        .and_if("created_at >= ?", filter.created.from.map(micros))
+        .and_if("created_at < ?", filter.created.until.map(micros))
+        .and_if("ends_at >= ?", filter.ends.from.map(micros))
+        .and_if("ends_at < ?", filter.ends.until.map(micros))
+        .and_if("(expires_at - created_at) / 1000000 >= ?", filter.duration_s.0)
+        .and_if("(expires_at - created_at) / 1000000 <= ?", filter.duration_s.1);
+    // What was deleted has its moment in `ends_at` too.
+    match filter.state {
+        SessionState::Any => search,
+        SessionState::Active => search.and("ends_at > ?", micros(now)),
+        SessionState::InProgress => search.and(
+            "ends_at > ? AND EXISTS \
+             (SELECT 1 FROM interactions i WHERE i.session = sessions.uuid AND i.ended_at IS NULL)",
+            micros(now),
+        ),
+        SessionState::Expired => search.and("ends_at <= ?", micros(now)),
+    }
 }
 
 /// The active sessions on `dialled` in which `caller` is a party.
@@ -310,6 +295,16 @@ impl Write for Expire {
         save(connection, &session).await?;
         Ok(Ok(session))
     }
+}
+
+/// The account's session, ended ones included, inside a transaction.
+pub(super) async fn by_uuid(
+    connection: &mut Connection,
+    account: &str,
+    uuid: Uuid,
+) -> Result<Option<MaskingSession>, StoreError> {
+    let row = query(BY_UUID).bind(uuid.to_string()).bind(account).fetch_optional(connection).await?;
+    row.as_ref().map(session).transpose()
 }
 
 /// The account's session, if it can still be changed.

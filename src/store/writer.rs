@@ -15,7 +15,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::StoreError;
 use super::call_writes::{CallWrite, CallWrites, Reply};
@@ -242,6 +242,7 @@ pub(super) struct Writer {
     repeat_at: Instant,
     node: Arc<str>,
     routes: Arc<RouteCache>,
+    committed: Arc<Notify>,
 }
 
 impl Writer {
@@ -260,7 +261,13 @@ impl Writer {
             repeat_at: clock::now(),
             node,
             routes,
+            committed: Arc::default(),
         }
+    }
+
+    /// Told after every transaction: there may be something new to read.
+    pub(super) fn committed(&self) -> Arc<Notify> {
+        self.committed.clone()
     }
 
     fn repeat_at(&self) -> Option<Instant> {
@@ -376,6 +383,7 @@ impl Writer {
         }
         // Also when it failed: nobody can say what is stored after a commit that was not answered.
         writes.iter().filter_map(|write| write.touched()).for_each(|number| self.routes.touch(number));
+        self.committed.notify_one();
         outcome
     }
 }

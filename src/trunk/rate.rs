@@ -23,21 +23,36 @@ impl RateLimit {
     /// A full bucket. A rate of 0 counts as 1: a limit that admits nobody is a switch, not a rate.
     #[must_use]
     pub fn per_second(rate: u32) -> Self {
-        let rate = rate.max(1);
-        let interval = Duration::from_secs(1) / rate;
-        Self { interval, capacity: interval * rate, full_at: None }
+        Self::per(rate, Duration::from_secs(1))
+    }
+
+    /// A full bucket that holds `count` and is full again after `period`. A count of 0 counts as 1.
+    #[must_use]
+    pub fn per(count: u32, period: Duration) -> Self {
+        let count = count.max(1);
+        let interval = period / count;
+        Self { interval, capacity: interval * count, full_at: None }
     }
 
     /// Takes one token; false when there is none, which changes nothing. A `now` that lies before an earlier one
     /// is taken as it comes.
     #[must_use]
     pub fn take(&mut self, now: Instant) -> bool {
-        let full_at = self.full_at.map_or(now, |at| at.max(now)) + self.interval;
-        let admitted = full_at.saturating_duration_since(now) <= self.capacity;
+        let admitted = self.wait(now).is_zero();
         if admitted {
-            self.full_at = Some(full_at);
+            self.full_at = Some(self.next_full_at(now));
         }
         admitted
+    }
+
+    /// How long it takes until there is a token; takes none.
+    #[must_use]
+    pub fn wait(&self, now: Instant) -> Duration {
+        self.next_full_at(now).saturating_duration_since(now).saturating_sub(self.capacity)
+    }
+
+    fn next_full_at(&self, now: Instant) -> Instant {
+        self.full_at.map_or(now, |at| at.max(now)) + self.interval
     }
 }
 
@@ -61,6 +76,18 @@ mod tests {
         assert_eq!(burst(&mut limit, start + Duration::from_millis(500), 5), 1);
         assert_eq!(burst(&mut limit, start + Duration::from_secs(60), 5), 2);
         assert_eq!(burst(&mut RateLimit::per_second(0), start, 5), 1);
+    }
+
+    #[test]
+    fn an_empty_bucket_says_how_long_the_next_token_takes() {
+        let start = Instant::now();
+        let mut limit = RateLimit::per(300, Duration::from_secs(5));
+        assert_eq!(limit.wait(start), Duration::ZERO);
+        assert_eq!(burst(&mut limit, start, 400), 300);
+        let wait = limit.wait(start);
+        assert!(wait > Duration::from_millis(16) && wait <= Duration::from_millis(17), "{wait:?}");
+        assert!(!limit.take(start + wait - Duration::from_millis(1)) && limit.take(start + wait));
+        assert_eq!(burst(&mut limit, start + Duration::from_secs(60), 400), 300);
     }
 
     proptest! {

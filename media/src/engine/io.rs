@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 /// Tells the waiting thread that its queue has something: the token of [`Wake`].
 pub(super) const WAKE: u64 = u64::MAX;
@@ -101,10 +102,13 @@ impl Poller {
         if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Fills `ready` with tokens; waits for the first one when `block` is set, else not at all.
-    pub(super) fn wait(&mut self, block: bool, ready: &mut Vec<u64>) -> io::Result<()> {
+    /// Fills `ready` with tokens; waits for the first one for `longest`, in whole milliseconds and at least one
+    /// unless it is zero; `None`: as long as it takes.
+    pub(super) fn wait(&mut self, longest: Option<Duration>, ready: &mut Vec<u64>) -> io::Result<()> {
         ready.clear();
-        let timeout_ms = if block { -1 } else { 0 };
+        let timeout_ms = longest.map_or(-1, |longest| {
+            libc::c_int::try_from(longest.as_micros().div_ceil(1000)).unwrap_or(libc::c_int::MAX)
+        });
         let room = self.events.len() as libc::c_int;
         // SAFETY: the kernel writes at most `room` events into `events`, which has as many elements, all
         // initialised.
@@ -143,19 +147,19 @@ mod tests {
         let mut poller = Poller::new(&wake).unwrap();
         let socket = bind(Ipv4Addr::LOCALHOST.into(), 0).unwrap();
         poller.add(&socket, 7).unwrap();
-        poller.wait(false, &mut ready).unwrap();
+        poller.wait(Some(Duration::ZERO), &mut ready).unwrap();
         assert_eq!(ready, []);
         socket.send_to(b"x", socket.local_addr().unwrap()).unwrap();
         for _ in 0..2 {
-            poller.wait(true, &mut ready).unwrap();
+            poller.wait(None, &mut ready).unwrap();
             assert_eq!(ready, [7]);
         }
         drop(socket);
         wake.wake();
-        poller.wait(true, &mut ready).unwrap();
+        poller.wait(None, &mut ready).unwrap();
         assert_eq!(ready, [WAKE]);
         wake.clear();
-        poller.wait(false, &mut ready).unwrap();
+        poller.wait(Some(Duration::ZERO), &mut ready).unwrap();
         assert_eq!(ready, []);
     }
 

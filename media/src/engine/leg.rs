@@ -93,6 +93,8 @@ pub(super) struct Leg {
 struct Reports {
     cname: Cname,
     due: MediaTime,
+    /// A report was sent.
+    told: bool,
     origin: Instant,
     octets: u64,
     /// RTP packets sent up to the report before the last one, and up to the last.
@@ -127,6 +129,7 @@ impl Leg {
             reports: Reports {
                 cname: Cname::from_random(identity.cname),
                 due: MediaTime::NEVER,
+                told: false,
                 origin,
                 octets: 0,
                 sent_before: [0; 2],
@@ -471,6 +474,11 @@ impl Leg {
         {
             bench.counters.unsent += 1;
         }
+        self.reports.told = true;
+        self.count_overrun(bench);
+    }
+
+    fn count_overrun(&mut self, bench: &mut Bench<'_>) {
         let overrun = u64::from(io::overrun(&self.sockets.rtp)) + u64::from(io::overrun(&self.sockets.rtcp));
         bench.counters.overrun += overrun.saturating_sub(self.statistics.overrun);
         self.statistics.overrun = overrun;
@@ -479,8 +487,10 @@ impl Leg {
     /// Says BYE and returns the leg's figures.
     pub(super) fn close(&mut self, bench: &mut Bench<'_>, scratch: &mut Vec<u8>) -> LegStatistics {
         // RFC 3550 §6.3.7: who never sent anything leaves without a BYE.
-        if self.is_configured() {
+        if self.statistics.sent > 0 || self.reports.told {
             self.report(bench, scratch, true);
+        } else if self.statistics.received > 0 || self.statistics.foreign > 0 {
+            self.count_overrun(bench);
         }
         LegStatistics { lost: self.reception.lost(), jitter: self.reception.jitter(), ..self.statistics }
     }

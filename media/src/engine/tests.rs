@@ -502,6 +502,17 @@ fn rtcp_is_our_own_and_ends_with_bye() {
 }
 
 #[test]
+fn rfc3550_6_3_7_who_never_sent_anything_leaves_without_a_bye() {
+    let call = TestCall::bridged(Codec::Pcmu, Codec::Pcmu);
+    call.handle.command(MediaCommand::Close);
+    assert!(matches!(call.event(), MediaEvent::Closed(_)));
+    for phone in [&call.a, &call.b] {
+        phone.rtcp.set_read_timeout(Some(QUIET)).unwrap();
+        assert!(phone.rtcp.recv_from(&mut [0; 1500]).is_err());
+    }
+}
+
+#[test]
 fn the_peers_reports_become_figures() {
     let mut call = TestCall::bridged(Codec::Pcmu, Codec::Pcmu);
     call.a.speak(0, 17);

@@ -1,8 +1,9 @@
 //! One media thread: waits, reads what came, relays it at once, then does what is due.
 //!
-//! While calls live it wakes every [`TICK`] and takes all packets that came meanwhile in one go: at 10 000
-//! packets/s a wake-up per packet would cost more than the packet. Without calls it sleeps until it is told
-//! of one. A packet costs no lock, no allocation, no reading of the clock and no log line.
+//! While packets flow it wakes every [`TICK`] and takes all that came meanwhile in one go: at 10 000 packets/s
+//! a wake-up per packet would cost more than the packet. While none do, it dozes: the next packet, the next
+//! deadline or something urgent wakes it, and what can wait is taken every [`DOZE`]. Without calls it sleeps
+//! until it is told of one. A packet costs no lock, no allocation, no reading of the clock and no log line.
 
 use super::call::{Call, Parts};
 use super::clock::{MediaClock, Now};
@@ -16,13 +17,18 @@ use crate::{CallStatistics, MediaCommand, MediaEvent};
 use std::collections::HashMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering, fence};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How long packets may wait for their batch.
 const TICK: Duration = Duration::from_millis(3);
+/// Packets count as flowing for so long after the last one: several times what lies between two of a stream.
+const FLOWING: u64 = milliseconds(100);
+/// How long commands that only matter to later packets, and new calls, may wait while no packet flows: many of
+/// them then share one wake-up, which costs more than they do.
+const DOZE: Duration = Duration::from_millis(20);
 /// Times that all ready sockets are read in one tick.
 const ROUNDS: usize = 32;
 /// Useless packets read from one socket before the next one has its turn.
@@ -38,12 +44,30 @@ pub(super) enum ToWorker {
     Command(u64, MediaCommand),
 }
 
+impl ToWorker {
+    /// It is heard, or dated, from this very moment on. Everything else shows its effect with the next packet,
+    /// which wakes the worker, and is taken before that packet.
+    fn is_urgent(&self) -> bool {
+        matches!(self, Self::Command(_, MediaCommand::Play { .. } | MediaCommand::Record { .. }))
+    }
+}
+
+/// What a worker does that is not at work: [`Shared::rest`].
+mod rest {
+    /// It is at work, or on a nap that nothing shortens.
+    pub(super) const NONE: u8 = 0;
+    /// It wakes by itself within [`super::DOZE`].
+    pub(super) const DOZING: u8 = 1;
+    /// It waits for [`super::Wake`] and nothing else.
+    pub(super) const ASLEEP: u8 = 2;
+}
+
 /// What a worker and those who talk to it share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) wake: Wake,
-    /// The worker waits for [`Wake`] and nothing else.
-    sleeping: AtomicBool,
+    /// One of [`rest`].
+    rest: AtomicU8,
     /// Calls that have been given to it and have not ended.
     pub(super) calls: AtomicUsize,
     pub(super) published: Mutex<EngineStatistics>,
@@ -61,17 +85,20 @@ impl Shared {
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
             wake: Wake::new()?,
-            sleeping: AtomicBool::new(false),
+            rest: AtomicU8::new(rest::NONE),
             calls: AtomicUsize::new(0),
             published: Mutex::default(),
         })
     }
 
-    /// Wakes the worker if it sleeps. Pairs with [`Worker::sleep`]: whoever comes second sees what the other
-    /// one did.
-    fn rouse(&self) {
+    /// Wakes the worker if it sleeps, or dozes and it is `urgent`. Pairs with [`Worker::rest`]: whoever comes
+    /// second sees what the other one did.
+    fn rouse(&self, urgent: bool) {
         fence(Ordering::SeqCst);
-        if self.sleeping.swap(false, Ordering::SeqCst) {
+        let least = if urgent { rest::DOZING } else { rest::ASLEEP };
+        if self.rest.load(Ordering::SeqCst) >= least
+            && self.rest.swap(rest::NONE, Ordering::SeqCst) != rest::NONE
+        {
             self.wake.wake();
         }
     }
@@ -84,8 +111,9 @@ impl Link {
 
     /// False when the worker is gone.
     pub(super) fn tell(&self, message: ToWorker) -> bool {
+        let urgent = message.is_urgent();
         let told = self.inbox.as_ref().is_some_and(|inbox| inbox.send(message).is_ok());
-        self.shared.rouse();
+        self.shared.rouse(urgent);
         told
     }
 }
@@ -100,7 +128,7 @@ impl Drop for Link {
     fn drop(&mut self) {
         // The worker ends when the last one is gone, for which it must look.
         self.inbox = None;
-        self.shared.rouse();
+        self.shared.rouse(false);
     }
 }
 
@@ -127,6 +155,8 @@ pub(super) struct Worker {
     current: Option<usize>,
     counters: EngineStatistics,
     published: MediaTime,
+    /// When the last packet came, whosever it was.
+    heard: MediaTime,
     ready: Vec<u64>,
     datagram: Box<[u8; MAX_DATAGRAM]>,
     scratch: Vec<u8>,
@@ -154,6 +184,7 @@ impl Worker {
             current: None,
             counters: EngineStatistics::default(),
             published: MediaTime::default(),
+            heard: MediaTime::default(),
             ready: Vec::new(),
             datagram: Box::new([0; MAX_DATAGRAM]),
             scratch: Vec::new(),
@@ -178,11 +209,7 @@ impl Worker {
 
     /// One tick. False when the engine has been dropped.
     fn turn(&mut self) -> io::Result<bool> {
-        if self.by_id.is_empty() {
-            self.sleep()?;
-        } else {
-            std::thread::sleep(TICK);
-        }
+        self.wait()?;
         if !self.receive()? {
             return Ok(false);
         }
@@ -195,21 +222,34 @@ impl Worker {
         Ok(true)
     }
 
-    /// Waits until somebody calls [`Shared::rouse`].
-    fn sleep(&mut self) -> io::Result<()> {
-        self.shared.sleeping.store(true, Ordering::SeqCst);
+    /// Waits for the next tick, and fills `ready` if packets should wake it before.
+    fn wait(&mut self) -> io::Result<()> {
+        self.ready.clear();
+        if self.by_id.is_empty() {
+            return self.rest(rest::ASLEEP, None);
+        }
+        let now = self.clock.now().media;
+        let next = self.deadlines.iter().copied().min().unwrap_or(MediaTime::NEVER);
+        let due = Duration::from_micros(next.since(now).saturating_mul(125));
+        if now.since(self.heard) < FLOWING || due <= TICK {
+            std::thread::sleep(TICK);
+            return Ok(());
+        }
+        self.rest(rest::DOZING, Some(due.min(DOZE)))
+    }
+
+    /// Waits until a packet comes, or somebody calls [`Shared::rouse`], or for `longest`.
+    fn rest(&mut self, how: u8, longest: Option<Duration>) -> io::Result<()> {
+        self.shared.rest.store(how, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         // What was sent before the flag was up has not woken us.
         let now = self.clock.now();
         match self.inbox.try_recv() {
             Ok(message) => self.take_message(message, now),
             Err(TryRecvError::Disconnected) => {}
-            Err(TryRecvError::Empty) => {
-                self.poller.wait(true, &mut self.ready)?;
-                self.shared.wake.clear();
-            }
+            Err(TryRecvError::Empty) => self.poller.wait(longest, &mut self.ready)?,
         }
-        self.shared.sleeping.store(false, Ordering::SeqCst);
+        self.shared.rest.store(rest::NONE, Ordering::SeqCst);
         Ok(())
     }
 
@@ -274,20 +314,27 @@ impl Worker {
     /// sent applies to it.
     fn receive(&mut self) -> io::Result<bool> {
         let mut ready = std::mem::take(&mut self.ready);
-        for _ in 0..ROUNDS {
-            self.poller.wait(false, &mut ready)?;
+        for round in 0..ROUNDS {
+            if round > 0 || ready.is_empty() {
+                self.poller.wait(Some(Duration::ZERO), &mut ready)?;
+            }
             let now = self.clock.now();
             if !self.take_messages(now) {
                 return Ok(false);
             }
-            if ready.is_empty() {
-                break;
-            }
+            // Being woken says nothing of packets.
+            let idle = ready.iter().all(|token| *token == WAKE);
             for token in ready.iter().copied() {
                 match token {
                     WAKE => self.shared.wake.clear(),
-                    _ => self.read(token, now),
+                    _ => {
+                        self.heard = now.media;
+                        self.read(token, now);
+                    }
                 }
+            }
+            if idle {
+                break;
             }
         }
         self.ready = ready;

@@ -94,7 +94,9 @@ impl Call {
         }
         out.event(self.number, Event::Request(request.clone()));
         let tag = self.local_tag.clone();
-        let simple = |status| Some(respond_to(request, from, &Reply::status(status), &tag, &[], None));
+        let answers = out.answers.clone();
+        let simple =
+            |status| Some(respond_to(request, from, &Reply { status, ..answers.clone() }, &tag, &[], None));
         match method {
             "ACK" => {
                 self.on_ack(out, request);
@@ -159,7 +161,9 @@ impl Call {
         now: Instant,
     ) -> Option<Vec<u8>> {
         let tag = self.local_tag.clone();
-        let reply = |status| Some(respond_to(request, from, &Reply::status(status), &tag, &[], None));
+        let answers = out.answers.clone();
+        let reply =
+            |status| Some(respond_to(request, from, &Reply { status, ..answers.clone() }, &tag, &[], None));
         let Some(server) = self.server.as_mut().filter(|server| server.request.branch() == request.branch())
         else {
             out.faults.push(format!("CANCEL matches no INVITE (RFC 3261 §9.1): {}", request.start_line()));

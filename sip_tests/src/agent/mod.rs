@@ -187,6 +187,7 @@ struct Out {
     transport: Transport,
     lose_acks: u32,
     reordering: bool,
+    answers: Reply,
 }
 
 impl Out {
@@ -237,6 +238,7 @@ impl Agent {
             transport,
             lose_acks: 0,
             reordering: false,
+            answers: Reply::default(),
         };
         Self { out, calls: vec![], replies: VecDeque::new(), user_agent: None }
     }
@@ -244,6 +246,11 @@ impl Agent {
     /// What User-Agent and Server say; nothing when `None`.
     pub fn set_user_agent(&mut self, text: Option<String>) {
         self.user_agent = text;
+    }
+
+    /// Phrase, headers and body of answers that the phone gives by itself within a call; the status is its own.
+    pub fn set_answers(&mut self, answers: Reply) {
+        self.out.answers = answers;
     }
 
     /// So many ACKs for 2xx are made but not sent.

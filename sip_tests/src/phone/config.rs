@@ -2,7 +2,8 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use crate::agent::{Invite, Transport};
+use crate::agent::{Invite, Reply, Transport};
+use crate::middlebox::Middlebox;
 use crate::sdp::SdpOptions;
 use crate::stream::MediaOptions;
 use crate::transcript::{Direction, Transcript};
@@ -52,6 +53,11 @@ pub struct PhoneConfig {
     pub media: MediaOptions,
     /// User-Agent and Server; none when `None`.
     pub user_agent: Option<String>,
+    /// Phrase, headers and body of what the phone answers by itself to requests other than INVITE; the status
+    /// is the phone's.
+    pub answers: Reply,
+    /// Between the server and this phone, over UDP.
+    pub middlebox: Option<Middlebox>,
 }
 
 impl PhoneConfig {
@@ -70,6 +76,8 @@ impl PhoneConfig {
             impairment: Impairment::default(),
             media: MediaOptions::default(),
             user_agent: None,
+            answers: Reply::default(),
+            middlebox: None,
         }
     }
 

@@ -257,8 +257,9 @@ impl Shared {
     }
 
     async fn open_media(&self, options: Option<MediaOptions>) -> std::io::Result<MediaSession> {
-        let options = options.unwrap_or_else(|| self.config.media.clone());
         let config = &self.config;
+        let mut options = options.unwrap_or_else(|| config.media.clone());
+        options.middlebox.clone_from(&config.middlebox);
         let ip = if self.address.ip().is_unspecified() {
             IpAddr::from(Ipv4Addr::LOCALHOST)
         } else {

@@ -17,6 +17,7 @@ use super::{Impairment, Job, Lose, PhoneConfig};
 use crate::agent::{Agent, CallNumber, Event, Output, Transport};
 use crate::clock;
 use crate::message::{self, Message};
+use crate::middlebox::Middlebox;
 use crate::sdp::RemoteMedia;
 use crate::stream::MediaSession;
 use crate::transcript::{Direction, Kind, Transcript};
@@ -67,6 +68,7 @@ pub(super) struct Task {
     streams: mpsc::UnboundedReceiver<FromStream>,
     transcript: Transcript,
     impairment: Impairment,
+    middlebox: Option<Middlebox>,
     random: StdRng,
     logs: Arc<Logs>,
     everything: Arc<Log>,
@@ -96,6 +98,7 @@ impl Task {
     ) -> Self {
         let mut agent = Agent::new(address, config.transport, config.seed);
         agent.set_user_agent(config.user_agent.clone());
+        agent.set_answers(config.answers.clone());
         let (stream_in, streams) = mpsc::unbounded_channel();
         Self {
             agent,
@@ -107,6 +110,7 @@ impl Task {
             streams,
             transcript: config.transcript.clone(),
             impairment: config.impairment.clone(),
+            middlebox: config.middlebox.clone(),
             random: StdRng::seed_from_u64(config.seed),
             logs,
             everything,
@@ -128,8 +132,10 @@ impl Task {
                 Some((to, bytes)) = raw.recv() => self.send(to, &bytes),
                 received = receive(self.sockets.udp.as_ref(), &mut buffer) => {
                     if let Ok((length, from)) = received {
-                        let bytes = buffer.get(..length).unwrap_or_default().to_vec();
-                        self.take(&bytes, from);
+                        let bytes = buffer.get(..length).unwrap_or_default();
+                        for bytes in Middlebox::deliver(self.middlebox.as_ref(), Kind::Sip, bytes) {
+                            self.take(&bytes, from);
+                        }
                     }
                 }
                 Some(from_stream) = self.streams.recv() => match from_stream {

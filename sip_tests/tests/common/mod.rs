@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods)]
 
 pub mod child;
+pub mod receiver;
 pub mod talk;
 
 use maskline::config::Config;
@@ -67,6 +68,8 @@ pub struct Setup {
     pub gateways: Vec<String>,
     /// Who may call in.
     pub allow: &'static str,
+    /// Ids and tokens of the accounts, the first of which is the test's; empty: one that the service makes.
+    pub accounts: &'static [(&'static str, &'static str)],
 }
 
 impl Default for Setup {
@@ -82,6 +85,7 @@ impl Default for Setup {
             number: "",
             gateways,
             allow,
+            accounts: &[],
         }
     }
 }
@@ -96,7 +100,8 @@ impl Server {
     pub async fn with(gateway: SocketAddr, setup: Setup) -> Self {
         let folder = std::env::temp_dir().join(format!("maskline-test-{:016x}", rand::random::<u64>()));
         let path = folder.display();
-        let Setup { sip, media, http, recordings, trunk, numbers, number, mut gateways, allow } = setup;
+        let Setup { sip, media, http, recordings, trunk, numbers, number, mut gateways, allow, accounts } =
+            setup;
         let recordings = recordings.unwrap_or_else(|| folder.join("recordings"));
         let recordings = recordings.display();
         if gateways.is_empty() {
@@ -105,12 +110,16 @@ impl Server {
         let numbers: String = (0..numbers)
             .map(|n| format!("[[numbers]]\nnumber = \"+120255501{n:02}\"\ntrunk = \"carrier\"\n{number}\n"))
             .collect();
+        let configured: String = accounts
+            .iter()
+            .map(|(id, token)| format!("[[accounts]]\nauth_id = \"{id}\"\nauth_token = \"{token}\"\n"))
+            .collect();
         let text = format!(
             "[sip]\nlisten = [\"udp://127.0.0.1:0\", \"tcp://127.0.0.1:0\"]\n{sip}\n[media]\n{media}\n\
              [http]\nlisten = \"127.0.0.1:0\"\n{http}\n[store]\nurl = \"sqlite://{path}/maskline.db\"\n\
              [recordings]\ndirectory = \"{recordings}\"\n\
              [[trunks]]\nname = \"carrier\"\ngateways = {gateways:?}\n\
-             allow = [\"{allow}\"]\n{trunk}\n{numbers}"
+             allow = [\"{allow}\"]\n{trunk}\n{numbers}{configured}"
         );
         let config =
             Config::read(&text, std::iter::empty()).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
@@ -125,8 +134,13 @@ impl Server {
         };
         let (sip, sip_tcp) =
             (of(maskline::sip::transport::Protocol::Udp), of(maskline::sip::transport::Protocol::Tcp));
-        let account = service.new_account().unwrap();
-        let (auth_id, auth_token) = (account.auth_id.clone(), account.auth_token.clone());
+        let (auth_id, auth_token) = match accounts.first() {
+            Some((id, token)) => ((*id).to_owned(), (*token).to_owned()),
+            None => {
+                let account = service.new_account().unwrap();
+                (account.auth_id.clone(), account.auth_token.clone())
+            }
+        };
         let guard = Folder(folder.clone());
         Self { service, sip, sip_tcp, folder, auth_id, auth_token, guard }
     }

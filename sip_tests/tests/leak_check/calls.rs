@@ -4,154 +4,18 @@
 #![allow(unreachable_pub)]
 
 use crate::common::{PATIENCE, Server, Setup};
-use crate::places::{CALLEE, CALLER, Party};
+use crate::dialog::{Dialog, outside};
+use crate::party::{Party, Side};
 use crate::plant::Ledger;
-use crate::shown;
-use serde_json::json;
+use serde_json::{Value, json};
 use sip_tests::agent::Reply;
-use sip_tests::leak;
 use sip_tests::message::{self, Message};
 use sip_tests::phone::{CallOptions, IncomingCall, OutgoingCall, Phone, PhoneConfig};
 use sip_tests::rtp::{HeaderExtras, sdes_items};
 use sip_tests::sdp::LocalMedia;
 use sip_tests::transcript::{Direction, Transcript};
 use std::net::SocketAddr;
-
-/// What a side's later requests are made of.
-pub struct Dialog<'a> {
-    pub party: &'a Party,
-    pub phone: &'a Phone,
-    pub server: SocketAddr,
-    pub from: String,
-    pub to: String,
-    pub call_id: String,
-    pub target: String,
-    pub cseq: u32,
-}
-
-impl<'a> Dialog<'a> {
-    pub fn of_caller(
-        ledger: &mut Ledger,
-        phone: &'a Phone,
-        server: SocketAddr,
-        invite: &Message,
-        ok: &Message,
-    ) -> Self {
-        let header = |message: &Message, name: &str| message.header(name).unwrap().to_owned();
-        Self {
-            party: &CALLER,
-            phone,
-            server,
-            from: Self::connected(ledger, &CALLER, invite.from_tag()),
-            to: header(ok, "To"),
-            call_id: invite.call_id().to_owned(),
-            target: message::uri_of(ok.header("Contact").unwrap()).to_owned(),
-            cseq: invite.cseq().0,
-        }
-    }
-
-    pub fn of_callee(
-        ledger: &mut Ledger,
-        phone: &'a Phone,
-        server: SocketAddr,
-        invite: &Message,
-        ok: &Message,
-    ) -> Self {
-        Self {
-            party: &CALLEE,
-            phone,
-            server,
-            from: Self::connected(ledger, &CALLEE, ok.to_tag()),
-            to: invite.header("From").unwrap().to_owned(),
-            call_id: invite.call_id().to_owned(),
-            target: message::uri_of(invite.header("Contact").unwrap()).to_owned(),
-            cseq: CALLEE.cseq,
-        }
-    }
-
-    /// RFC 4916: whoever this is now, it is not who it was in the INVITE.
-    pub fn connected(ledger: &mut Ledger, party: &Party, tag: Option<&str>) -> String {
-        let from = ledger.text(22, party, "\"{s}\" <sip:+{f}@{h};user=phone;x={s}>");
-        ledger.bytes(2, party, from.as_bytes());
-        format!("{from};tag={}", tag.unwrap())
-    }
-
-    pub fn send(&mut self, ledger: &mut Ledger, method: &str, cseq: u32, body: Option<(String, Vec<u8>)>) {
-        let (party, own) = (self.party, self.phone.address());
-        let parameters = ledger.text(1, party, ";x={s};rn=+{f};phone-context={h}");
-        let branch = ledger.text(6, party, &format!("z9hG4bK{{s}}x{method}x{cseq}"));
-        let mut headers = vec![
-            ("Via".to_owned(), format!("SIP/2.0/UDP {own};branch={branch};rport")),
-            ("From".to_owned(), self.from.clone()),
-            ("To".to_owned(), self.to.clone()),
-            ("Call-ID".to_owned(), self.call_id.clone()),
-            ("CSeq".to_owned(), format!("{cseq} {method}")),
-            ("Max-Forwards".to_owned(), "37".to_owned()),
-        ];
-        ledger.bytes(9, party, format!("CSeq: {cseq}").as_bytes());
-        ledger.bytes(10, party, b"Max-Forwards: 37");
-        let contact =
-            ledger.text(4, party, &format!("\"{{s}}\" <sip:{{n}}@{own};ob;gr={{u}};x={{s}}>;q=0.5"));
-        headers.push(("Contact".to_owned(), contact));
-        headers.extend(ledger.headers(party, own, true));
-        headers.extend(body.iter().map(|(kind, _)| ("Content-Type".to_owned(), kind.clone())));
-        let content = body.map(|(_, content)| content).unwrap_or_default();
-        let start = format!("{method} {}{parameters} SIP/2.0", self.target);
-        self.phone.send_raw(self.server, &message::write(&start, &headers, &content));
-    }
-
-    /// Sends a request and waits for its final response.
-    pub async fn ask(
-        &mut self,
-        ledger: &mut Ledger,
-        method: &str,
-        body: Option<(String, Vec<u8>)>,
-    ) -> Message {
-        self.cseq += 1;
-        let (cseq, call_id) = (self.cseq, self.call_id.clone());
-        self.send(ledger, method, cseq, body);
-        let is = |m: &Message| {
-            m.call_id() == call_id && m.cseq() == (cseq, method) && m.status().is_some_and(|s| s >= 200)
-        };
-        self.phone.wait_received(method, PATIENCE, is).await.unwrap()
-    }
-
-    /// Everything that may come inside a dialog, but its end.
-    pub async fn talk(&mut self, ledger: &mut Ledger, media: SocketAddr) {
-        let party = self.party;
-        let mut local = LocalMedia::new(media, ledger.sdp(party), 77);
-        let mut offer = || Some(("application/sdp".to_owned(), local.offer()));
-        assert_eq!(self.ask(ledger, "UPDATE", None).await.status(), Some(200));
-        assert_eq!(self.ask(ledger, "UPDATE", offer()).await.status(), Some(200));
-        let key = ledger.text(40, party, "Signal=5\r\nDuration=160\r\nX={s} {n}\r\n").into_bytes();
-        let dtmf = Some(("application/dtmf-relay".to_owned(), key));
-        assert_eq!(self.ask(ledger, "INFO", dtmf).await.status(), Some(200));
-        for (index, (method, status)) in [
-            ("INFO", 469),
-            ("MESSAGE", 405),
-            ("REFER", 405),
-            ("NOTIFY", 405),
-            ("PUBLISH", 405),
-            ("OPTIONS", 200),
-            ("SUBSCRIBE", 405),
-            ("PRACK", 405),
-            ("STRANGE", 501),
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            let body = Some(ledger.body(party, index));
-            assert_eq!(self.ask(ledger, method, body).await.status(), Some(status), "{method}");
-        }
-        assert_eq!(self.ask(ledger, "INVITE", offer()).await.status(), Some(200));
-        self.send(ledger, "ACK", self.cseq, None);
-    }
-
-    pub async fn bye(&mut self, ledger: &mut Ledger) {
-        let body = Some(ledger.body(self.party, 4));
-        assert_eq!(self.ask(ledger, "BYE", body).await.status(), Some(200));
-    }
-}
+use std::sync::Arc;
 
 /// The server, the phones, and what was planted so far.
 pub struct Scene {
@@ -159,38 +23,53 @@ pub struct Scene {
     pub transcript: Transcript,
     pub caller: Phone,
     pub callee: Phone,
+    /// The caller, the callee.
+    pub parties: [Arc<Party>; 2],
     pub number: String,
+    pub session: Value,
     pub ledger: Ledger,
     pub calls: u32,
 }
 
+/// The owner of the sessions, and another one who is curious.
+pub const ACCOUNTS: [(&str, &str); 2] = [
+    ("MATESTOWNEROWNER0001", "a-token-that-is-long-enough-for-a-test-01"),
+    ("MATESTOTHEROTHER0002", "a-token-that-is-long-enough-for-a-test-02"),
+];
+
 impl Scene {
-    pub async fn new() -> Self {
+    /// Both sides as drawn from this seed.
+    pub async fn new(seed: u64, is_mixed: bool) -> Self {
+        let parties = Side::BOTH.map(|side| Arc::new(Party::drawn(side, seed, is_mixed)));
         let mut ledger = Ledger::default();
         let transcript = Transcript::new();
-        let config = |party: &Party| {
+        let mut config = |party: &Party| {
             let address = format!("{}:0", party.address).parse().unwrap();
-            PhoneConfig::named(party.name()).recorded_in(&transcript).at(address)
+            let config = PhoneConfig::named(party.name()).recorded_in(&transcript).at(address);
+            PhoneConfig { media: ledger.media(party), answers: ledger.answers(party, address), ..config }
         };
-        let callee = PhoneConfig { media: ledger.media(&CALLEE), ..config(&CALLEE) };
-        let (caller, callee) =
-            (Phone::bind(config(&CALLER)).await.unwrap(), Phone::bind(callee).await.unwrap());
-        let server = Server::with(callee.address(), Setup::default()).await;
-        let parties = json!({
-            "first_party": format!("+{}", CALLER.number), "second_party": format!("+{}", CALLEE.number),
-            "geomatch": false,
-        });
-        let session = server.session(parties).await;
+        let (caller, callee) = (config(&parties[0]), config(&parties[1]));
+        let (caller, callee) = (Phone::bind(caller).await.unwrap(), Phone::bind(callee).await.unwrap());
+        let setup = Setup { accounts: &ACCOUNTS, ..Setup::default() };
+        let server = Server::with(callee.address(), setup).await;
+        let number = |side: usize| format!("+{}", parties[side].number);
+        let body = json!({ "first_party": number(0), "second_party": number(1), "geomatch": false });
+        let session = server.session(body).await;
         let number = Server::number(&session);
-        Self { server, transcript, caller, callee, number, ledger, calls: 0 }
+        Self { server, transcript, caller, callee, parties, number, session, ledger, calls: 0 }
+    }
+
+    pub fn party(&self, side: Side) -> Arc<Party> {
+        Arc::clone(&self.parties[side as usize])
     }
 
     /// An INVITE that is marked wherever an INVITE can be; what it is answered with is another question.
     pub fn invite(&mut self) -> CallOptions {
         self.calls += 1;
         let (calls, own, number) = (self.calls, self.caller.address(), &self.number);
+        let party = &*self.parties[0];
         let ledger = &mut self.ledger;
-        let mut text = |row, template: &str| ledger.text(row, &CALLER, template);
+        let mut text = |row, template: &str| ledger.text(row, party, template);
         let uri = format!(
             "sip:{number};rn=+{{f}};npdi;cic=+{{s}};phone-context={{h}}@{};user=phone;\
              tgrp={{s}};trunk-context={{h}};cause=302",
@@ -212,16 +91,16 @@ impl Scene {
             branch_mark: Some(text(6, "{s}")),
             call_id: Some(text(8, &format!("{calls}-{{s}}-{{u}}@{{h}}"))),
             request_uri: Some(text(1, &uri)),
-            cseq: Some(CALLER.cseq),
+            cseq: Some(party.cseq),
             max_forwards: 37,
             ..CallOptions::from("")
         };
-        ledger.bytes(9, &CALLER, format!("CSeq: {}", CALLER.cseq).as_bytes());
-        ledger.bytes(10, &CALLER, b"Max-Forwards: 37");
+        ledger.bytes(9, party, format!("CSeq: {}", party.cseq).as_bytes());
+        ledger.bytes(10, party, b"Max-Forwards: 37");
         CallOptions {
-            extra_headers: ledger.headers(&CALLER, own, true),
-            sdp: Some(ledger.sdp(&CALLER)),
-            media: Some(ledger.media(&CALLER)),
+            extra_headers: ledger.headers(party, own, true),
+            sdp: Some(ledger.sdp(party)),
+            media: Some(ledger.media(party)),
             ..options
         }
     }
@@ -236,7 +115,7 @@ impl Scene {
 
     pub fn reply(&mut self, status: u16, tag: &str) -> Reply {
         let own = self.callee.address();
-        self.ledger.reply(&CALLEE, own, status, tag)
+        self.ledger.reply(&self.parties[1], own, status, tag)
     }
 
     /// The INVITE that `call` sent, and what its phone knows of the dialog.
@@ -257,7 +136,7 @@ impl Scene {
             let reply = self.reply(status, tag);
             incoming.respond(reply).await.unwrap();
         }
-        let sdp = self.ledger.sdp(&CALLEE);
+        let sdp = self.ledger.sdp(&self.parties[1]);
         let early = self.reply(183, "{s}-one");
         incoming.respond_with_sdp(sdp.clone(), early).await.unwrap();
         call.wait_for(|status| status == 183, PATIENCE).await.unwrap();
@@ -276,22 +155,27 @@ pub async fn answered_call(scene: &mut Scene) {
     let (call, incoming) = scene.dial(options).await;
     scene.answer(&call, &incoming, None).await;
     let (server, caller, callee) = (scene.server.sip, scene.caller.clone(), scene.callee.clone());
+    let (calling, called) = (scene.party(Side::Caller), scene.party(Side::Callee));
     let invite = scene.sent("caller", |m| m.is("INVITE"));
     let ok = call.answered(PATIENCE).await.unwrap();
-    let mut of_caller = Dialog::of_caller(&mut scene.ledger, &caller, server, &invite, &ok);
-    let body = Some(scene.ledger.body(&CALLER, 8));
+    let mut of_caller = Dialog::of_caller(&mut scene.ledger, (&calling, &caller), server, &invite, &ok);
+    let body = Some(scene.ledger.body(&calling, 8));
     of_caller.send(&mut scene.ledger, "ACK", invite.cseq().0, body);
     incoming.wait_ack(PATIENCE).await.unwrap();
     let ok = scene.sent("callee", |m| m.status() == Some(200) && m.cseq().1 == "INVITE");
-    let mut of_callee = Dialog::of_callee(&mut scene.ledger, &callee, server, incoming.request(), &ok);
+    let mut of_callee =
+        Dialog::of_callee(&mut scene.ledger, (&called, &callee), server, incoming.request(), &ok);
 
     for media in [call.media(), incoming.media()] {
         media.wait_packets(20, PATIENCE).await.unwrap();
     }
     of_caller.talk(&mut scene.ledger, call.media().address()).await;
     of_callee.talk(&mut scene.ledger, incoming.media().address()).await;
-    scene.ledger.odd_packets(&CALLER, call.media());
-    scene.ledger.odd_packets(&CALLEE, incoming.media());
+    let number = scene.number.clone();
+    outside(&mut scene.ledger, &calling, &caller, server, &number).await;
+    outside(&mut scene.ledger, &called, &callee, server, &number).await;
+    scene.ledger.odd_packets(&calling, call.media());
+    scene.ledger.odd_packets(&called, incoming.media());
     // A report of ours on each leg, after those of the phones.
     for media in [call.media(), incoming.media()] {
         let heard = media.received_count();
@@ -319,78 +203,79 @@ pub async fn answered_call(scene: &mut Scene) {
             }
         }
     }
-
-    let recording = scene.server.recording(&[]).await;
-    let path = recording.to_string_lossy().into_owned();
-    let check = |bytes: &[u8], what: &str| {
-        for party in [&CALLER, &CALLEE] {
-            let found = leak::find(bytes, &party.marks().number(&scene.number));
-            assert!(found.is_empty(), "of the {} in {what}:\n{}", party.name(), shown(&found));
-        }
-    };
-    let below = path.strip_prefix(scene.server.folder.to_str().unwrap()).unwrap();
-    check(below.as_bytes(), "the recording's path");
     let mut files = vec![];
-    for file in std::fs::read_dir(&recording).unwrap() {
-        let file = file.unwrap();
-        let name = file.file_name().into_string().unwrap();
-        check(name.as_bytes(), "a file's name");
-        let bytes = std::fs::read(file.path()).unwrap();
-        if name.ends_with(".wav") {
-            let data = message::find(&bytes, b"data").unwrap() + 8;
-            check(&bytes[..data], "a WAV header");
-            for party in [&CALLER, &CALLEE] {
-                assert!(leak::find_plain(&bytes, &party.marks()).is_empty());
-            }
-        } else {
-            check(&bytes, &name);
-        }
-        files.push(name);
+    for file in std::fs::read_dir(scene.server.recording(&[]).await).unwrap() {
+        files.push(file.unwrap().file_name().into_string().unwrap());
     }
     files.sort();
     assert_eq!(files, ["a-leg.wav", "b-leg.wav", "call.json"]);
 }
 
+/// Three branches of a fork ring, and both sides talk before any of them has answered.
+pub async fn early_dialogs(scene: &mut Scene) {
+    let options = scene.invite();
+    let (call, incoming) = scene.dial(options).await;
+    for tag in ["{s}-one", "{s}-two", "{s}-three"] {
+        let reply = scene.reply(180, tag);
+        incoming.respond(reply).await.unwrap();
+    }
+    let ringing = call.ringing(PATIENCE).await.unwrap();
+    let (server, caller, callee) = (scene.server.sip, scene.caller.clone(), scene.callee.clone());
+    let (calling, called) = (scene.party(Side::Caller), scene.party(Side::Callee));
+    let invite = scene.sent("caller", |m| m.is("INVITE"));
+    let mut of_caller = Dialog::of_caller(&mut scene.ledger, (&calling, &caller), server, &invite, &ringing);
+    of_caller.talk_early(&mut scene.ledger).await;
+    let sent = scene.sent("callee", |m| m.status() == Some(180));
+    let mut of_callee =
+        Dialog::of_callee(&mut scene.ledger, (&called, &callee), server, incoming.request(), &sent);
+    of_callee.talk_early(&mut scene.ledger).await;
+    let mut busy = scene.reply(486, "{s}-two");
+    busy.body = Some(scene.ledger.body(&called, 1));
+    incoming.respond(busy).await.unwrap();
+    assert_eq!(call.final_status(PATIENCE).await.unwrap().status(), Some(486));
+}
+
 /// The descriptions come among other bodies, and the callee hangs up.
 pub async fn call_with_multipart_bodies(scene: &mut Scene) {
     let mut options = scene.invite();
+    let (calling, called) = (scene.party(Side::Caller), scene.party(Side::Callee));
     // The phone's own description, as it would offer it, at an address where nobody listens.
     let local = |ledger: &mut Ledger, party: &Party| {
         let nowhere = SocketAddr::new(party.address.parse().unwrap(), 9);
         LocalMedia::new(nowhere, ledger.sdp(party), 5)
     };
-    let offer = local(&mut scene.ledger, &CALLER).offer();
-    options.body = Some(scene.ledger.multipart(&CALLER, &offer));
+    let offer = local(&mut scene.ledger, &calling).offer();
+    options.body = Some(scene.ledger.multipart(&calling, &offer));
     let (call, incoming) = scene.dial(options).await;
-    let answer = local(&mut scene.ledger, &CALLEE).answer(incoming.request().sdp().unwrap()).unwrap();
-    let body = scene.ledger.multipart(&CALLEE, &answer);
+    let answer = local(&mut scene.ledger, &called).answer(incoming.request().sdp().unwrap()).unwrap();
+    let body = scene.ledger.multipart(&called, &answer);
     scene.answer(&call, &incoming, Some(body)).await;
     incoming.wait_ack(PATIENCE).await.unwrap();
     let (invite, caller) = (scene.sent("caller", |m| m.is("INVITE")), scene.caller.clone());
     let ok = call.answered(PATIENCE).await.unwrap();
-    let mut of_caller = Dialog::of_caller(&mut scene.ledger, &caller, scene.server.sip, &invite, &ok);
+    let mut of_caller =
+        Dialog::of_caller(&mut scene.ledger, (&calling, &caller), scene.server.sip, &invite, &ok);
     of_caller.send(&mut scene.ledger, "ACK", invite.cseq().0, None);
     let ok = scene.sent("callee", |m| m.status() == Some(200) && m.cseq().1 == "INVITE");
     let callee = scene.callee.clone();
     let mut of_callee =
-        Dialog::of_callee(&mut scene.ledger, &callee, scene.server.sip, incoming.request(), &ok);
+        Dialog::of_callee(&mut scene.ledger, (&called, &callee), scene.server.sip, incoming.request(), &ok);
     of_callee.bye(&mut scene.ledger).await;
     call.wait_bye(PATIENCE).await.unwrap();
 }
 
-/// Every kind of final failure, with everything that may go with it.
-pub async fn refused_calls(scene: &mut Scene) {
-    let statuses =
-        [300, 302, 380, 401, 404, 407, 410, 415, 480, 484, 486, 488, 500, 503, 600, 603, 604, 606, 699];
-    for (index, status) in statuses.into_iter().enumerate() {
+/// Every final failure that is given, with everything that may go with it.
+pub async fn refused_calls(scene: &mut Scene, statuses: &[u16]) {
+    let party = scene.party(Side::Callee);
+    for (index, status) in statuses.iter().copied().enumerate() {
         let options = scene.invite();
         let (call, incoming) = scene.dial(options).await;
         let mut reply = scene.reply(status, "{s}-refused");
         if status < 400 {
             let forward = "\"{s}\" <sip:+{f}@{h}>;q=1.0, <tel:+{f}>;q=0.5";
-            reply.contact = Some(scene.ledger.text(5, &CALLEE, forward));
+            reply.contact = Some(scene.ledger.text(5, &party, forward));
         }
-        reply.body = Some(scene.ledger.body(&CALLEE, index));
+        reply.body = Some(scene.ledger.body(&party, index));
         incoming.respond(reply).await.unwrap();
         assert!(call.final_status(PATIENCE).await.unwrap().status().is_some_and(|status| status >= 400));
     }
@@ -398,6 +283,7 @@ pub async fn refused_calls(scene: &mut Scene) {
 
 /// A CANCEL that says more than it may, and what the callee says to that.
 pub async fn cancelled_call(scene: &mut Scene) {
+    let (calling, called) = (scene.party(Side::Caller), scene.party(Side::Callee));
     let options = scene.invite();
     let (call, incoming) = scene.dial(options).await;
     let ringing = scene.reply(180, "{s}-ringing");
@@ -410,26 +296,27 @@ pub async fn cancelled_call(scene: &mut Scene) {
     headers.push(("CSeq".to_owned(), format!("{} CANCEL", invite.cseq().0)));
     headers.push(("Max-Forwards".to_owned(), "37".to_owned()));
     let own = scene.caller.address();
-    headers.extend(scene.ledger.headers(&CALLER, own, true));
-    let (kind, content) = scene.ledger.body(&CALLER, 3);
+    headers.extend(scene.ledger.headers(&calling, own, true));
+    let (kind, content) = scene.ledger.body(&calling, 3);
     headers.push(("Content-Type".to_owned(), kind));
     let start = format!("CANCEL {} SIP/2.0", invite.uri().unwrap());
     scene.caller.send_raw(scene.server.sip, &message::write(&start, &headers, &content));
     assert_eq!(call.final_status(PATIENCE).await.unwrap().status(), Some(487));
     incoming.wait_cancel(PATIENCE).await.unwrap();
     let mut reply = scene.reply(487, "{s}-ringing");
-    reply.body = Some(scene.ledger.body(&CALLEE, 2));
+    reply.body = Some(scene.ledger.body(&called, 2));
     incoming.respond(reply).await.unwrap();
     incoming.wait_ack(PATIENCE).await.unwrap();
 }
 
 /// The caller's number stands where the trunk asserts it, and From tries to break out.
 pub async fn escaped_caller(scene: &mut Scene) {
+    let party = scene.party(Side::Caller);
     let mut options = scene.invite();
     let ledger = &mut scene.ledger;
-    options.from_user = ledger.text(34, &CALLER, "%0D%0AP-Asserted-Identity:%20%3Ctel:{escaped}%3E%00{s}");
-    options.from_host = Some(ledger.text(34, &CALLER, "{h}?P-Asserted-Identity=%3Ctel:{n}%3E&Subject={s}"));
-    options.to = Some(ledger.text(34, &CALLER, "<sip:%0d%0aX:{s}@{h}?From=%3Csip:{n}%40{h}%3E>"));
+    options.from_user = ledger.text(34, &party, "%0D%0AP-Asserted-Identity:%20%3Ctel:{escaped}%3E%00{s}");
+    options.from_host = Some(ledger.text(34, &party, "{h}?P-Asserted-Identity=%3Ctel:{n}%3E&Subject={s}"));
+    options.to = Some(ledger.text(34, &party, "<sip:%0d%0aX:{s}@{h}?From=%3Csip:{n}%40{h}%3E>"));
     let (call, incoming) = scene.dial(options).await;
     incoming.reject(486, None, &[], None).await.unwrap();
     assert_eq!(call.final_status(PATIENCE).await.unwrap().status(), Some(486));

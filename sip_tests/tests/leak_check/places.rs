@@ -4,8 +4,7 @@
 // Parts of one test.
 #![allow(unreachable_pub)]
 
-use crate::common::base64;
-use sip_tests::leak::Marks;
+use crate::party::Side;
 
 /// The rows of the catalogue.
 #[rustfmt::skip]
@@ -57,120 +56,7 @@ pub const ROWS: [&str; 44] = [
 ];
 
 /// Rows that one side cannot plant.
-pub const ONE_WAY: &[(u8, Side, &str)] = &[
-    (5, Side::Caller, "a caller sends no 3xx"),
-    (8, Side::Callee, "the Call-ID of that leg is ours"),
-    (30, Side::Caller, "a caller answers nothing but our BYE"),
-];
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Side {
-    Caller,
-    Callee,
-}
-
-/// What is true of one side and must not reach the other.
-pub struct Party {
-    pub side: Side,
-    /// Without `+`.
-    pub number: &'static str,
-    /// Another number of the same party, to which it forwards.
-    pub forward: &'static str,
-    /// In every name, host, tag and id of this side, with the row behind it.
-    pub stem: &'static str,
-    pub uuid: &'static str,
-    /// Inside its network.
-    pub lan: &'static str,
-    /// What it really speaks from.
-    pub address: &'static str,
-    /// First CSeq, RSeq.
-    pub cseq: u32,
-    pub rseq: u32,
-    pub date: &'static str,
-    pub timestamp: &'static str,
-}
-
-pub const CALLER: Party = Party {
-    side: Side::Caller,
-    number: "4915123456789",
-    forward: "493098765432",
-    stem: "qzawanda",
-    uuid: "f81d4fae-7dec-11d0-a765-00a0c91e6bf6",
-    lan: "10.11.12.13",
-    address: "127.0.0.111",
-    cseq: 1_934_567_801,
-    rseq: 1_834_567_892,
-    date: "Sat, 13 Nov 2010 23:29:00 GMT",
-    timestamp: "54321.98765",
-};
-
-pub const CALLEE: Party = Party {
-    side: Side::Callee,
-    number: "33612345678",
-    forward: "33198765432",
-    stem: "zqoskarx",
-    uuid: "0e7b5a9c-1d3f-4b68-8a2c-9f0d6e4c3b21",
-    lan: "10.21.22.23",
-    address: "127.0.0.112",
-    cseq: 1_734_567_801,
-    rseq: 1_634_567_894,
-    date: "Mon, 19 Dec 2011 22:18:00 GMT",
-    timestamp: "65432.87659",
-};
-
-impl Party {
-    pub fn name(&self) -> &'static str {
-        match self.side {
-            Side::Caller => "caller",
-            Side::Callee => "callee",
-        }
-    }
-
-    pub fn marks(&self) -> Marks {
-        Marks::default()
-            .number(self.number)
-            .number(self.forward)
-            .name(self.stem)
-            .name(&self.date[5..16])
-            .name(self.timestamp)
-            .host(self.lan)
-            .host(self.address)
-            .id(self.uuid)
-            // Later requests differ in the last two digits.
-            .id(&(self.cseq / 100).to_string())
-            .id(&self.rseq.to_string())
-    }
-
-    /// Fills in a template of `row`: `{n}` and `{f}` the numbers, `{s}` a word that names the row, `{h}` a host that
-    /// does, `{u}` the uuid, `{ip}` the address inside, `{passport}` a PASSporT, `{hex}` the number in hex.
-    pub fn fill(&self, row: u8, template: &str) -> String {
-        let word = format!("{}{row}", self.stem);
-        let url64 = |text: &str| base64(text.as_bytes()).replace('+', "-").replace('/', "_").replace('=', "");
-        let header =
-            url64(r#"{"alg":"ES256","ppt":"shaken","typ":"passport","x5u":"https://cert.example/a.pem"}"#);
-        let claims = url64(&format!(
-            r#"{{"attest":"A","dest":{{"tn":["12025550100"]}},"iat":1443208345,"orig":{{"tn":"{}"}},"origid":"{}","nam":"{word}"}}"#,
-            self.number, self.uuid
-        ));
-        let hex: String = self.number.bytes().map(|byte| format!("{byte:02x}")).collect();
-        let escaped: String = self.number.bytes().map(|byte| format!("%{byte:02x}")).collect();
-        template
-            .replace("{n}", self.number)
-            .replace("{f}", self.forward)
-            .replace("{s}", &word)
-            .replace("{h}", &format!("r{row}.{}.example", self.stem))
-            .replace("{u}", self.uuid)
-            .replace("{u32}", &self.uuid.replace('-', ""))
-            .replace("{ip}", self.lan)
-            .replace("{passport}", &format!("{header}.{claims}.c2lnbmF0dXJl"))
-            .replace("{hex}", &hex)
-            .replace("{escaped}", &escaped)
-            .replace("{rseq}", &self.rseq.to_string())
-            .replace("{cseq}", &self.cseq.to_string())
-            .replace("{date}", self.date)
-            .replace("{timestamp}", self.timestamp)
-    }
-}
+pub const ONE_WAY: &[(u8, Side, &str)] = &[(5, Side::Caller, "a caller sends no 3xx")];
 
 /// Row, name and value of headers that every message of either side carries.
 #[rustfmt::skip]
@@ -216,6 +102,13 @@ pub const HEADERS: &[(u8, &str, &str)] = &[
     (23, "Error-Info", "<sip:{n}@{h}>"),
     (24, "Subject", "It is {s} from +{n}"),
     (24, "Organization", "{s} Ltd."),
+    (24, "Subject", "{text}"),
+    (23, "Call-Info", "<https://card.example/>;purpose=\"{text}\""),
+    (29, "Warning", "399 card.example \"{text}, says the far side\""),
+    (26, "User-to-User", "\"{text}\";encoding=text"),
+    (20, "P-Access-Network-Info", "IEEE-802.11;location=\"{text} there\""),
+    (32, "X-Note", "note: {text}"),
+    (33, "Reason", "SIP;cause=200;text=\"{text} again\""),
     (24, "In-Reply-To", "{u}@{h}"),
     (24, "Priority", "{s}"),
     (24, "User-Agent", "{s}-PBX/1.2 ({h})"),
@@ -292,14 +185,16 @@ pub const REQUEST_HEADERS: &[(u8, &str, &str)] = &[
     (7, "Route", "<sip:{s}@{h};lr>"),
 ];
 
-/// Session-level lines; `{h}` and the others as in [`Party::fill`].
+/// Session-level lines; `{h}` and the others as in [`crate::party::Party::fill`].
 #[rustfmt::skip]
 pub const SESSION_LINES: &[(u8, &str)] = &[
     (35, "i={s} calls from +{n}"),
     (35, "u=https://{h}/{n}"),
     (35, "e={n}@{h} ({s})"),
     (35, "p=+{n}"),
+    (35, "i=it is {line}"),
     (35, "b=CT:64"),
+    (37, "a=note:{line}"),
     (37, "a=tool:{s} 1.0"),
     (37, "a=group:BUNDLE {s}"),
     (37, "a=identity:{passport}"),
@@ -328,6 +223,7 @@ pub const MEDIA_LINES: &[(u8, &str)] = &[
     (37, "a=label:{s}"),
     (37, "a=alt:1 4 : {s} {s} {ip} 53004"),
     (37, "a=direction:active;{s}"),
+    (37, "a=card:{line} a=b"),
     (37, "a=sqn: 0"),
     (37, "a=cdsc: 1 image udptl {s}"),
     (37, "a=cpar: a={s}"),
@@ -359,4 +255,6 @@ pub const BODIES: &[(u8, &str, &str)] = &[
     (39, "application/jcard+json", "[\"vcard\",[[\"fn\",{},\"text\",\"{s}\"],[\"tel\",{},\"uri\",\"tel:+{n}\"]]]"),
     (39, "application/vnd.example.call", "{s};{n};{u}"),
     (39, "text/plain;charset=utf-8", "+{n} is {s}"),
+    (39, "text/plain;charset=us-ascii", "call {text} back"),
+    (39, "message/sip", "MESSAGE sip:a@b SIP/2.0\r\nSubject: {text} wrote\r\n\r\n"),
 ];

@@ -3,10 +3,10 @@
 // Parts of one test.
 #![allow(unreachable_pub)]
 
-use crate::places::{
-    BODIES, FURTHER_MEDIA, HEADERS, MEDIA_LINES, Party, REQUEST_HEADERS, SESSION_LINES, Side,
-};
+use crate::party::{Party, Side};
+use crate::places::{BODIES, FURTHER_MEDIA, HEADERS, MEDIA_LINES, REQUEST_HEADERS, SESSION_LINES};
 use sip_tests::agent::Reply;
+use sip_tests::leak::disguise::{Disguise, Room};
 use sip_tests::rtp::{HeaderExtras, Packet};
 use sip_tests::sdp::SdpOptions;
 use sip_tests::stream::{MediaOptions, MediaSession};
@@ -38,6 +38,13 @@ impl Ledger {
             self.bytes(row, party, text.as_bytes());
         }
         text
+    }
+
+    /// What is no text: digits two to a byte, UTF-16 and the like, between bytes of something else.
+    fn binary(&mut self, row: u8, party: &Party, place: &str) -> Vec<u8> {
+        let Some((_, mark)) = party.disguised(row, place, Room::Bytes) else { return vec![] };
+        self.bytes(row, party, &mark);
+        [&[0, 1, 0x3b], mark.as_slice(), &[0x3b, 0, 0]].concat()
     }
 
     pub fn headers(&mut self, party: &Party, own: SocketAddr, is_request: bool) -> Vec<(String, String)> {
@@ -76,7 +83,8 @@ impl Ledger {
 
     pub fn body(&mut self, party: &Party, index: usize) -> (String, Vec<u8>) {
         let (row, kind, template) = BODIES[index % BODIES.len()];
-        let content = self.text(row, party, template).into_bytes();
+        let mut content = self.text(row, party, template).into_bytes();
+        content.extend(self.binary(row, party, template));
         // Where no body is expected it is row 40 as well.
         self.bytes(40, party, &content);
         (kind.to_owned(), content)
@@ -99,9 +107,7 @@ impl Ledger {
             add(&format!("Content-Type: {kind}\r\n{optional}\r\n{id}\r\n{identity}\r\n"), body.as_bytes());
         }
         // ISUP: the calling party number, two digits to a byte, the first one low (Q.763 §3.10).
-        let digits: Vec<u8> = party.number.bytes().map(|digit| digit - b'0').collect();
-        let packed: Vec<u8> =
-            digits.chunks(2).map(|pair| (pair.get(1).copied().unwrap_or(0) << 4) | pair[0]).collect();
+        let packed = Disguise::PackedSwapped.apply(&party.number, 0).unwrap();
         self.bytes(39, party, &packed);
         let isup = "Content-Type: application/isup;version=itu-t92+\r\n\
                     Content-Disposition: signal; handling=optional\r\n";
@@ -112,18 +118,24 @@ impl Ledger {
 
     pub fn media(&mut self, party: &Party) -> MediaOptions {
         let ssrc = u32::from_be_bytes(*party.stem.as_bytes().first_chunk().unwrap());
-        let digits = format!("{:\0<16}", party.number);
-        let csrc: Vec<u32> = digits
-            .as_bytes()
-            .chunks(4)
-            .map(|four| u32::from_be_bytes(*four.first_chunk().unwrap()))
-            .collect();
-        self.bytes(43, party, party.number.as_bytes());
+        let mark = party.disguised(43, "CSRC", Room::Bytes).map(|(_, mark)| mark);
+        // 15 words at most.
+        let mut digits =
+            mark.filter(|mark| mark.len() <= 60).unwrap_or_else(|| party.number.clone().into_bytes());
+        self.bytes(43, party, &digits);
+        digits.resize(digits.len().next_multiple_of(4), 0);
+        let csrc: Vec<u32> =
+            digits.chunks(4).take(15).map(|four| u32::from_be_bytes(*four.first_chunk().unwrap())).collect();
         // The one-byte elements of RFC 8285 are too short for it: two-byte ones, and SDES items in them
         // (RFC 7941).
         let word = self.text(43, party, "{n}@{h}");
         let length = u8::try_from(word.len()).unwrap();
-        let extension = [&[1, length], word.as_bytes()].concat();
+        let mut extension = [&[1, length], word.as_bytes()].concat();
+        let binary = self.binary(43, party, "extension");
+        if !binary.is_empty() {
+            extension.extend([2, u8::try_from(binary.len()).unwrap()]);
+            extension.extend(binary);
+        }
         let items = [
             (1, "{n}@{h}"),
             (2, "{s} of +{n}"),
@@ -133,6 +145,8 @@ impl Ledger {
             (6, "{s} 1.0"),
             (7, "on the phone with {s}"),
             (8, "\u{3}{s}+{n}"),
+            (7, "{text} is on the phone"),
+            (2, "{text}"),
         ];
         MediaOptions {
             ssrc: Some(ssrc),
@@ -141,21 +155,22 @@ impl Ledger {
             extras: HeaderExtras { csrc, extension: Some((0x1000, extension)), padding: 8 },
             sdes: items.iter().map(|(kind, text)| (*kind, self.text(44, party, text))).collect(),
             rtcp_interval: Some(Duration::from_millis(300)),
-            goodbye: Some(self.text(44, party, "{s} +{n} hung up")),
+            goodbye: Some(self.text(44, party, "{s} +{n} hung up, {text}")),
             ..MediaOptions::default()
         }
     }
 
     /// RTP and RTCP that no ordinary phone sends.
     pub fn odd_packets(&mut self, party: &Party, media: &MediaSession) {
-        let word = self.text(43, party, "padding of {s} +{n}");
+        let mut word = self.text(43, party, "padding {text} +{n}").into_bytes();
+        word.extend(self.binary(43, party, "padding"));
         let padding = u8::try_from(word.len() + 1).unwrap();
         let extras = HeaderExtras { padding, ..HeaderExtras::default() };
         let mut packet = Packet { payload: vec![0xff; 160], ssrc: media.ssrc(), extras, ..Packet::default() };
         (packet.sequence, packet.timestamp) = (0x7000, 0x6464_6566);
         let mut wire = packet.encode();
         let end = wire.len();
-        wire[end - 1 - word.len()..end - 1].copy_from_slice(word.as_bytes());
+        wire[end - 1 - word.len()..end - 1].copy_from_slice(&word);
         media.send_raw(&wire);
         let ssrc = media.ssrc().to_be_bytes();
         let name = *b"qApp";
@@ -169,6 +184,7 @@ impl Ledger {
             content.extend_from_slice(
                 self.text(44, party, &format!("packet {kind} of {{s}} +{{n}}")).as_bytes(),
             );
+            content.extend(self.binary(44, party, &format!("packet {kind}")));
             content.resize(content.len().next_multiple_of(4), 0);
             let words = u16::try_from(content.len() / 4).unwrap();
             let [high, low] = words.to_be_bytes();
@@ -188,6 +204,16 @@ impl Ledger {
             to_tag: Some(self.text(3, party, tag)),
             headers: self.headers(party, own, false),
             contact: Some(self.text(4, party, &contact)),
+            ..Reply::default()
+        }
+    }
+
+    /// What a phone answers by itself: 200 to BYE and CANCEL.
+    pub fn answers(&mut self, party: &Party, own: SocketAddr) -> Reply {
+        Reply {
+            phrase: Some(self.text(30, party, "{s} +{n} says goodbye")),
+            headers: self.headers(party, own, false),
+            body: Some(self.body(party, 7)),
             ..Reply::default()
         }
     }

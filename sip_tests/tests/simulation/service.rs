@@ -412,7 +412,7 @@ impl Service {
                 }
                 Action::OpenMedia { .. } => self.open_media(index, now),
                 Action::Media(command) => self.media(index, command, now),
-                Action::LegOpened(_) | Action::LegAnswered(..) => {}
+                Action::LegOpened(_) | Action::LegAnswered(..) | Action::Happened(_) => {}
                 Action::FileRecording(..) => {
                     let at = now + self.plan.media.filing_delay;
                     self.later(at, index, Pending::Event(Event::RecordingFiled));

@@ -146,6 +146,7 @@ async fn a_call_that_only_one_leg_had_lacks_the_others_url_and_what_is_0() {
             ended_at: at(9),
             recording: None,
             legs: vec![leg],
+            events: vec![],
         };
         service.store.close_call(cdr).await.unwrap();
         let session = service.get(&path).await.body["response"].clone();
@@ -183,6 +184,7 @@ async fn a_recorded_call_names_its_recording() {
                 complete: true,
             }),
             legs: vec![],
+            events: vec![],
         };
         service.store.close_call(cdr).await.unwrap();
         let shown = service.get(&format!("Masking/Session/{uuid}/")).await.body["response"].clone();

@@ -81,7 +81,7 @@ impl Leg {
         let hop = response_hop(invite, flow);
         out.send(trying.clone(), &hop);
         let machine = InviteServer::new(trying, flow.protocol != Protocol::Udp);
-        self.invites.push(InviteEntry { key: incoming.key.clone(), machine, hop });
+        super::push(&mut self.invites, InviteEntry { key: incoming.key.clone(), machine, hop });
     }
 
     /// The leg's media has ports: reads the caller's offer. `None`: he made none.

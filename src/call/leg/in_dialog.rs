@@ -122,7 +122,7 @@ impl Leg {
         let actions = machine.handle(invite_server::Event::Respond(status, wire.clone()), out.now);
         let mut entry = InviteEntry { key: TransactionKey::of_invite(request), machine, hop };
         entry.perform(actions, out);
-        self.invites.push(entry);
+        super::push(&mut self.invites, entry);
     }
 
     fn on_ack(&mut self, request: &Request, out: &mut Output<'_>) {

@@ -292,7 +292,7 @@ impl Leg {
         let (machine, actions) = NonInviteClient::start(request.encode(), reliable, out.now);
         let mut client = Client { request, hop, machine };
         client.perform(actions, out);
-        self.clients.push(client);
+        push(&mut self.clients, client);
     }
 
     /// Gives the hop its failure token, and moves a request that is too large for a datagram to TCP
@@ -324,7 +324,7 @@ impl Leg {
             let (machine, actions) = NonInviteClient::start(client.request.encode(), false, out.now);
             client.machine = machine;
             client.perform(actions, out);
-            self.clients.push(client);
+            push(&mut self.clients, client);
             return;
         }
         let actions = client.machine.handle(non_invite_client::Event::TransportFailed, out.now);
@@ -362,7 +362,7 @@ impl Leg {
         let mut entry = ServerEntry { key: TransactionKey::of_request(request), machine, hop };
         entry.perform(actions, out);
         if !entry.machine.is_terminated() {
-            self.servers.push(entry);
+            push(&mut self.servers, entry);
         }
     }
 
@@ -498,6 +498,13 @@ pub fn response_hop(request: &Request, flow: &Flow) -> Hop {
         pinned: true,
         token: None,
     }
+}
+
+/// Makes room for one more only: a leg has one transaction of a kind as a rule, keeps it for half a minute after
+/// the call, and room for four would be most of what it keeps.
+fn push<T>(list: &mut Vec<T>, entry: T) {
+    list.reserve_exact(1);
+    list.push(entry);
 }
 
 /// A leg's media as its SDP shows it.

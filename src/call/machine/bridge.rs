@@ -4,6 +4,8 @@ use super::{Call, LOOK_UP, MediaState, State, Target};
 use crate::call::Action;
 use crate::call::cdr::HangupSource;
 use crate::call::signal::{Order, Signal};
+use crate::callbacks::event::Happening;
+use crate::masking::session::PartyRole;
 use media::{MediaCommand, PlayMode, Side, Stream};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -26,6 +28,9 @@ impl Call {
         let State::Dialing { ringing, .. } = &mut self.state else { return };
         *ringing = true;
         self.cdr.ringing(self.b_uuid, now);
+        if self.cdr.role_of(Side::B) == Some(PartyRole::Second) {
+            self.happened(Happening::SecondPartyRings, actions, now);
+        }
         let early = stream.filter(|_| self.allows_early_media());
         let has_early_media = early.is_some();
         if let Some(stream) = early {
@@ -56,11 +61,12 @@ impl Call {
         let at = self.cdr.answered(self.b_uuid, now);
         actions.push(Action::LegAnswered(self.b_uuid, at));
         let message = match &plan {
-            Target::Party(plan) => self.message(plan.callee_play_url()),
+            Target::Party(plan) => self.message_to(Side::B, plan.callee_play_url(), actions, now),
             Target::Fixed(_) => None,
         };
         match message {
             Some(message) => {
+                self.party_answered(Side::B, actions, now);
                 let until = now + message.duration() + LOOK_UP;
                 actions.push(Action::Media(MediaCommand::Play {
                     side: Side::B,
@@ -76,12 +82,15 @@ impl Call {
     /// Both legs are answered, or the A-leg is now: they hear each other, and the recording begins.
     pub(super) fn bridge(&mut self, actions: &mut Vec<Action>, now: Instant) {
         self.answer_caller(actions, now);
+        // When one moment answers both, the caller's answer is told first.
+        self.party_answered(Side::B, actions, self.b_answered.unwrap_or(now));
         actions.push(Action::Media(MediaCommand::StopPlay { side: Side::A }));
         self.connect_media(actions);
         let recording = self.session.as_ref().is_some_and(|session| session.record);
         if recording {
             self.recording_since = Some(now);
             actions.push(Action::Media(MediaCommand::Record { directory: self.recording_directory() }));
+            self.happened(Happening::RecordingInitiated, actions, now);
         }
         actions.push(Action::Bridged);
         self.state = State::Bridged;

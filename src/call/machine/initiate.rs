@@ -34,6 +34,9 @@ impl Call {
         let mut actions = Vec::new();
         call.open_first_leg(1, now);
         call.belongs_to(session);
+        if let Some(second) = session.party(PartyRole::Second) {
+            call.cdr.connects_to(second.clone(), PartyRole::Second);
+        }
         let bind = outlets.first().map(|outlet| outlet.address.bind);
         call.outlets = outlets;
         match (route::initiated(session), bind) {
@@ -118,6 +121,7 @@ impl Call {
         self.a_answered = Some(now);
         let at = self.cdr.answered(self.a_uuid, now);
         actions.push(Action::LegAnswered(self.a_uuid, at));
+        self.party_answered(Side::A, actions, now);
         self.carry_out(next, actions, now);
     }
 

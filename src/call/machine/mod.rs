@@ -15,6 +15,7 @@ use super::leg::{Leg, Refusal};
 use super::signal::{Order, Signal};
 use super::{Action, Event, LookUp, Outlet, caller_id};
 use crate::call::leg;
+use crate::callbacks::event::Happening;
 use crate::ids::IdSource;
 use crate::masking::route::{Decision, DialPlan, Query};
 use crate::masking::session::MaskingSession;
@@ -376,7 +377,7 @@ impl Call {
             }
             MediaEvent::Silence => {}
             // The report's `complete` says it too; this one is for whoever watches the call.
-            MediaEvent::RecordingFailed => {}
+            MediaEvent::RecordingFailed => self.happened(Happening::RecordingFailed, actions, now),
             MediaEvent::Recorded(report) => self.on_recorded(report, actions),
             MediaEvent::Closed(statistics) => self.on_media_closed(statistics, actions, now),
         }

@@ -4,6 +4,7 @@ use super::{Call, LOOK_UP, State, Target, Then};
 use crate::call::cdr::{HangupCause, HangupSource};
 use crate::call::pin::{PinAction, PinCollector};
 use crate::call::{Action, Found};
+use crate::callbacks::event::{Happening, PinStatus, Subject};
 use crate::masking::route::PinPlan;
 use crate::prompts::BuiltIn;
 use media::{Digit, MediaCommand, PlayMode, Prompt, Side};
@@ -72,11 +73,16 @@ impl Call {
             let State::CollectingPin(stage) = &mut self.state else { return };
             match action {
                 PinAction::Ask => {
-                    let prompt = self.prompts.for_url(&stage.plan.prompt_url, BuiltIn::EnterPin);
+                    let url = stage.plan.prompt_url.clone();
+                    let prompt = self.pin_prompt(&url, BuiltIn::EnterPin, "pin_prompt_play", actions, now);
                     play_to_caller(prompt, actions);
                 }
                 PinAction::SayWrong => {
-                    let prompt = self.prompts.for_url(&stage.plan.incorrect_url, BuiltIn::WrongPin);
+                    let url = stage.plan.incorrect_url.clone();
+                    let retries = stage.collector.failed().saturating_sub(1);
+                    let happening = Happening::Pin { status: PinStatus::Failed, retries };
+                    self.happened_in_pin_stage(happening, actions, now);
+                    let prompt = self.pin_prompt(&url, BuiltIn::WrongPin, "incorrect_pin_play", actions, now);
                     play_to_caller(prompt, actions);
                 }
                 PinAction::SayGoodbye => play_to_caller(self.prompts.built_in(BuiltIn::Goodbye), actions),
@@ -91,6 +97,31 @@ impl Call {
                 }
             }
         }
+    }
+
+    fn pin_prompt(
+        &mut self,
+        url: &str,
+        fallback: BuiltIn,
+        parameter: &'static str,
+        actions: &mut Vec<Action>,
+        now: Instant,
+    ) -> Prompt {
+        if !url.is_empty() && self.prompts.find(url).is_none() {
+            self.happened_in_pin_stage(Happening::PromptUnavailable(parameter), actions, now);
+        }
+        self.prompts.for_url(url, fallback)
+    }
+
+    /// Told to the session when only one can be meant, else to the account.
+    fn happened_in_pin_stage(&mut self, happening: Happening, actions: &mut Vec<Action>, now: Instant) {
+        let State::CollectingPin(stage) = &self.state else { return };
+        let mut meant = stage.plan.doors.iter().filter_map(|(_, plan)| Some(&plan.as_ref()?.session));
+        let only = meant.next().filter(|first| meant.all(|other| other.uuid == first.uuid));
+        let subject = only.map(|session| Subject::of(session)).or_else(|| self.cdr.account());
+        let at = self.clock.wall_at(now);
+        let event = subject.and_then(|subject| self.cdr.happened_to(&subject, happening, at));
+        actions.extend(event.map(|event| Action::Happened(Box::new(event))));
     }
 
     /// The session behind the right PIN was looked up again: is it still there? A store that cannot say counts
@@ -117,10 +148,15 @@ impl Call {
         let Some(plan) = alive else {
             return self.feed_pin(actions, now, |collector| collector.reject(now));
         };
+        let retries = stage.collector.failed();
         actions.push(Action::Media(MediaCommand::CollectDigits { side: Side::A, on: false }));
         self.belongs_to(&plan.session);
+        self.cdr.connects_to(plan.callee.clone(), plan.callee_role);
+        self.happened(Happening::Pin { status: PinStatus::Success, retries }, actions, now);
+        // Which party was answered for the PIN is known only now.
+        self.party_answered(Side::A, actions, self.a_answered.unwrap_or(now));
         self.note_caller_leg(actions);
-        match self.message(plan.caller_play_url()) {
+        match self.message_to(Side::A, plan.caller_play_url(), actions, now) {
             Some(message) => self.announce(message, Then::Dial(Box::new(Target::Party(plan))), actions, now),
             None => self.dial(Target::Party(plan), 1, actions, now),
         }

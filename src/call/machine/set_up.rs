@@ -7,8 +7,9 @@ use crate::call::identity::{self, Callee};
 use crate::call::leg::{Dial, Leg, Output};
 use crate::call::signal::{Order, Signal};
 use crate::call::{Action, Found, Hop, LookUp, NoPort, Outlet, Place, StoreFailed};
-use crate::masking::route::{Decision, DialPlan, decide};
-use crate::masking::session::MaskingSession;
+use crate::callbacks::event::{Happening, PinStatus, Subject};
+use crate::masking::route::{Decision, decide};
+use crate::masking::session::{MaskingSession, PartyRole};
 use crate::prompts::BuiltIn;
 use crate::sip::transport::Protocol;
 use crate::sip::uri::Uri;
@@ -82,9 +83,13 @@ impl Call {
         let decision = decide(query, found.route.as_ref(), found.partner.as_ref(), found.at);
         self.cdr.belongs_to(found.route.as_ref().map(|route| route.number.account.clone()), None);
         match &decision {
-            Decision::Dial(DialPlan { session, .. })
-            | Decision::Nobody(session)
-            | Decision::Play { session: Some(session), .. } => self.belongs_to(session),
+            Decision::Dial(plan) => {
+                self.belongs_to(&plan.session);
+                self.cdr.connects_to(plan.callee.clone(), plan.callee_role);
+            }
+            Decision::Nobody(session) | Decision::Play { session: Some(session), .. } => {
+                self.belongs_to(session)
+            }
             Decision::Refuse(_)
             | Decision::AskPin(_)
             | Decision::Play { session: None, .. }
@@ -97,8 +102,15 @@ impl Call {
     fn on_session(&mut self, found: Found, actions: &mut Vec<Action>, now: Instant) {
         let Some(decision) = self.decide(&found) else { return };
         self.outlets = found.outlets;
-        if let Decision::Refuse(status) = &decision {
-            return self.refuse_caller(*status, HangupCause::Routing, actions, now);
+        match &decision {
+            Decision::Refuse(status) => {
+                return self.refuse_caller(*status, HangupCause::Routing, actions, now);
+            }
+            Decision::Dial(plan) if plan.session.pin.is_some() => {
+                let happening = Happening::Pin { status: PinStatus::AuthorizedCaller, retries: 0 };
+                self.happened(happening, actions, now);
+            }
+            _ => {}
         }
         self.note_caller_leg(actions);
         let Some(a) = self.a.as_ref().map(|leg| leg.address().bind) else { return };
@@ -117,6 +129,7 @@ impl Call {
 
     pub(super) fn belongs_to(&mut self, session: &Arc<MaskingSession>) {
         self.cdr.belongs_to(Some(session.account.clone()), Some(session.uuid));
+        self.cdr.reports_to(Subject::of(session));
         let caller = self.query.as_ref().and_then(|query| query.caller.as_ref());
         self.cdr.role(self.a_uuid, caller.and_then(|caller| session.role_of(caller)));
         self.session = Some(Arc::clone(session));
@@ -159,7 +172,7 @@ impl Call {
     /// What was decided, once the caller can be heard.
     pub(super) fn carry_out(&mut self, decision: Decision, actions: &mut Vec<Action>, now: Instant) {
         match decision {
-            Decision::Dial(plan) => match self.message(plan.caller_play_url()) {
+            Decision::Dial(plan) => match self.message_to(Side::A, plan.caller_play_url(), actions, now) {
                 Some(message) => {
                     self.announce(message, Then::Dial(Box::new(Target::Party(plan))), actions, now)
                 }
@@ -167,7 +180,7 @@ impl Call {
             },
             Decision::AskPin(plan) => self.ask_pin(plan, actions, now),
             Decision::Play { url, .. } => {
-                let message = self.prompts.for_url(&url, BuiltIn::UnknownCaller);
+                let message = self.prompt(&url, BuiltIn::UnknownCaller, "unknown_caller_play", actions, now);
                 self.announce(message, Then::HangUp(HangupCause::Routing), actions, now);
             }
             Decision::Nobody(_) => {
@@ -180,9 +193,58 @@ impl Call {
         }
     }
 
-    /// The audio of a session's message; `None` when it names none, or when it is not at hand.
-    pub(super) fn message(&self, url: &str) -> Option<Prompt> {
-        if url.is_empty() { None } else { self.prompts.find(url) }
+    /// The audio of a session's message to a party; `None` when it names none, or when it is not at hand.
+    pub(super) fn message_to(
+        &mut self,
+        side: Side,
+        url: &str,
+        actions: &mut Vec<Action>,
+        now: Instant,
+    ) -> Option<Prompt> {
+        if url.is_empty() {
+            return None;
+        }
+        let message = self.prompts.find(url);
+        if message.is_none() {
+            let parameter = match self.cdr.role_of(side) {
+                Some(PartyRole::First) => "first_party_play_url",
+                _ => "second_party_play_url",
+            };
+            self.happened(Happening::PromptUnavailable(parameter), actions, now);
+        }
+        message
+    }
+
+    /// What a session names by this parameter, or the built-in prompt when it is not at hand; the application is told
+    /// of that.
+    pub(super) fn prompt(
+        &mut self,
+        url: &str,
+        fallback: BuiltIn,
+        parameter: &'static str,
+        actions: &mut Vec<Action>,
+        now: Instant,
+    ) -> Prompt {
+        if let Some(prompt) = self.prompts.find(url) {
+            return prompt;
+        }
+        if !url.is_empty() {
+            self.happened(Happening::PromptUnavailable(parameter), actions, now);
+        }
+        self.prompts.built_in(fallback)
+    }
+
+    /// Tells the application of the call's session, if there is one that wants to know.
+    pub(super) fn happened(&mut self, happening: Happening, actions: &mut Vec<Action>, now: Instant) {
+        let event = self.cdr.happened(happening, now);
+        actions.extend(event.map(|event| Action::Happened(Box::new(event))));
+    }
+
+    /// The leg of this side was answered at `at`: told once it is known which party that is.
+    pub(super) fn party_answered(&mut self, side: Side, actions: &mut Vec<Action>, at: Instant) {
+        if let Some(role) = self.cdr.role_of(side) {
+            self.happened(Happening::Answered(role), actions, at);
+        }
     }
 
     pub(super) fn local_media(
@@ -212,6 +274,7 @@ impl Call {
         self.a_answered = Some(now);
         let at = self.cdr.answered(self.a_uuid, now);
         actions.push(Action::LegAnswered(self.a_uuid, at));
+        self.party_answered(Side::A, actions, now);
     }
 
     /// Answers the caller, plays one message, then goes on.

@@ -211,16 +211,17 @@ struct Shared {
 }
 
 impl Transports {
-    /// Binds every address and starts to receive. The metrics recorder must be installed before.
+    /// Binds every address and starts to receive, inside a tokio runtime. The metrics recorder must be installed
+    /// before.
     ///
     /// # Errors
     /// [`BindError`], which names the address and the configuration key; then nothing listens.
-    pub async fn bind<H: Handler>(
+    pub fn bind<H: Handler>(
         listen: &[ListenAddress],
         limits: TransportLimits,
         handler: Arc<H>,
     ) -> Result<Self, BindError> {
-        let sockets = Sockets::bind(listen, &limits).await?;
+        let sockets = Sockets::bind(listen, &limits)?;
         Ok(sockets.start(limits, handler))
     }
 
@@ -257,7 +258,7 @@ struct Sockets {
 }
 
 impl Sockets {
-    async fn bind(listen: &[ListenAddress], limits: &TransportLimits) -> Result<Self, BindError> {
+    fn bind(listen: &[ListenAddress], limits: &TransportLimits) -> Result<Self, BindError> {
         if listen.is_empty() {
             return Err(BindError::NoAddress);
         }
@@ -266,8 +267,7 @@ impl Sockets {
             let refused = |source| BindError::Refused { listen, source };
             let local = match listen.protocol {
                 Protocol::Udp => {
-                    let bound =
-                        udp::Listener::bind(listen.address, limits.udp_buffer).await.map_err(refused)?;
+                    let bound = udp::Listener::bind(listen.address, limits.udp_buffer).map_err(refused)?;
                     let local = bound.local;
                     sockets.datagrams.push(Arc::new(bound));
                     local

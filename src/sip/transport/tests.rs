@@ -65,23 +65,23 @@ struct Setup {
 }
 
 impl Setup {
-    async fn new(listen: &str, limits: TransportLimits) -> Self {
+    fn new(listen: &str, limits: TransportLimits) -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
         let listen: Vec<_> = listen.split(' ').map(|address| address.parse().unwrap()).collect();
         let (sender, seen) = mpsc::unbounded_channel();
-        let sockets = Sockets::bind(&listen, &limits).await.unwrap();
+        let sockets = Sockets::bind(&listen, &limits).unwrap();
         let handler = Arc::new(Recorder(sender, OnceLock::new()));
         let transports =
             metrics::with_local_recorder(&recorder, || sockets.start(limits, Arc::clone(&handler)));
         Self { transports, seen, metrics: recorder.handle(), handler }
     }
 
-    async fn udp() -> Self {
-        Self::new("udp://127.0.0.1:0", TransportLimits::default()).await
+    fn udp() -> Self {
+        Self::new("udp://127.0.0.1:0", TransportLimits::default())
     }
 
-    async fn tcp() -> Self {
-        Self::new("tcp://127.0.0.1:0", TransportLimits::default()).await
+    fn tcp() -> Self {
+        Self::new("tcp://127.0.0.1:0", TransportLimits::default())
     }
 
     fn address(&self) -> SocketAddr {
@@ -145,7 +145,7 @@ async fn read_exactly(stream: &mut TcpStream, expected: &[u8]) {
 
 #[tokio::test]
 async fn a_datagram_comes_in_and_the_answer_goes_back() {
-    let mut setup = Setup::udp().await;
+    let mut setup = Setup::udp();
     let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     peer.send_to(&options("one", "body"), setup.address()).await.unwrap();
     let flow = setup.message("one").await;
@@ -166,7 +166,7 @@ async fn a_datagram_comes_in_and_the_answer_goes_back() {
 
 #[tokio::test]
 async fn a_stranger_is_met_with_silence_and_counted() {
-    let mut setup = Setup::udp().await;
+    let mut setup = Setup::udp();
     let stranger = UdpSocket::bind("127.0.0.2:0").await.unwrap();
     let friend = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     stranger.send_to(&options("stranger", ""), setup.address()).await.unwrap();
@@ -180,7 +180,7 @@ async fn a_stranger_is_met_with_silence_and_counted() {
 
 #[tokio::test]
 async fn noise_on_udp_is_ignored_and_a_bad_message_is_reported() {
-    let mut setup = Setup::udp().await;
+    let mut setup = Setup::udp();
     let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     for noise in [
         b"\r\n\r\n".as_slice(),
@@ -199,7 +199,7 @@ async fn noise_on_udp_is_ignored_and_a_bad_message_is_reported() {
 
 #[tokio::test]
 async fn a_message_that_panics_does_not_deafen_the_listener() {
-    let mut setup = Setup::udp().await;
+    let mut setup = Setup::udp();
     let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     peer.send_to(&options("panic", ""), setup.address()).await.unwrap();
     peer.send_to(&options("after", ""), setup.address()).await.unwrap();
@@ -209,7 +209,7 @@ async fn a_message_that_panics_does_not_deafen_the_listener() {
 
 #[tokio::test]
 async fn a_datagram_that_cannot_be_sent_fails_its_token() {
-    let mut setup = Setup::udp().await;
+    let mut setup = Setup::udp();
     let too_long = Bytes::from(vec![b'a'; 65_508]);
     let to = Destination::new(Protocol::Udp, setup.address()).with_token(token("long"));
     setup.transports.send(too_long, &to);
@@ -229,7 +229,7 @@ async fn a_datagram_that_cannot_be_sent_fails_its_token() {
 #[tokio::test]
 async fn each_udp_listener_answers_from_its_own_port() {
     let mut setup =
-        Setup::new("udp://127.0.0.1:0 udp://127.0.0.1:0 udp://127.0.0.2:0", TransportLimits::default()).await;
+        Setup::new("udp://127.0.0.1:0 udp://127.0.0.1:0 udp://127.0.0.2:0", TransportLimits::default());
     let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     for (_, local) in setup.transports.local_addresses() {
         peer.send_to(&options("here", ""), local).await.unwrap();
@@ -243,7 +243,7 @@ async fn each_udp_listener_answers_from_its_own_port() {
 
 #[tokio::test]
 async fn a_listener_on_every_address_answers_from_the_one_that_was_called() {
-    let mut setup = Setup::new("udp://0.0.0.0:0 udp://127.0.0.1:0", TransportLimits::default()).await;
+    let mut setup = Setup::new("udp://0.0.0.0:0 udp://127.0.0.1:0", TransportLimits::default());
     let port = setup.address().port();
     let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     for called in ["127.0.0.1", "127.0.0.2", "127.9.8.7"] {
@@ -261,7 +261,7 @@ async fn a_listener_on_every_address_answers_from_the_one_that_was_called() {
     let (_, source) = timeout(PATIENCE, peer.recv_from(&mut [0; 10])).await.unwrap().unwrap();
     assert_eq!(source.ip().to_string(), "127.0.0.1");
 
-    let mut setup = Setup::new("udp://[::]:0", TransportLimits::default()).await;
+    let mut setup = Setup::new("udp://[::]:0", TransportLimits::default());
     let called = SocketAddr::new("::1".parse().unwrap(), setup.address().port());
     let peer = UdpSocket::bind("[::1]:0").await.unwrap();
     peer.send_to(&options("six", ""), called).await.unwrap();
@@ -278,7 +278,7 @@ async fn ipv6_works_beside_ipv4_on_the_same_port() {
     let port = probe.local_addr().unwrap().port();
     drop(probe);
     let listen = format!("udp://[::]:{port} udp://0.0.0.0:{port} tcp://[::1]:0");
-    let mut setup = Setup::new(&listen, TransportLimits::default()).await;
+    let mut setup = Setup::new(&listen, TransportLimits::default());
     let peer = UdpSocket::bind("[::1]:0").await.unwrap();
     peer.send_to(&options("six", ""), ("::1", port)).await.unwrap();
     let flow = setup.message("six").await;
@@ -292,7 +292,7 @@ async fn ipv6_works_beside_ipv4_on_the_same_port() {
 
 #[tokio::test]
 async fn messages_are_framed_however_the_segments_fall() {
-    let mut setup = Setup::tcp().await;
+    let mut setup = Setup::tcp();
     let mut stream = setup.connect().await;
     stream.set_nodelay(true).unwrap();
     let one = options("one", "0123456789");
@@ -322,7 +322,7 @@ async fn messages_are_framed_however_the_segments_fall() {
 
 #[tokio::test]
 async fn a_keep_alive_is_answered_also_in_two_halves() {
-    let mut setup = Setup::tcp().await;
+    let mut setup = Setup::tcp();
     let mut stream = setup.connect().await;
     stream.write_all(b"\r\n\r\n").await.unwrap();
     read_exactly(&mut stream, b"\r\n").await;
@@ -336,7 +336,7 @@ async fn a_keep_alive_is_answered_also_in_two_halves() {
 
 #[tokio::test]
 async fn a_strangers_connection_is_closed_at_once() {
-    let setup = Setup::tcp().await;
+    let setup = Setup::tcp();
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
     let mut stream = socket.connect(setup.address()).await.unwrap();
@@ -347,7 +347,7 @@ async fn a_strangers_connection_is_closed_at_once() {
 
 #[tokio::test]
 async fn a_message_of_too_many_bytes_ends_the_connection() {
-    let setup = Setup::tcp().await;
+    let setup = Setup::tcp();
     let mut stream = setup.connect().await;
     let head = options("long", "").slice(..);
     let head =
@@ -365,7 +365,7 @@ async fn a_message_of_too_many_bytes_ends_the_connection() {
 
 #[tokio::test]
 async fn a_bad_stream_is_refused_before_it_is_closed() {
-    let mut setup = Setup::tcp().await;
+    let mut setup = Setup::tcp();
     assert!(setup.handler.1.set(setup.transports.clone()).is_ok());
     let bad = String::from_utf8(options("bad", "").to_vec()).unwrap();
     for length in ["99999999", "-1"] {
@@ -380,8 +380,7 @@ async fn a_bad_stream_is_refused_before_it_is_closed() {
 #[tokio::test]
 async fn the_configured_limit_holds_below_that_of_the_parser() {
     let mut setup =
-        Setup::new("tcp://127.0.0.1:0", TransportLimits { message_bytes: 500, ..TransportLimits::default() })
-            .await;
+        Setup::new("tcp://127.0.0.1:0", TransportLimits { message_bytes: 500, ..TransportLimits::default() });
     let mut stream = setup.connect().await;
     stream.write_all(&options("short", "")).await.unwrap();
     setup.message("short").await;
@@ -393,12 +392,11 @@ async fn the_configured_limit_holds_below_that_of_the_parser() {
 #[tokio::test]
 async fn an_idle_connection_and_a_slow_message_end() {
     let short = Duration::from_millis(50);
-    let idle =
-        Setup::new("tcp://127.0.0.1:0", TransportLimits { idle: short, ..TransportLimits::default() }).await;
+    let idle = Setup::new("tcp://127.0.0.1:0", TransportLimits { idle: short, ..TransportLimits::default() });
     assert_eq!(read_to_end(&mut idle.connect().await).await, b"");
 
     let limits = TransportLimits { message_time: short, ..TransportLimits::default() };
-    let slow = Setup::new("tcp://127.0.0.1:0", limits).await;
+    let slow = Setup::new("tcp://127.0.0.1:0", limits);
     let mut stream = slow.connect().await;
     stream.write_all(b"OPTIONS sip:").await.unwrap();
     assert_eq!(read_to_end(&mut stream).await, b"");
@@ -408,7 +406,7 @@ async fn an_idle_connection_and_a_slow_message_end() {
 #[tokio::test]
 async fn connections_of_one_source_are_limited() {
     let limits = TransportLimits { connections_per_source: 2, ..TransportLimits::default() };
-    let mut setup = Setup::new("tcp://127.0.0.1:0", limits).await;
+    let mut setup = Setup::new("tcp://127.0.0.1:0", limits);
     let (mut first, _second, mut third) =
         (setup.connect().await, setup.connect().await, setup.connect().await);
     assert_eq!(read_to_end(&mut third).await, b"");
@@ -419,7 +417,7 @@ async fn connections_of_one_source_are_limited() {
 
 #[tokio::test]
 async fn a_half_closed_peer_still_gets_its_answer_but_no_request() {
-    let mut setup = Setup::tcp().await;
+    let mut setup = Setup::tcp();
     let mut stream = setup.connect().await;
     stream.write_all(&options("last", "")).await.unwrap();
     stream.shutdown().await.unwrap();
@@ -439,7 +437,7 @@ async fn a_half_closed_peer_still_gets_its_answer_but_no_request() {
 #[tokio::test]
 async fn a_message_cut_by_the_end_of_the_stream_is_counted() {
     let limits = TransportLimits { half_closed: Duration::ZERO, ..TransportLimits::default() };
-    let setup = Setup::new("tcp://127.0.0.1:0", limits).await;
+    let setup = Setup::new("tcp://127.0.0.1:0", limits);
     let mut stream = setup.connect().await;
     stream.write_all(b"OPTIONS sip:").await.unwrap();
     stream.shutdown().await.unwrap();
@@ -449,7 +447,7 @@ async fn a_message_cut_by_the_end_of_the_stream_is_counted() {
 
 #[tokio::test]
 async fn a_reset_in_the_middle_of_a_message_harms_nobody_else() {
-    let mut setup = Setup::tcp().await;
+    let mut setup = Setup::tcp();
     let mut stream = setup.connect().await;
     stream.write_all(&options("first", "")).await.unwrap();
     let flow = setup.message("first").await;
@@ -468,7 +466,7 @@ async fn a_reset_in_the_middle_of_a_message_harms_nobody_else() {
 
 #[tokio::test]
 async fn a_request_to_a_dead_port_fails_each_token() {
-    let mut setup = Setup::tcp().await;
+    let mut setup = Setup::tcp();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let dead = listener.local_addr().unwrap();
     drop(listener);
@@ -483,7 +481,7 @@ async fn a_request_to_a_dead_port_fails_each_token() {
 #[tokio::test]
 async fn a_peer_that_does_not_accept_fails_the_token_in_time() {
     let limits = TransportLimits { connect: Duration::from_millis(50), ..TransportLimits::default() };
-    let mut setup = Setup::new("tcp://127.0.0.1:0", limits).await;
+    let mut setup = Setup::new("tcp://127.0.0.1:0", limits);
     // With its backlog full, Linux drops the handshake of further connections.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
@@ -503,7 +501,7 @@ async fn a_peer_that_does_not_accept_fails_the_token_in_time() {
 
 #[tokio::test]
 async fn messages_to_one_address_share_a_connection_and_replies_come_in() {
-    let mut setup = Setup::tcp().await;
+    let mut setup = Setup::tcp();
     let peer = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = peer.local_addr().unwrap();
     setup.transports.send(Bytes::from_static(b"one"), &to_tcp(address, "1"));
@@ -532,7 +530,7 @@ async fn messages_to_one_address_share_a_connection_and_replies_come_in() {
 #[tokio::test]
 async fn a_peer_that_reads_nothing_costs_a_bounded_queue() {
     let limits = TransportLimits { queue: 4, ..TransportLimits::default() };
-    let mut setup = Setup::new("tcp://127.0.0.1:0", limits).await;
+    let mut setup = Setup::new("tcp://127.0.0.1:0", limits);
     let mut stream = setup.connect().await;
     stream.write_all(&options("silent", "")).await.unwrap();
     let to = setup.message("silent").await.back().with_token(token("dropped"));
@@ -552,7 +550,7 @@ async fn a_peer_that_never_takes_a_message_loses_its_connection() {
         queue: 1000,
         ..TransportLimits::default()
     };
-    let mut setup = Setup::new("tcp://127.0.0.1:0", limits).await;
+    let mut setup = Setup::new("tcp://127.0.0.1:0", limits);
     let mut stream = setup.connect().await;
     stream.write_all(&options("silent", "")).await.unwrap();
     let to = setup.message("silent").await.back().with_token(token("lost"));
@@ -567,7 +565,7 @@ async fn a_peer_that_never_takes_a_message_loses_its_connection() {
 
 #[tokio::test]
 async fn shutdown_sends_what_is_queued_and_frees_the_ports() {
-    let mut setup = Setup::new("tcp://127.0.0.1:0 udp://127.0.0.1:0", TransportLimits::default()).await;
+    let mut setup = Setup::new("tcp://127.0.0.1:0 udp://127.0.0.1:0", TransportLimits::default());
     let mut stream = setup.connect().await;
     stream.write_all(&options("open", "")).await.unwrap();
     let flow = setup.message("open").await;
@@ -588,7 +586,7 @@ async fn shutdown_sends_what_is_queued_and_frees_the_ports() {
 
 #[tokio::test]
 async fn dropping_the_last_clone_stops_everything() {
-    let setup = Setup::tcp().await;
+    let setup = Setup::tcp();
     let mut stream = setup.connect().await;
     drop(setup.transports);
     assert_eq!(read_to_end(&mut stream).await, b"");
@@ -600,10 +598,10 @@ async fn a_port_in_use_is_named_with_protocol_reason_and_key() {
         let (sender, _seen) = mpsc::unbounded_channel();
         let handler = Arc::new(Recorder(sender, OnceLock::new()));
         let any = ListenAddress { protocol, address: "127.0.0.1:0".parse().unwrap() };
-        let first = Transports::bind(&[any], TransportLimits::default(), Arc::clone(&handler)).await.unwrap();
+        let first = Transports::bind(&[any], TransportLimits::default(), Arc::clone(&handler)).unwrap();
         let listen = ListenAddress { protocol, address: first.local_addresses()[0].1 };
         let error =
-            Transports::bind(&[listen], TransportLimits::default(), handler).await.err().unwrap().to_string();
+            Transports::bind(&[listen], TransportLimits::default(), handler).err().unwrap().to_string();
         for part in ["sip.listen", &listen.to_string(), "Address already in use"] {
             assert!(error.contains(part), "{part} is not in: {error}");
         }
@@ -615,13 +613,10 @@ async fn tls_and_an_empty_list_are_refused_with_a_reason() {
     let (sender, _seen) = mpsc::unbounded_channel();
     let handler = Arc::new(Recorder(sender, OnceLock::new()));
     let tls = ["tls://127.0.0.1:0".parse().unwrap()];
-    let error = Transports::bind(&tls, TransportLimits::default(), Arc::clone(&handler)).await.err().unwrap();
+    let error = Transports::bind(&tls, TransportLimits::default(), Arc::clone(&handler)).err().unwrap();
     assert_eq!(
         error.to_string(),
         "sip.listen: tls://127.0.0.1:0: SIP over TLS is not available in this version"
     );
-    assert!(matches!(
-        Transports::bind(&[], TransportLimits::default(), handler).await,
-        Err(BindError::NoAddress)
-    ));
+    assert!(matches!(Transports::bind(&[], TransportLimits::default(), handler), Err(BindError::NoAddress)));
 }

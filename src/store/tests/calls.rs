@@ -75,6 +75,7 @@ pub(super) fn cdr(a: LegOpened, b: LegOpened) -> Cdr {
         ended_at: at(90),
         recording: Some(RecordingRow { directory: "2026/01/01/x".into(), samples: 8000, complete: true }),
         legs: vec![closed(a, Some(at(62)), at(90)), closed(b, Some(at(62)), at(89))],
+        events: vec![],
     }
 }
 async fn a_call_is_known_from_its_invite_on_and_complete_after_its_close(database: &Database) {

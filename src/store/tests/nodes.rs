@@ -194,8 +194,8 @@ async fn accounts_and_numbers_are_heard_of_also_after_a_lost_connection(database
     until("the number is there", has).await;
     let rotated = [(ACCOUNT.to_owned(), "other".to_owned())];
     one.ensure_account(&rotated, at(1)).await.unwrap();
-    until("the token is changed", async || two.authenticate(ACCOUNT, "other")).await;
-    assert!(!two.authenticate(ACCOUNT, "token"));
+    until("the token is changed", async || opens(two, ACCOUNT, "other")).await;
+    assert!(!opens(two, ACCOUNT, "token"));
     for count in [1, 2, 1] {
         database.cut().await;
         // Whether the other one listens again by now or not.
@@ -211,7 +211,7 @@ async fn two_first_starts_make_one_account(database: &Database) {
     let made: Vec<NewAccount> = [made.unwrap(), also.unwrap()].into_iter().flatten().collect();
     let [account] = made.as_slice() else { panic!("{} accounts", made.len()) };
     for store in [one, two] {
-        until("both know it", async || store.authenticate(&account.auth_id, &account.auth_token)).await;
+        until("both know it", async || opens(&store, &account.auth_id, &account.auth_token)).await;
     }
 }
 
