@@ -3,8 +3,9 @@
 
 use crate::config::{self, Checked, Config};
 use rustix::process::{Pid, Signal, kill_process};
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -116,7 +117,7 @@ impl PidFile {
     fn claim_for(path: &Path, pid: u32) -> Result<Self, PidFileError> {
         let failed = |source| PidFileError::File { path: path.to_owned(), source };
         if let Some(directory) = path.parent() {
-            std::fs::create_dir_all(directory).map_err(failed)?;
+            DirBuilder::new().recursive(true).mode(0o750).create(directory).map_err(failed)?;
         }
         let mut options = OpenOptions::new();
         // Not truncated before the lock is ours: another service's number may stand there.

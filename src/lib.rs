@@ -19,8 +19,9 @@
 //!                 identity  every outgoing message      pin  the PIN stage      cdr  what a call leaves
 //!                 task  the only async code of a call   dispatch, registry  find and make calls
 //!   trunk/        carriers: profile, access list, rate  prompts/  what ships inside the binary
-//!   store/        accounts, numbers, sessions, calls (no SQL elsewhere)
-//!   recording/    manifest, repair after a crash        api/  REST and its description, health, metrics
+//!   store/        accounts, sealed tokens, numbers, sessions, calls, nodes (no SQL elsewhere); SQLite or PostgreSQL
+//!   recording/    manifest, mix, retention, repair      api/  REST and its description, health, metrics
+//!   callbacks/    event: what is told    signature    the courier that empties the outbox (store/outbox)
 //! media/          RTP, RTCP, SDP, telephone-event, prompts, recorder; the engine that owns the sockets
 //! sip_tests/      phones, a simulated network, SIPp scenarios, benchmarks, and the tests that use them
 //! ```
@@ -41,7 +42,8 @@
 //! | 9 | `Call::on_progress`, `Call::on_answered` | 18x, early media and 200 of B become A's own |
 //! | 10 | `Call::bridge` | [`media::MediaCommand`] `Bridge` and `Record`; then packets, in [`media::engine`] |
 //! | 11 | `Call::end` | BYE, CANCEL, timer, silence or API: both legs, the media; `Draining` till transactions end |
-//! | 12 | `Call::send_cdr` ⇒ [`store::Store::close_call`] | the CDR, in one transaction |
+//! | 12 | `Call::send_cdr` ⇒ [`store::Store::close_call`] | the CDR and all that is told of the call, in one transaction |
+//! | 13 | [`callbacks::Courier`] | what the outbox holds goes to its receivers, at its own pace |
 //!
 //! `→` is a plain call, `⇒` crosses a task. The states are drawn in [`call`]. A call that the API places
 //! (`Shell::initiate` → [`call::Call::initiated`] → `Call::call_first`) joins this at 7, when the first party answers.

@@ -10,7 +10,7 @@ use crate::command::{PidFile, PidFileError};
 use crate::config::{Checked, Listen};
 use crate::masking::session::MaskingSession;
 use crate::prompts::PromptLibrary;
-use crate::recording::repair;
+use crate::recording::{DirectoryLock, DirectoryTaken, Recordings, repair, worker};
 use crate::sip::transport::{BindError, ListenAddress, Protocol, TransportLimits, Transports};
 use crate::store::{NewAccount, NoSession, SealKey, SealKeyError, Store, StoreError, VirtualNumberConfig};
 use crate::trunk::Transport;
@@ -62,6 +62,9 @@ pub enum StartError {
         /// The system's word.
         source: io::Error,
     },
+    /// The recordings directory.
+    #[error(transparent)]
+    Recordings(#[from] DirectoryTaken),
     /// What fetches prompts.
     #[error("prompts: {0}")]
     Prompts(#[from] crate::prompts::FetchError),
@@ -122,6 +125,8 @@ pub struct Service {
     new_account: Option<NewAccount>,
     jobs: JoinSet<()>,
     stop_http: oneshot::Sender<()>,
+    /// Nobody else records into our directory.
+    _recordings: DirectoryLock,
 }
 
 impl Service {
@@ -133,7 +138,9 @@ impl Service {
         let metrics = metrics_handle();
         let key = SealKey::load_or_create(&config.store.key_file)?;
         let store = Store::open_with_key(config.store.url(), Some(key)).await?;
-        let new_account = prepare(&store, config).await?;
+        let (recordings, recordings_lock) =
+            Recordings::open(store.clone(), &config.recordings.directory).await?;
+        let new_account = prepare(&store, &recordings, config).await?;
         let (prompts, loader) = PromptLibrary::with_loader(&config.http.fetch_allow)?;
         for entry in store.all_numbers() {
             if let NoSession::Play(url) = &entry.number.no_session {
@@ -147,6 +154,7 @@ impl Service {
             trunks: config.trunks.clone(),
             prompts: prompts.clone(),
             recordings: config.recordings.directory.clone(),
+            filing: recordings.clone(),
             sip_public: config.sip.public_address,
             media_public: config.media.public_address,
             limits: CallLimits {
@@ -162,7 +170,7 @@ impl Service {
             connections: usize::try_from(config.sip.tcp_connections).unwrap_or(usize::MAX),
             ..TransportLimits::default()
         };
-        let transports = Transports::bind(&listen, limits, Arc::new(handler))?;
+        let transports = Transports::bind(&listen, limits, config.sip.tls.clone(), Arc::new(handler))?;
         shell.set_transports(transports.clone());
 
         let refused = |source| StartError::Http { address: config.http.listen, source };
@@ -174,13 +182,14 @@ impl Service {
             readiness: readiness.clone(),
             calls: Arc::new(Control { shell: Arc::clone(&shell), index: Arc::clone(&index) }),
             prompts,
+            recordings: Some(recordings.clone()),
             limiter: Arc::new(Limiter::new(
                 config.http.requests_per_5_seconds,
                 config.http.trusted_proxies.clone(),
             )),
             trunks: dialable_trunks(config),
             metrics: Some(metrics),
-            base_url: None,
+            base_url: config.http.public_url.clone(),
             now: clock::wall_now,
         });
         let (stop_http, stopped) = oneshot::channel::<()>();
@@ -194,11 +203,24 @@ impl Service {
                 error!("http: {error}");
             }
         });
-        jobs.spawn(Courier::new(store.clone(), &config.http.fetch_allow)?.run());
+        let base = config.http.public_url.clone().unwrap_or_else(|| format!("http://{http}"));
+        jobs.spawn(Courier::new(store.clone(), &config.http.fetch_allow, base)?.run());
         jobs.spawn(heartbeat(store));
         jobs.spawn(loader.run());
+        recordings.reached_at(format!("http://{http}"));
+        jobs.spawn(worker::run(recordings, config.recordings.retention));
         readiness.set(true);
-        Ok(Self { shell, index, transports, readiness, http, new_account, jobs, stop_http })
+        Ok(Self {
+            shell,
+            index,
+            transports,
+            readiness,
+            http,
+            new_account,
+            jobs,
+            stop_http,
+            _recordings: recordings_lock,
+        })
     }
 
     /// Where the API is served.
@@ -321,13 +343,21 @@ impl CallControl for Control {
         info!(%session, calls = ended, "the API ends a session's calls");
     }
 
+    fn hang_up_call(&self, interaction: Uuid) -> bool {
+        self.shell.hang_up_call(interaction)
+    }
+
     fn initiate_call(&self, session: MaskingSession) {
         self.shell.initiate(session, &self.index);
     }
 }
 
 /// Accounts and numbers of the configuration, and what an earlier process left unfinished.
-async fn prepare(store: &Store, config: &Checked) -> Result<Option<NewAccount>, StartError> {
+async fn prepare(
+    store: &Store,
+    recordings: &Recordings,
+    config: &Checked,
+) -> Result<Option<NewAccount>, StartError> {
     let accounts: Vec<_> = config
         .accounts
         .iter()
@@ -347,13 +377,12 @@ async fn prepare(store: &Store, config: &Checked) -> Result<Option<NewAccount>, 
     warn_of_numbers(store, config);
     store.heartbeat(clock::wall_now()).await?;
     close_orphans(store).await?;
-    let directory = config.recordings.directory.clone();
-    match tokio::task::spawn_blocking(move || repair::unfinished(&directory)).await {
-        Ok(Ok(0)) | Err(_) => {}
-        Ok(Ok(repaired)) => {
+    match repair::unfinished(recordings).await {
+        Ok(0) => {}
+        Ok(repaired) => {
             warn!(recordings = repaired, "recordings that an earlier process left are completed")
         }
-        Ok(Err(error)) => warn!("recordings: {error}"),
+        Err(error) => warn!("recordings: {error}"),
     }
     Ok(new_account)
 }
@@ -402,6 +431,7 @@ fn listen_address(listen: &Listen) -> ListenAddress {
     let protocol = match listen.transport {
         Transport::Udp => Protocol::Udp,
         Transport::Tcp => Protocol::Tcp,
+        Transport::Tls => Protocol::Tls,
     };
     ListenAddress { protocol, address: listen.address }
 }

@@ -7,7 +7,7 @@ mod common;
 
 use common::child::{Process, configure, serve_if_child};
 use common::talk::{compare, hang_up, manifest, more_packets, more_sent, wav};
-use common::{FIRST, PATIENCE, SECOND, folders, until};
+use common::{FIRST, PATIENCE, SECOND, folders, until, until_asked};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use sip_tests::audio::{Voice, speech};
@@ -77,6 +77,25 @@ async fn records_and_recordings_survive_a_kill() {
     }
     let manifest_of_cut = manifest(&cut);
     assert_eq!(manifest_of_cut["complete"], json!(false));
+    // What the files cannot know, the database does.
+    let is_answered = |leg: &&Value| leg["answer_time"].is_string();
+    let interaction = manifest_of_cut["interaction_uuid"].as_str().unwrap();
+    for (index, direction) in ["inbound", "outbound"].into_iter().enumerate() {
+        let of_call = |leg: &&Value| leg["interaction_uuid"] == interaction;
+        let mut of_call = legs_after.iter().filter(of_call).filter(is_answered);
+        let leg = of_call.find(|leg| leg["call_direction"] == direction).unwrap();
+        assert_eq!(manifest_of_cut["legs"][index]["leg_uuid"], leg["call_uuid"]);
+        let started = manifest_of_cut["started_at"].as_str().unwrap().replace('T', " ");
+        assert!(*started >= leg["answer_time"].as_str().unwrap()[..19], "{started} {leg}");
+    }
+    let delivered = until_asked("the cut recording is delivered", async || {
+        let (status, recording) = service.api("GET", &format!("Recording/{interaction}/"), None).await;
+        (status == 200).then_some(recording)
+    })
+    .await;
+    assert_eq!((&delivered["complete"], &delivered["recording_format"]), (&json!(false), &json!("mp3")));
+    assert!(cut.join("call.mp3").exists());
+    let manifest_of_cut = manifest(&cut);
     let (a, b) = (wav(&cut, "a-leg.wav"), wav(&cut, "b-leg.wav"));
     assert_eq!((a.len(), manifest_of_cut["samples"].as_u64()), (b.len(), Some(a.len() as u64)));
     for (index, (file, samples, sent)) in

@@ -32,6 +32,10 @@ fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
 }
 
+fn a_length_ms(folder: &Path) -> usize {
+    wav(folder, "a-leg.wav").len() / 8
+}
+
 /// The gaps of a leg as a manifest lists them.
 fn gaps(manifest: &Value, leg: usize) -> Vec<(usize, usize)> {
     serde_json::from_value(manifest["legs"][leg]["gaps"].clone()).unwrap()
@@ -72,6 +76,7 @@ async fn a_recording_is_two_playable_files_of_one_length_and_a_manifest() {
     assert_eq!(pair.server.recording(&[]).await, folder);
     let records = pair.records(&session).await;
     let [record] = records.as_slice() else { panic!("{records:?}") };
+    let delivered = pair.server.delivered(&folder).await;
     let manifest = manifest(&folder);
     let (a, b) = (wav(&folder, "a-leg.wav"), wav(&folder, "b-leg.wav"));
     assert_eq!(a.len(), b.len());
@@ -84,9 +89,25 @@ async fn a_recording_is_two_playable_files_of_one_length_and_a_manifest() {
     }
 
     let keys: Vec<&String> = manifest.as_object().unwrap().keys().collect();
-    let expected =
-        ["interaction_uuid", "started_at", "sample_rate_hz", "samples", "duration_ms", "complete", "legs"];
+    let expected = [
+        "interaction_uuid",
+        "started_at",
+        "sample_rate_hz",
+        "samples",
+        "duration_ms",
+        "complete",
+        "legs",
+        "mixed",
+    ];
     assert_eq!(keys, expected);
+    let mixed = std::fs::read(folder.join("call.mp3")).unwrap();
+    let digest: String = Sha256::digest(&mixed).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(
+        manifest["mixed"],
+        json!({ "file": "call.mp3", "channels": 1, "bytes": mixed.len(), "sha256": digest })
+    );
+    assert_eq!(delivered["sha256"], digest);
+    assert_eq!(delivered["recording_duration_ms"], format!("{}.00000", a_length_ms(&folder)));
     assert_eq!(manifest["interaction_uuid"], folder.file_name().unwrap().to_str().unwrap());
     assert_eq!(manifest["interaction_uuid"], record.uuid.to_string());
     assert_eq!((&manifest["sample_rate_hz"], &manifest["complete"]), (&json!(8000), &json!(true)));
@@ -119,7 +140,7 @@ async fn a_recording_is_two_playable_files_of_one_length_and_a_manifest() {
     assert_eq!(directory.join(&stored.directory), folder);
     assert_eq!((stored.samples, stored.complete), (a.len() as u64, true));
 
-    for name in ["a-leg.wav", "b-leg.wav", "call.json"] {
+    for name in ["a-leg.wav", "b-leg.wav", "call.json", "call.mp3"] {
         assert_eq!(mode(&folder.join(name)), 0o640, "{name}");
     }
     let mut part = folder.as_path();
@@ -128,7 +149,7 @@ async fn a_recording_is_two_playable_files_of_one_length_and_a_manifest() {
         part = part.parent().unwrap();
     }
     let left: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(left.len(), 3, "{left:?}");
+    assert_eq!(left.len(), 4, "{left:?}");
 
     let number = common::Server::number(&session);
     let marks = Marks::default().number(FIRST).number(SECOND).number(&number);

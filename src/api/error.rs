@@ -269,11 +269,3 @@ pub(super) fn reply<const N: usize>(status: StatusCode, fields: [(&str, Value); 
 pub(super) fn answer(status: StatusCode, body: &impl Serialize) -> Response {
     (status, Json(body)).into_response()
 }
-
-/// An answer whose fields stand beside `api_id`.
-pub(super) fn reply_flat(status: StatusCode, fields: Map<String, Value>) -> Response {
-    let mut body = Map::with_capacity(fields.len() + 1);
-    body.insert("api_id".to_owned(), Uuid::new_v4().to_string().into());
-    body.extend(fields);
-    (status, Json(Value::Object(body))).into_response()
-}

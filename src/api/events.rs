@@ -5,7 +5,7 @@
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Path, State};
 use axum::http::request::Parts;
-use axum::http::{StatusCode, Uri};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::Response;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -19,6 +19,7 @@ use super::auth::Tenant;
 use super::error::{ApiError, Refusals, answer};
 use super::list::{Meta, Page, query_of};
 use super::params::Params;
+use super::sessions::base_url;
 use super::time::go_style;
 use crate::store::{EventFilter, EventState, StoredEvent};
 
@@ -86,9 +87,9 @@ impl From<EventState> for Progress {
     }
 }
 
-impl From<StoredEvent> for EventObject {
-    fn from(event: StoredEvent) -> Self {
-        let sent = if event.url.is_empty() { event.parameters.clone() } else { event.sent() };
+impl EventObject {
+    fn of(event: StoredEvent, base: &str) -> Self {
+        let sent = if event.url.is_empty() { event.parameters.clone() } else { event.sent(base) };
         Self {
             event_uuid: event.uuid,
             event_name: event.name,
@@ -211,7 +212,12 @@ fn session_of(params: &Params) -> Result<Option<Uuid>, ApiError> {
     params(AccountPath, EventQuery),
     responses((status = 200, description = "One page of the list.", body = EventsListed), Refusals)
 )]
-async fn list(State(state): State<ApiState>, tenant: Tenant, uri: Uri) -> Result<Response, ApiError> {
+async fn list(
+    State(state): State<ApiState>,
+    tenant: Tenant,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let query = query_of(&uri)?;
     let params = Params::from_query(query.clone());
     let page = Page::read(&params)?;
@@ -226,7 +232,9 @@ async fn list(State(state): State<ApiState>, tenant: Tenant, uri: Uri) -> Result
     };
     let (events, total) = state.store.list_events(&tenant.account, &filter, page.limit, page.offset).await?;
     let meta = page.meta(&uri, &query, total);
-    let response = EventPage { meta, objects: events.into_iter().map(EventObject::from).collect() };
+    let base = base_url(&state, &headers);
+    let objects = events.into_iter().map(|event| EventObject::of(event, &base)).collect();
+    let response = EventPage { meta, objects };
     Ok(answer(StatusCode::OK, &EventsListed { api_id: Uuid::new_v4(), response }))
 }
 
@@ -239,10 +247,15 @@ async fn list(State(state): State<ApiState>, tenant: Tenant, uri: Uri) -> Result
     params(EventPath),
     responses((status = 200, description = "The event.", body = EventRead), Refusals)
 )]
-async fn read(State(state): State<ApiState>, tenant: Tenant, Item(uuid): Item) -> Result<Response, ApiError> {
+async fn read(
+    State(state): State<ApiState>,
+    tenant: Tenant,
+    Item(uuid): Item,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let uuid = uuid.ok_or_else(unknown)?;
     let event = state.store.find_event(&tenant.account, tenant.subaccount.as_deref(), uuid).await?;
-    let response = event.ok_or_else(unknown)?.into();
+    let response = EventObject::of(event.ok_or_else(unknown)?, &base_url(&state, &headers));
     Ok(answer(StatusCode::OK, &EventRead { api_id: Uuid::new_v4(), response }))
 }
 

@@ -16,12 +16,12 @@ use crate::store::{SessionFilter, SessionState, TimeRange};
 const MAX_LIMIT: i64 = 20;
 /// Without bounds a list shows what existed within the last seven days. This is wider than "created within" would
 /// be: a session that lives longer than a week is not lost from sight while it is active.
-const WINDOW_S: i64 = 7 * 86_400;
+pub(super) const WINDOW_S: i64 = 7 * 86_400;
 /// A bounded range reaches back so far from its end, or from now if that is earlier: what is longer is cut there,
 /// and older sessions are seen by moving its end.
 const LONGEST_WINDOW_S: i64 = 30 * 86_400;
 /// How a comparison is written after `__`; the empty one is equality.
-const OPERATORS: [&str; 5] = ["", "gt", "gte", "lt", "lte"];
+pub(super) const OPERATORS: [&str; 5] = ["", "gt", "gte", "lt", "lte"];
 
 /// Which part of a list is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,11 +161,11 @@ fn earlier(than: Timestamp, seconds: i64) -> Option<Timestamp> {
     Timestamp::from_second(than.as_second().saturating_sub(seconds)).ok()
 }
 
-fn comparison(name: &str, operator: &str) -> String {
+pub(super) fn comparison(name: &str, operator: &str) -> String {
     if operator.is_empty() { name.to_owned() } else { format!("{name}__{operator}") }
 }
 
-fn time_range(params: &Params, name: &str) -> Result<TimeRange, ApiError> {
+pub(super) fn time_range(params: &Params, name: &str) -> Result<TimeRange, ApiError> {
     let mut range = TimeRange::default();
     for operator in OPERATORS {
         let name = comparison(name, operator);

@@ -4,7 +4,11 @@
 //! | --- | --- |
 //! | `/v1/Account/{auth_id}/Masking/Session/` | POST creates, GET lists |
 //! | `/v1/Account/{auth_id}/Masking/Session/{uuid}/` | GET reads, POST updates, DELETE ends (`?hangup=true`: its calls too) |
-//! | `/v1/Account/{auth_id}/Call/` and `…/Call/{uuid}/` | GET lists and reads legs |
+//! | `/v1/Account/{auth_id}/Call/` | GET lists legs; `?status=live`: the uuids of those that live |
+//! | `…/Call/{uuid}/` | GET reads a leg, DELETE hangs up its call |
+//! | `/v1/Account/{auth_id}/Recording/` | GET lists recordings |
+//! | `…/Recording/{uuid}/` | GET reads, DELETE removes one |
+//! | `…/Recording/{uuid}.mp3`, `.wav`; `…/{uuid}/a-leg.wav`, `b-leg.wav` | the sound |
 //! | `/v1/Account/{auth_id}/Number/` and `…/Number/{number}/` | virtual numbers, also as CSV |
 //! | `/v1/Account/{auth_id}/Subaccount/` and `…/Subaccount/{subauth_id}/` | sub-accounts |
 //! | `/v1/Account/{auth_id}/Token/`, `…/Subaccount/{subauth_id}/Token/` | POST makes a new token |
@@ -27,6 +31,7 @@ mod numbers;
 mod numbers_csv;
 mod openapi;
 mod params;
+mod recordings;
 mod serve;
 mod session_body;
 mod session_schema;
@@ -43,7 +48,6 @@ use axum::extract::{Request, State};
 use axum::http::{StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn, map_request};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use jiff::Timestamp;
 use metrics_exporter_prometheus::PrometheusHandle;
 use utoipa_axum::routes;
@@ -52,6 +56,7 @@ use uuid::Uuid;
 use crate::clock;
 use crate::masking::session::MaskingSession;
 use crate::prompts::PromptLibrary;
+use crate::recording::Recordings;
 use crate::store::Store;
 use error::ApiError;
 
@@ -63,6 +68,9 @@ pub trait CallControl: Send + Sync + 'static {
     /// Hangs up every live call of the session. Does not wait for it.
     fn hang_up_session(&self, session: Uuid);
 
+    /// Hangs up one live call, both legs. False when this process has none of that interaction uuid. Does not
+    /// wait for it.
+    fn hang_up_call(&self, interaction: Uuid) -> bool;
     /// Calls the session's first party and then connects the second one. Does not wait for it.
     fn initiate_call(&self, session: MaskingSession);
 }
@@ -95,6 +103,8 @@ pub struct ApiState {
     pub calls: Arc<dyn CallControl>,
     /// What sessions name by URL is fetched when they are made, long before the first caller waits for it.
     pub prompts: PromptLibrary,
+    /// Their files; `None`: none can be fetched.
+    pub recordings: Option<Recordings>,
     /// Who may ask how often.
     pub limiter: Arc<Limiter>,
     /// The names of the trunks that can dial: numbers may name one of these.
@@ -122,6 +132,7 @@ impl ApiState {
             readiness,
             calls,
             prompts: PromptLibrary::default(),
+            recordings: None,
             limiter: Arc::default(),
             trunks: Arc::new([]),
             metrics,
@@ -135,8 +146,8 @@ impl ApiState {
 pub fn router(state: ApiState) -> Router {
     let (routes, description) = openapi::described()
         .merge(sessions::routes())
-        .route("/v1/Account/{auth_id}/Call", get(calls::list))
-        .route("/v1/Account/{auth_id}/Call/{uuid}", get(calls::read))
+        .merge(calls::routes())
+        .merge(recordings::routes())
         .merge(subaccounts::routes())
         .merge(numbers::routes())
         .merge(events::routes())

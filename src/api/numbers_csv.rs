@@ -53,16 +53,17 @@ pub(super) fn read(bytes: &[u8], reader: &Reader<'_>) -> Result<Vec<(u64, NewNum
         )));
     }
     let (mut numbers, mut bad, mut seen) = (vec![], BadLines::default(), BTreeSet::new());
+    let mut lines = Lines { bytes, offset: 0, line: 1 };
     for record in file.records() {
         let record = match record {
             Ok(record) => record,
             Err(error) => {
-                let line = error.position().map_or(0, csv::Position::line);
+                let line = lines.of(error.position());
                 bad.add(line, "The line is not text in UTF-8.");
                 continue;
             }
         };
-        let line = record.position().map_or(0, csv::Position::line);
+        let line = lines.of(record.position());
         if numbers.len() >= MAX_LINES {
             return Err(ApiError::bad(format!("The file has more than {MAX_LINES} numbers. Divide it.")));
         }
@@ -80,6 +81,29 @@ pub(super) fn read(bytes: &[u8], reader: &Reader<'_>) -> Result<Vec<(u64, NewNum
     }
     bad.check()?;
     Ok(numbers)
+}
+
+/// Counts lines. The parser's own count begins at the line end before a record, or at a blank line.
+struct Lines<'a> {
+    bytes: &'a [u8],
+    offset: usize,
+    line: u64,
+}
+
+impl Lines<'_> {
+    /// The line on which a record begins. Records come in their order.
+    fn of(&mut self, position: Option<&csv::Position>) -> u64 {
+        let begin =
+            position.and_then(|position| usize::try_from(position.byte()).ok()).unwrap_or(self.offset);
+        while let Some(byte) = self.bytes.get(self.offset) {
+            if self.offset >= begin && !matches!(byte, b'\r' | b'\n') {
+                break;
+            }
+            self.line = self.line.saturating_add(u64::from(*byte == b'\n'));
+            self.offset = self.offset.saturating_add(1);
+        }
+        self.line
+    }
 }
 
 fn number(names: &[String], record: &StringRecord, reader: &Reader<'_>) -> Result<NewNumber, ApiError> {

@@ -24,6 +24,8 @@ use super::error::ErrorBody;
     security(("credentials" = [])),
     tags(
         (name = "Masking", description = "Masking sessions"),
+        (name = "Call", description = "Legs of calls, live and ended"),
+        (name = "Recording", description = "Recorded calls and their sound"),
         (name = "Accounts", description = "Credentials: accounts and sub-accounts"),
         (name = "Numbers", description = "Virtual numbers"),
         (name = "Events", description = "What callbacks tell, and telling it again"),

@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 use media::Side;
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -246,14 +246,6 @@ impl SessionObject {
     }
 }
 
-/// The fields of a JSON object.
-pub(super) fn into_map(value: Value) -> Map<String, Value> {
-    match value {
-        Value::Object(fields) => fields,
-        _ => Map::new(),
-    }
-}
-
 fn digits(party: Option<&E164>) -> String {
     party.map(E164::digits).unwrap_or_default().to_owned()
 }
@@ -284,11 +276,11 @@ impl InteractionObject {
             second_party_resource_url: leg_url(PartyRole::Second),
             r#type: "call",
             call_billed_duration: (billed > 0).then_some(billed),
-            // A call has one recording, which has the call's uuid.
+            // A call has one recording, which has the call's uuid: absent until it can be fetched, and from its
+            // deletion on.
             recording_resource_url: call
-                .recording
-                .as_ref()
-                .map(|_| format!("{account}/Recording/{}/", call.uuid)),
+                .recording_ready
+                .then(|| format!("{account}/Recording/{}/", call.uuid)),
             total_call_count: legs.len(),
             duration: legs.into_iter().map(talk_s).sum(),
         }

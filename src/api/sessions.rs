@@ -96,7 +96,7 @@ impl FromRequestParts<ApiState> for Item {
 }
 
 /// What stands before the paths in URLs of answers.
-fn base_url(state: &ApiState, headers: &HeaderMap) -> String {
+pub(super) fn base_url(state: &ApiState, headers: &HeaderMap) -> String {
     if let Some(base) = &state.base_url {
         return base.trim_end_matches('/').to_owned();
     }

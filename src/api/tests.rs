@@ -11,7 +11,11 @@ use media::Side;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
+mod accounts;
+mod creates;
 mod description;
+mod limits;
+mod numbers;
 mod shapes;
 
 use super::*;
@@ -28,6 +32,8 @@ tokio::task_local! {
     static CLOCK: AtomicI64;
 }
 
+mod recordings;
+
 #[derive(Default)]
 struct Calls {
     ended: Mutex<Vec<Uuid>>,
@@ -41,6 +47,11 @@ impl CallControl for Calls {
 
     fn initiate_call(&self, session: MaskingSession) {
         self.initiated.lock().unwrap().push(session.uuid);
+    }
+
+    fn hang_up_call(&self, interaction: Uuid) -> bool {
+        self.ended.lock().unwrap().push(interaction);
+        true
     }
 }
 
@@ -76,7 +87,8 @@ fn basic(user: &str, password: &str) -> String {
 impl Service {
     async fn start(numbers: usize) -> Self {
         let directory = std::env::temp_dir().join(format!("maskline-api-{}", Uuid::new_v4()));
-        let store = Store::open(&format!("sqlite://{}/m.db", directory.display())).await.unwrap();
+        let url = format!("sqlite://{}/m.db", directory.display());
+        let store = Store::open_with_key(&url, crate::store::SealKey::draw()).await.unwrap();
         let accounts = [(ID.to_owned(), TOKEN.to_owned()), (OTHER.to_owned(), "other".to_owned())];
         store.ensure_account(&accounts, Timestamp::UNIX_EPOCH).await.unwrap();
         let numbers: Vec<_> = (0..numbers)
@@ -93,7 +105,15 @@ impl Service {
             let second = CLOCK.try_with(|clock| clock.load(Ordering::Relaxed)).unwrap_or(START);
             Timestamp::from_second(second).unwrap()
         };
-        let state = ApiState { now, ..ApiState::new(store.clone(), readiness.clone(), calls.clone(), None) };
+        let trunks = Arc::new(["local".to_owned(), "carrier".to_owned()]);
+        let opened = crate::recording::Recordings::open(store.clone(), &directory.join("recordings")).await;
+        let recordings = Some(opened.unwrap().0);
+        let state = ApiState {
+            now,
+            trunks,
+            recordings,
+            ..ApiState::new(store.clone(), readiness.clone(), calls.clone(), None)
+        };
         Self { router: router(state), store, calls, readiness, directory }
     }
 
@@ -229,7 +249,6 @@ async fn strings_serve_as_numbers_and_booleans_and_names_in_any_case() {
         "call_time_limit": "1440", "record": "False", "geo_match": "false", "record_file_format": "WAV",
         "callback_method": "get", "is_pin_authentication": "true", "first_party_pin": 1234,
         "second_party_pin": "0056", "pin_retry": "0", "pin_retry_wait": "7", "force_pin_authentication": true,
-        "sub_account": "SAXXXXXXXXXXXXXXXXXX",
     });
     let answer = service.create(sent).await;
     assert_eq!(answer.status, 201, "{}", answer.body);
@@ -250,7 +269,6 @@ async fn strings_serve_as_numbers_and_booleans_and_names_in_any_case() {
         ("pin_retry", json!(0)),
         ("pin_retry_wait", json!(7)),
         ("force_pin_authentication", json!(true)),
-        ("subaccount", json!("SAXXXXXXXXXXXXXXXXXX")),
     ] {
         assert_eq!(session[name], value, "{name}");
     }

@@ -83,6 +83,8 @@ pub struct Hop {
     pub local: Option<SocketAddr>,
     /// The transport was named, by a gateway or a URI: size does not change it.
     pub pinned: bool,
+    /// On TLS: the name that the peer must prove (RFC 5922 §4); `None`: its address.
+    pub name: Option<Arc<str>>,
     /// Whose request it is; responses have none.
     pub token: Option<SendToken>,
 }

@@ -13,7 +13,7 @@ use crate::masking::route::Query;
 use crate::masking::session::MaskingSession;
 use crate::number::E164;
 use crate::prompts::PromptLibrary;
-use crate::recording::manifest;
+use crate::recording::{Recordings, manifest};
 use crate::sip::message::Request;
 use crate::sip::transport::{Destination, Flow, Protocol, Transports, local_address_towards};
 use crate::store::{Cdr, Route, Store, StoreError};
@@ -66,6 +66,8 @@ pub struct Shell {
     pub prompts: PromptLibrary,
     /// `recordings.directory`.
     pub recordings: PathBuf,
+    /// Where finished recordings go.
+    pub filing: Recordings,
     /// Counters, with kept handles.
     pub counters: Counters,
     /// When the service started; the beat of [`super::task`]'s lingering timers.
@@ -186,6 +188,8 @@ pub struct ShellParts {
     pub prompts: PromptLibrary,
     /// `recordings.directory`.
     pub recordings: PathBuf,
+    /// Where finished recordings go.
+    pub filing: Recordings,
     /// `sip.public_address`.
     pub sip_public: Option<IpAddr>,
     /// `media.public_address`.
@@ -213,6 +217,7 @@ impl Shell {
             trunks: parts.trunks,
             prompts: parts.prompts,
             recordings: parts.recordings,
+            filing: parts.filing,
             counters: Counters::default(),
             started: clock::now(),
             shared_trunks,
@@ -280,6 +285,12 @@ impl Shell {
             .filter(|call| call.value().1 == Some(session))
             .filter(|call| call.value().0.inbox.try_send(Event::HangUp(HangupCause::Scheduled)).is_ok())
             .count()
+    }
+
+    /// Ends one live call. False when there is none of that uuid in this process.
+    pub fn hang_up_call(&self, interaction: Uuid) -> bool {
+        let call = self.calls.get(&interaction).map(|call| call.value().0.clone());
+        call.is_some_and(|call| call.inbox.try_send(Event::HangUp(HangupCause::Scheduled)).is_ok())
     }
 
     /// Checks the limits and makes a call of an INVITE.
@@ -467,6 +478,7 @@ impl Shell {
             address,
             connection: to.connection,
             local: to.local,
+            name: to.name.clone(),
             token: to.token.clone(),
         };
         match &to.place {
@@ -526,9 +538,10 @@ impl Shell {
     async fn outlet(&self, trunk: &Arc<Trunk>, gateway: &Gateway) -> Option<Outlet> {
         let protocol = match gateway.transport {
             Some(Transport::Tcp) => Protocol::Tcp,
+            Some(Transport::Tls) => Protocol::Tls,
             Some(Transport::Udp) | None => Protocol::Udp,
         };
-        let port = gateway.port.unwrap_or(5060);
+        let port = gateway.port_or_default();
         let address = match gateway.ip() {
             Some(ip) => SocketAddr::new(ip, port),
             None => resolve(&gateway.host, port).await?,
@@ -544,6 +557,7 @@ impl Shell {
                 connection: None,
                 local: None,
                 pinned: gateway.transport.is_some(),
+                name: gateway.ip().is_none().then(|| Arc::from(gateway.host.as_str())),
                 token: None,
             },
             host: gateway.port.map_or(literal.clone(), |port| format!("{literal}:{port}")),
@@ -568,8 +582,7 @@ impl Shell {
     }
 
     pub(super) async fn file_recording(&self, names: manifest::Names, report: RecordingReport) {
-        let written = tokio::task::spawn_blocking(move || manifest::write(names, &report)).await;
-        if let Ok(Err(error)) = written {
+        if let Err(error) = self.filing.file(names, report, clock::wall_now()).await {
             self.complain("recordings", &error);
         }
     }

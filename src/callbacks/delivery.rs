@@ -30,11 +30,13 @@ pub(super) struct Postman {
     guard: Guard,
     /// Knows the tokens.
     store: Store,
+    /// See [`StoredEvent::sent`].
+    base: String,
 }
 
 impl Postman {
     /// `allow`: networks that may be reached although private or loopback.
-    pub(super) fn new(allow: &[IpNet], store: Store) -> Result<Self, FetchError> {
+    pub(super) fn new(allow: &[IpNet], store: Store, base: String) -> Result<Self, FetchError> {
         // The first one in the process is as good as this one.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let guard = Guard::new(allow);
@@ -51,7 +53,7 @@ impl Postman {
             .pool_idle_timeout(IDLE)
             .build()
             .map_err(FetchError::Http)?;
-        Ok(Self { client, guard, store })
+        Ok(Self { client, guard, store, base })
     }
 
     /// Sends the event once. `Ok`: the receiver's 2xx.
@@ -62,7 +64,7 @@ impl Postman {
             FetchError::Forbidden => failure(FORBIDDEN),
             _ => failure("the callback URL is none"),
         })?;
-        let parameters = event.sent();
+        let parameters = event.sent(&self.base);
         let nonce = nonce();
         let signed = |account: &str| {
             let token = self.store.auth_token(account)?;

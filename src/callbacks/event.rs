@@ -97,9 +97,9 @@ pub struct Ending {
 pub struct RecordingFacts {
     /// The interaction that was recorded.
     pub interaction: Uuid,
-    /// Where the audio is.
+    /// Where the audio is; a path below `/v1` gets `http.public_url` in front when it is sent.
     pub url: String,
-    /// Where the API describes it.
+    /// Where the API describes it; in the same form.
     pub resource_url: String,
     /// Its length.
     pub duration: Duration,

@@ -135,12 +135,13 @@ impl Receiver {
 }
 
 impl Courier {
-    /// `allow`: networks that callback URLs may reach although private or loopback.
+    /// `allow`: networks that callback URLs may reach although private or loopback; `base`: how our API is reached
+    /// from outside, without the last slash.
     ///
     /// # Errors
     /// [`FetchError::Http`] when TLS cannot be set up.
-    pub fn new(store: Store, allow: &[IpNet]) -> Result<Self, FetchError> {
-        let postman = Postman::new(allow, store.clone())?;
+    pub fn new(store: Store, allow: &[IpNet], base: String) -> Result<Self, FetchError> {
+        let postman = Postman::new(allow, store.clone(), base)?;
         Ok(Self { store, postman, owner: Uuid::new_v4() })
     }
 

@@ -3,13 +3,14 @@
 use super::error::{ConfigErrors, Faults};
 use super::written::{
     AccountConfig, Config, HttpConfig, MediaConfig, NumberConfig, RecordingsConfig, SipConfig, StoreConfig,
-    TrunkConfig,
+    TlsConfig, TrunkConfig,
 };
 use super::{
     Account, Checked, HttpLimits, Listen, MediaSettings, NoSession, Number, RecordingSettings, SipLimits,
     StoreSettings, keys, warnings,
 };
 use crate::number::Did;
+use crate::sip::transport::TlsFiles;
 use crate::trunk::{CallerFrom, Country, Gateway, NumberFormat, Transport, Trunk, Trunks};
 use ipnet::IpNet;
 use media::engine::MediaLimits;
@@ -73,10 +74,6 @@ fn sip(written: &SipConfig, faults: &mut Faults) -> SipLimits {
             faults.wrong(&path, &value, "it is no listener", keys::LISTEN);
             continue;
         };
-        if scheme.eq_ignore_ascii_case("tls") {
-            faults.not_available(&path, &value, "TLS");
-            continue;
-        }
         match (Transport::parse(scheme), address.parse()) {
             (Some(transport), Ok(address)) => {
                 let entry = Listen { transport, address };
@@ -92,8 +89,10 @@ fn sip(written: &SipConfig, faults: &mut Faults) -> SipLimits {
     if written.listen.is_empty() {
         faults.missing("sip.listen", keys::LISTEN);
     }
+    let secure = listen.iter().any(|listen| listen.transport == Transport::Tls);
     SipLimits {
         listen,
+        tls: tls(&written.tls, secure, faults),
         public_address: public_address("sip.public_address", written.public_address.as_deref(), faults),
         max_calls: within("sip.max_calls", written.max_calls, 1..=100_000, faults),
         max_calls_per_second: within(
@@ -106,6 +105,25 @@ fn sip(written: &SipConfig, faults: &mut Faults) -> SipLimits {
         tcp_idle: seconds("sip.tcp_idle_seconds", written.tcp_idle_seconds, 10..=86_400, faults),
         tcp_connections: within("sip.tcp_connections", written.tcp_connections, 1..=100_000, faults),
     }
+}
+
+/// Whether the files can be used is seen when they are read, at the start and by `maskline check`.
+fn tls(written: &TlsConfig, listens: bool, faults: &mut Faults) -> TlsFiles {
+    let path = |path: &Option<String>| path.as_ref().map(PathBuf::from);
+    let own = match (path(&written.certificate), path(&written.key)) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) if !listens => None,
+        (certificate, key) => {
+            if certificate.is_none() {
+                faults.missing("sip.tls.certificate", keys::PEM);
+            }
+            if key.is_none() {
+                faults.missing("sip.tls.key", keys::PEM);
+            }
+            None
+        }
+    };
+    TlsFiles { own, ca: path(&written.ca), client_ca: path(&written.client_ca) }
 }
 
 fn media(written: &MediaConfig, sip_address: Option<IpAddr>, faults: &mut Faults) -> MediaSettings {
@@ -157,10 +175,22 @@ fn http(written: &HttpConfig, faults: &mut Faults) -> HttpLimits {
     let rate = written.requests_per_5_seconds;
     HttpLimits {
         listen,
+        public_url: written.public_url.as_deref().and_then(|url| public_url(url, faults)),
         requests_per_5_seconds: within("http.requests_per_5_seconds", rate, 1..=1_000_000, faults),
         trusted_proxies: networks("http.trusted_proxies", &written.trusted_proxies, faults),
         fetch_allow: networks("http.fetch_allow", &written.fetch_allow, faults),
     }
+}
+
+/// Scheme, host and perhaps a path, to which our own paths are added.
+fn public_url(written: &str, faults: &mut Faults) -> Option<String> {
+    let url = reqwest::Url::parse(written).ok().filter(|url| {
+        matches!(url.scheme(), "http" | "https") && url.query().is_none() && url.fragment().is_none()
+    });
+    if url.is_none() {
+        faults.wrong("http.public_url", &text(written), "it is no such URL", keys::PUBLIC_URL);
+    }
+    url.map(|url| url.as_str().trim_end_matches('/').to_owned())
 }
 
 fn store(written: &StoreConfig, recordings: &Path, faults: &mut Faults) -> StoreSettings {
@@ -288,15 +318,12 @@ fn trunk_of(path: &str, written: &TrunkConfig, faults: &mut Faults) -> Trunk {
 fn gateways(path: &str, written: &[String], faults: &mut Faults) -> Vec<Gateway> {
     let mut gateways: Vec<Gateway> = vec![];
     for (index, uri) in written.iter().enumerate() {
-        let (path, value, lower) = (format!("{path}[{index}]"), text(uri), uri.to_ascii_lowercase());
+        let (path, value) = (format!("{path}[{index}]"), text(uri));
         match Gateway::parse(uri) {
             Some(gateway) if gateways.contains(&gateway) => {
                 faults.wrong(&path, &value, "it is given twice", keys::GATEWAYS);
             }
             Some(gateway) => gateways.push(gateway),
-            None if lower.starts_with("sips:") || lower.contains("transport=tls") => {
-                faults.not_available(&path, &value, "TLS");
-            }
             None => faults.wrong(&path, &value, "it is no gateway", keys::GATEWAYS),
         }
     }

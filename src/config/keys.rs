@@ -34,12 +34,13 @@ const fn later(path: &'static str) -> Key {
     Key { path, kind: Kind::Later, allowed: "" }
 }
 
-pub(super) const LISTEN: &str = "a list of udp://ADDRESS:PORT and tcp://ADDRESS:PORT, each once";
+pub(super) const LISTEN: &str =
+    "a list of udp://ADDRESS:PORT, tcp://ADDRESS:PORT and tls://ADDRESS:PORT, each once";
 pub(super) const PUBLIC_ADDRESS: &str = "one IP address that peers can reach, without port";
 pub(super) const CALLS: &str = "a whole number from 1 to 100000";
 pub(super) const PORTS: &str = "[first, last]: two even ports from 1024 to 65534, first below last";
 pub(super) const NETWORKS: &str = "a list of networks (198.51.100.0/24, 2001:db8::/32) or addresses";
-pub(super) const GATEWAYS: &str = "a list of sip:HOST[:PORT][;transport=udp|tcp]";
+pub(super) const GATEWAYS: &str = "a list of sip:HOST[:PORT][;transport=udp|tcp|tls]";
 pub(super) const CALLER_FROM: &str =
     "a list of \"p-asserted-identity\", \"remote-party-id\", \"from\", each once";
 pub(super) const CODECS: &str = "a list of \"PCMU\", \"PCMA\", each once";
@@ -54,8 +55,10 @@ pub(super) const NO_SESSION: &str =
     "\"reject\", \"play:URL\" (http or https) or \"sip:[USER@]HOST[:PORT][;transport=udp|tcp]\"";
 pub(super) const STORE_URL: &str = "\"sqlite://PATH\" or \"postgres://USER[:PASSWORD]@HOST[:PORT]/DATABASE\"";
 pub(super) const SUBACCOUNT: &str = "\"SA\" and 18 capital letters and digits";
+pub(super) const PUBLIC_URL: &str = "an http or https URL without query, such as https://masking.example.com";
 pub(super) const HTTP_LISTEN: &str = "ADDRESS:PORT, such as 127.0.0.1:8080";
 pub(super) const DIRECTORY: &str = "a path";
+pub(super) const PEM: &str = "the path of a PEM file";
 
 pub(super) const KEYS: &[Key] = &[
     key("sip.listen", Kind::List, LISTEN),
@@ -65,13 +68,17 @@ pub(super) const KEYS: &[Key] = &[
     key("sip.drain_seconds", Kind::Number, "a whole number of seconds from 0 to 604800"),
     key("sip.tcp_idle_seconds", Kind::Number, "a whole number of seconds from 10 to 86400"),
     key("sip.tcp_connections", Kind::Number, CALLS),
-    later("sip.tls"),
+    key("sip.tls.certificate", Kind::Text, PEM),
+    key("sip.tls.key", Kind::Text, PEM),
+    key("sip.tls.ca", Kind::Text, PEM),
+    key("sip.tls.client_ca", Kind::Text, PEM),
     key("media.public_address", Kind::Text, PUBLIC_ADDRESS),
     key("media.ports", Kind::List, PORTS),
     key("media.silence_seconds", Kind::Number, "a whole number of seconds from 0 (never) to 86400"),
     key("media.port_rest_ms", Kind::Number, "a whole number of milliseconds from 0 to 3600000"),
     key("media.workers", Kind::Number, "a whole number of threads from 1 to 256"),
     key("http.listen", Kind::Text, HTTP_LISTEN),
+    key("http.public_url", Kind::Text, PUBLIC_URL),
     key("http.requests_per_5_seconds", Kind::Number, "a whole number from 1 to 1000000"),
     key("http.trusted_proxies", Kind::List, NETWORKS),
     key("http.fetch_allow", Kind::List, NETWORKS),

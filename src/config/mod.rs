@@ -18,6 +18,7 @@ pub use written::{
 };
 
 use crate::number::Did;
+use crate::sip::transport::TlsFiles;
 use crate::trunk::{Gateway, Transport, Trunks};
 use error::Faults;
 use ipnet::IpNet;
@@ -67,6 +68,8 @@ pub struct SipLimits {
     pub tcp_idle: Duration,
     /// TCP connections at one time, at least 1.
     pub tcp_connections: u32,
+    /// Certificates; its own ones are there when a listener needs them.
+    pub tls: TlsFiles,
 }
 
 /// One SIP listener.
@@ -98,6 +101,8 @@ pub struct MediaSettings {
 pub struct HttpLimits {
     /// Where the API is served.
     pub listen: SocketAddr,
+    /// How the API is reached from outside, without the last slash.
+    pub public_url: Option<String>,
     /// Per account, at least 1.
     pub requests_per_5_seconds: u32,
     /// Proxies whose `X-Forwarded-For` says who asks.
@@ -142,6 +147,7 @@ impl fmt::Debug for StoreSettings {
         f.debug_struct("StoreSettings")
             .field("shown", &self.shown)
             .field("pid_file", &self.pid_file)
+            .field("key_file", &self.key_file)
             .finish_non_exhaustive()
     }
 }

@@ -115,7 +115,7 @@ fn each_fault_names_its_key_its_value_and_what_is_allowed() {
     let table = [
         (
             "[sip]\nlisten = [\"udp://0.0.0.0:5060\", \"5060\"]",
-            "sip.listen[1] = \"5060\": it is no listener; allowed: a list of udp://ADDRESS:PORT and tcp://ADDRESS:PORT, each once",
+            "sip.listen[1] = \"5060\": it is no listener; allowed: a list of udp://ADDRESS:PORT, tcp://ADDRESS:PORT and tls://ADDRESS:PORT, each once",
         ),
         (
             "[sip]\nlisten = [\"sctp://0.0.0.0:5060\"]",
@@ -130,8 +130,8 @@ fn each_fault_names_its_key_its_value_and_what_is_allowed() {
             "sip.listen[1] = \"UDP://0.0.0.0:5060\": it is given twice",
         ),
         (
-            "[sip]\nlisten = [\"tls://0.0.0.0:5061\"]",
-            "sip.listen[0] = \"tls://0.0.0.0:5061\": TLS is not available in this version",
+            "[sip]\nlisten = [\"tls://0.0.0.0:5061\"]\ntls = { key = \"a\" }",
+            "sip.tls.certificate is missing; allowed: the path of a PEM file",
         ),
         ("[sip]\nlisten = []", "sip.listen is missing; allowed: a list of udp"),
         (
@@ -142,10 +142,7 @@ fn each_fault_names_its_key_its_value_and_what_is_allowed() {
             "[sip]\nlisten = [\"udp://0.0.0.0:5060\", 5060]",
             "sip.listen[1] = 5060: it cannot be read; allowed: a list of udp",
         ),
-        (
-            "[sip]\ntls = { certificate = \"a\" }",
-            "sip.tls = {…}: this setting is not available in this version",
-        ),
+        ("[sip]\ntls = { certificate = \"a\" }", "sip.tls.key is missing; allowed: the path of a PEM file"),
         (
             "[sip]\npublic_address = \"0.0.0.0\"",
             "sip.public_address = \"0.0.0.0\": it is no address that a peer can send to",
@@ -186,6 +183,10 @@ fn each_fault_names_its_key_its_value_and_what_is_allowed() {
         (
             "[http]\nlisten = \"8080\"",
             "http.listen = \"8080\": it is no IP address with port; allowed: ADDRESS:PORT",
+        ),
+        (
+            "[http]\npublic_url = \"masking.example.com\"",
+            "http.public_url = \"masking.example.com\": it is no such URL; allowed: an http or https URL",
         ),
         (
             "[http]\nfetch_allow = [\"10.0.0.1/8\"]",
@@ -231,15 +232,15 @@ fn each_fault_names_its_key_its_value_and_what_is_allowed() {
         ),
         (
             "[[trunks]]\nname = \"a\"\ngateways = [\"198.51.100.7\"]",
-            "trunks[0].gateways[0] = \"198.51.100.7\": it is no gateway; allowed: a list of sip:HOST[:PORT][;transport=udp|tcp]",
+            "trunks[0].gateways[0] = \"198.51.100.7\": it is no gateway; allowed: a list of sip:HOST[:PORT][;transport=udp|tcp|tls]",
         ),
         (
-            "[[trunks]]\nname = \"a\"\ngateways = [\"sips:a.example\"]",
-            "trunks[0].gateways[0] = \"sips:a.example\": TLS is not available in this version",
+            "[[trunks]]\nname = \"a\"\ngateways = [\"sips:a.example;transport=udp\"]",
+            "trunks[0].gateways[0] = \"sips:a.example;transport=udp\": it is no gateway",
         ),
         (
-            "[[trunks]]\nname = \"a\"\ngateways = [\"sip:a.example;transport=tls\"]",
-            "trunks[0].gateways[0] = \"sip:a.example;transport=tls\": TLS is not",
+            "[[trunks]]\nname = \"a\"\ngateways = [\"sip:a.example;transport=sctp\"]",
+            "trunks[0].gateways[0] = \"sip:a.example;transport=sctp\": it is no gateway",
         ),
         (
             "[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\npassword = \"hunter2\"",

@@ -30,7 +30,7 @@ pub struct Config {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SipConfig {
-    /// Where SIP arrives, `udp://ADDRESS:PORT` or `tcp://ADDRESS:PORT`; port 0 lets the system choose.
+    /// Where SIP arrives, `udp://ADDRESS:PORT`, `tcp://…` or `tls://…`; port 0 lets the system choose.
     pub listen: Vec<String>,
     /// What Via and Contact show; without it the local address that the peer called, or of the route to it.
     pub public_address: Option<String>,
@@ -44,6 +44,22 @@ pub struct SipConfig {
     pub tcp_idle_seconds: u64,
     /// TCP connections at one time; more are closed at once. Each costs a descriptor and a buffer.
     pub tcp_connections: u32,
+    /// `[sip.tls]`
+    pub tls: TlsConfig,
+}
+
+/// `[sip.tls]` as written: paths of PEM files.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsConfig {
+    /// Our chain, the leaf first; for `tls://` listeners, and for carriers that ask for it.
+    pub certificate: Option<String>,
+    /// Its key.
+    pub key: Option<String>,
+    /// Who signs the certificates of gateways; without it those that the system trusts.
+    pub ca: Option<String>,
+    /// Who signs the certificates that peers must show when they connect to us; without it they need none.
+    pub client_ca: Option<String>,
 }
 
 impl Default for SipConfig {
@@ -56,6 +72,7 @@ impl Default for SipConfig {
             drain_seconds: 3600,
             tcp_idle_seconds: 120,
             tcp_connections: 1000,
+            tls: TlsConfig::default(),
         }
     }
 }
@@ -96,6 +113,8 @@ impl Default for MediaConfig {
 pub struct HttpConfig {
     /// Where the REST API, `/metrics` and the health pages are served, without TLS; port 0 lets the system choose.
     pub listen: String,
+    /// How the API is reached from outside, for the URLs in callbacks and answers.
+    pub public_url: Option<String>,
     /// Requests per account in five seconds; more get 429.
     pub requests_per_5_seconds: u32,
     /// Proxies whose `X-Forwarded-For` says who asks.
@@ -108,6 +127,7 @@ impl Default for HttpConfig {
     fn default() -> Self {
         Self {
             listen: "127.0.0.1:8080".to_owned(),
+            public_url: None,
             requests_per_5_seconds: 300,
             trusted_proxies: vec!["127.0.0.0/8".to_owned(), "::1/128".to_owned()],
             fetch_allow: vec![],

@@ -250,6 +250,9 @@ pub fn draw_pin(length: u8, rng: &mut impl RngExt) -> Pin {
 }
 
 #[cfg(test)]
+mod worlds;
+
+#[cfg(test)]
 mod tests {
     use std::time::Duration;
 

@@ -194,6 +194,12 @@ fn report(url: &str, error: &FetchError) {
     warn!(host, error = fetch::causes(error), "prompt not fetched; a built-in one is played instead");
 }
 
+/// What a player would hear: tests of what is encoded elsewhere listen with it.
+#[cfg(test)]
+pub(crate) fn decode_for_test(bytes: Vec<u8>) -> Vec<i16> {
+    audio::decode(bytes).unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

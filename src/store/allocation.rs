@@ -26,6 +26,8 @@ use crate::number::{Did, E164};
 
 /// A PIN counts for so long after its session ended: who still knows it must not reach somebody else with it.
 const PIN_REST: Duration = Duration::from_secs(24 * 3600);
+/// No number rests longer, so no session that ended earlier is looked at.
+const MAX_COOLOFF: Duration = Duration::from_secs(3600);
 /// How often a PIN is drawn for one number before the next number is tried.
 const DRAWS: usize = 256;
 
@@ -207,9 +209,10 @@ pub(super) async fn busy_numbers(
 async fn resting_numbers(connection: &mut Connection, now: Timestamp) -> Result<HashSet<String>, StoreError> {
     let rows = query(
         "SELECT DISTINCT virtual_number FROM sessions
-         WHERE rests_until IS NOT NULL AND rests_until > $1 AND (ends_at <= $1 OR ended_at IS NOT NULL)",
+         WHERE rests_until IS NOT NULL AND rests_until > $1 AND ends_at <= $1 AND ends_at > $2",
     )
     .bind(micros(now))
+    .bind(micros(now).saturating_sub(duration_micros(MAX_COOLOFF)))
     .fetch_all(connection)
     .await?;
     rows.iter().map(|row| row.text("virtual_number")).collect()

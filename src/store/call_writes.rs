@@ -31,7 +31,7 @@ pub(super) enum CallWrite {
     Close(Box<Cdr>),
     Event(Box<CallEvent>),
     /// What belongs into one transaction.
-    Together(Vec<CallWrite>),
+    Together(Vec<Self>),
 }
 
 /// Who waits for a call's write.

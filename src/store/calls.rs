@@ -169,6 +169,8 @@ pub struct InteractionRow {
     pub ended_at: Option<Timestamp>,
     /// What was recorded.
     pub recording: Option<RecordingRow>,
+    /// The Recording resource of this call is there to be fetched.
+    pub recording_ready: bool,
     /// Every leg and attempt, in order.
     pub legs: Vec<LegRow>,
 }
@@ -183,6 +185,8 @@ macro_rules! leg_columns {
           ORDER BY a.attempt DESC LIMIT 1) AS parent"
     };
 }
+
+pub(super) use leg_columns;
 
 impl Store {
     /// Makes a leg's row, and its call's when it is the first. May be repeated when more is known.
@@ -282,7 +286,8 @@ impl Store {
             "SELECT ",
             leg_columns!(),
             ", i.started_at AS call_started_at, i.ended_at AS call_ended_at, i.recording_directory, \
-             i.recording_samples, i.recording_complete \
+             i.recording_samples, i.recording_complete, (SELECT COUNT(*) FROM recordings r \
+             WHERE r.uuid = i.uuid AND r.state = 'ready') AS recording_ready \
              FROM interactions i JOIN legs l ON l.interaction = i.uuid WHERE i.session = $1 \
              ORDER BY i.started_at DESC, i.uuid, l.started_at DESC, l.side DESC, l.attempt DESC LIMIT $2"
         );
@@ -314,11 +319,12 @@ fn interaction(row: &Row, first: LegRow) -> Result<InteractionRow, StoreError> {
         started_at: row.time("call_started_at")?,
         ended_at: row.time_opt("call_ended_at")?,
         recording,
+        recording_ready: row.flag("recording_ready")?,
         legs: vec![first],
     })
 }
 
-fn leg_row(row: &Row) -> Result<LegRow, StoreError> {
+pub(super) fn leg_row(row: &Row) -> Result<LegRow, StoreError> {
     let opened = LegOpened {
         interaction: row.uuid("interaction")?,
         leg: row.uuid("uuid")?,

@@ -20,6 +20,7 @@
 
 mod accounts;
 mod allocation;
+mod call_list;
 mod call_writes;
 mod calls;
 mod guesses;
@@ -29,9 +30,11 @@ mod number_writes;
 mod numbers;
 mod outbox;
 mod partners;
+mod recordings;
 mod route_cache;
 mod row;
 mod seal;
+mod session_list;
 mod session_row;
 mod session_types;
 mod sessions;
@@ -52,12 +55,16 @@ use tokio::task::AbortHandle;
 use uuid::Uuid;
 
 pub use accounts::{AccountInfo, AccountRefusal, Identity, NewAccount, Subaccount};
+pub use call_list::LegFilter;
 pub use calls::{Cdr, InteractionRow, LegCdr, LegOpened, LegRow, Note, RecordingRow};
 pub use guesses::Verdict;
 pub use idempotency::{Creation, IdempotencyKey};
 pub use number_writes::{NewNumber, NumberChange, NumberRefusal};
 pub use numbers::{NoSession, NumberEntry, Route, VirtualNumber, VirtualNumberConfig};
 pub use outbox::{Attempt, EventFilter, EventState, Lease, MIN_TRIES, RecordingReport, StoredEvent, Stream};
+pub use recordings::{
+    Delivered, NewRecording, RecordedCall, Recording, RecordingDone, RecordingFilter, RecordingState,
+};
 pub use seal::{SealKey, SealKeyError, Secret};
 pub use session_types::{
     ChangeRefusal, NewPin, NewSession, SessionFilter, SessionPage, SessionState, SessionUpdate, TimeRange,
@@ -75,6 +82,8 @@ use writer::{Queued, Write, Writer};
 const QUEUE: usize = 4096;
 /// Connections that read.
 const READERS: u32 = 4;
+/// SQLite's cache of each connection, in KiB as a negative number.
+const PAGES: &str = "-16384";
 /// How long a connection waits for a lock that another process holds.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -323,6 +332,7 @@ fn options(url: &str) -> Result<Options, StoreError> {
         .synchronous(SqliteSynchronous::Normal)
         .busy_timeout(BUSY)
         .foreign_keys(false)
+        .pragma("cache_size", PAGES)
         .disable_statement_logging();
     Ok(Options::Sqlite(options))
 }

@@ -112,10 +112,15 @@ pub struct StoredEvent {
 }
 
 impl StoredEvent {
-    /// All that is sent.
+    /// All that is sent. `base` goes before the paths of our own resources.
     #[must_use]
-    pub fn sent(&self) -> Vec<(String, String)> {
+    pub fn sent(&self, base: &str) -> Vec<(String, String)> {
         let mut parameters = self.parameters.clone();
+        for (name, value) in &mut parameters {
+            if matches!(name.as_str(), "RecordingURL" | "RecordingResourceURL") && value.starts_with('/') {
+                value.insert_str(0, base);
+            }
+        }
         parameters.push(("SequenceNumber".to_owned(), self.sequence.to_string()));
         parameters
     }

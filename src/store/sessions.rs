@@ -1,4 +1,4 @@
-//! Masking sessions: creation, change, end, look-up and list.
+//! Masking sessions: creation, change, end and look-up.
 //!
 //! "Active" is asked of the row and the given moment alone (`ends_at`), never of a clean-up job.
 
@@ -6,12 +6,10 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::allocation::{Create, busy_numbers};
-use super::row::{Columns, after, micros, stored};
-use super::session_row::{columns, digits, save, session};
-use super::session_types::{
-    ChangeRefusal, NewSession, SessionFilter, SessionPage, SessionState, SessionUpdate,
-};
-use super::sql::{Connection, Pool, Search, query};
+use super::row::{after, micros, stored};
+use super::session_row::{columns, save, session};
+use super::session_types::{ChangeRefusal, NewSession, SessionUpdate};
+use super::sql::{Connection, Pool, query};
 use super::writer::Write;
 use super::{Store, StoreError};
 use crate::masking::allocate::Refusal;
@@ -75,63 +73,10 @@ impl Store {
     ) -> Result<Result<MaskingSession, ChangeRefusal>, StoreError> {
         self.write(Expire { account: account.to_owned(), uuid, now: stored(now) }).await
     }
-
-    /// The sessions that fit `filter`, newest first.
-    ///
-    /// # Errors
-    /// [`StoreError`] when the database fails.
-    pub async fn list_sessions(
-        &self,
-        account: &str,
-        filter: &SessionFilter,
-        limit: u32,
-        offset: u64,
-        now: Timestamp,
-    ) -> Result<SessionPage, StoreError> {
-        let offset = i64::try_from(offset).unwrap_or(i64::MAX);
-        let rows = search(account, filter, now)
-            .query(LIST, " ORDER BY created_at DESC, uuid LIMIT ? OFFSET ?", [i64::from(limit), offset])
-            .fetch_all(self.readers())
-            .await?;
-        let total = search(account, filter, now).query(COUNT, "", [0, 0]).fetch_one(self.readers()).await?;
-        Ok(SessionPage {
-            sessions: rows.iter().map(session).collect::<Result<_, _>>()?,
-            total: total.unsigned("total")?,
-        })
-    }
 }
 
 pub(super) const BY_UUID: &str =
     concat!("SELECT ", columns!(), " FROM sessions WHERE uuid = $1 AND account = $2");
-
-const LIST: &str = concat!("SELECT ", columns!(), " FROM sessions");
-const COUNT: &str = "SELECT COUNT(*) AS total FROM sessions";
-
-fn search<'q>(account: &str, filter: &SessionFilter, now: Timestamp) -> Search<'q> {
-    let search = Search::new()
-        .and("account = ?", account.to_owned())
-        .and_if("first_party = ?", digits(filter.first_party.as_ref()))
-        .and_if("second_party = ?", digits(filter.second_party.as_ref()))
-        .and_if("virtual_number = ?", filter.virtual_number.as_ref().map(|did| did.digits().to_owned()))
-        .and_if("subaccount = ?", filter.subaccount.clone())
-        .and_if("created_at >= ?", filter.created.from.map(micros))
-        .and_if("created_at < ?", filter.created.until.map(micros))
-        .and_if("ends_at >= ?", filter.ends.from.map(micros))
-        .and_if("ends_at < ?", filter.ends.until.map(micros))
-        .and_if("(expires_at - created_at) / 1000000 >= ?", filter.duration_s.0)
-        .and_if("(expires_at - created_at) / 1000000 <= ?", filter.duration_s.1);
-    // What was deleted has its moment in `ends_at` too.
-    match filter.state {
-        SessionState::Any => search,
-        SessionState::Active => search.and("ends_at > ?", micros(now)),
-        SessionState::InProgress => search.and(
-            "ends_at > ? AND EXISTS \
-             (SELECT 1 FROM interactions i WHERE i.session = sessions.uuid AND i.ended_at IS NULL)",
-            micros(now),
-        ),
-        SessionState::Expired => search.and("ends_at <= ?", micros(now)),
-    }
-}
 
 /// The active sessions on `dialled` in which `caller` is a party.
 pub(super) async fn of_party(

@@ -14,7 +14,7 @@ use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgPool
 use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteConnection, SqlitePool, SqlitePoolOptions, SqliteRow,
 };
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, Postgres, Row as _, SqlSafeStr as _, Sqlite};
+use sqlx::{Connection as _, Executor as _, Postgres, Row as _, SqlSafeStr, SqlStr, Sqlite};
 
 use super::StoreError;
 use super::row::Columns;
@@ -76,55 +76,13 @@ impl From<Option<i64>> for Value<'_> {
 
 /// A statement and its values, in order.
 pub(super) struct Query<'q> {
-    sql: Cow<'static, str>,
+    sql: SqlStr,
     values: Vec<Value<'q>>,
 }
 
 /// A statement with values still to be bound.
-pub(super) fn query<'q>(sql: &'static str) -> Query<'q> {
-    Query { sql: Cow::Borrowed(sql), values: Vec::new() }
-}
-
-/// A search with only the conditions that were asked for, so that the database can choose an index for them.
-pub(super) struct Search<'q> {
-    conditions: String,
-    values: Vec<Value<'q>>,
-}
-
-impl<'q> Search<'q> {
-    pub(super) fn new() -> Self {
-        Self { conditions: String::new(), values: Vec::new() }
-    }
-
-    /// Adds a condition in which `?` is `value`.
-    pub(super) fn and(mut self, condition: &'static str, value: impl Into<Value<'q>>) -> Self {
-        self.values.push(value.into());
-        self.conditions.push_str(if self.conditions.is_empty() { " WHERE " } else { " AND " });
-        self.conditions.push_str(&condition.replace('?', &format!("${}", self.values.len())));
-        self
-    }
-
-    /// Adds a condition, if there is a value for it.
-    pub(super) fn and_if<T: Into<Value<'q>>>(self, condition: &'static str, value: Option<T>) -> Self {
-        match value {
-            Some(value) => self.and(condition, value),
-            None => self,
-        }
-    }
-
-    /// `head`, the conditions, and `tail`, in which `?` are further values.
-    pub(super) fn query(self, head: &'static str, tail: &'static str, further: [i64; 2]) -> Query<'q> {
-        let mut query = Query { sql: Cow::Borrowed(""), values: self.values };
-        let mut sql = format!("{head}{}", self.conditions);
-        let mut parts = tail.split('?');
-        sql.push_str(parts.next().unwrap_or_default());
-        for (part, value) in parts.zip(further) {
-            query.values.push(value.into());
-            sql.push_str(&format!("${}{part}", query.values.len()));
-        }
-        query.sql = Cow::Owned(sql);
-        query
-    }
+pub(super) fn query<'q>(sql: impl SqlSafeStr) -> Query<'q> {
+    Query { sql: sql.into_sql_str(), values: Vec::new() }
 }
 
 impl<'q> Query<'q> {
@@ -154,14 +112,14 @@ impl<'q> Query<'q> {
     }
 
     fn for_sqlite(self) -> sqlx::query::Query<'q, Sqlite, SqliteArguments> {
-        self.values.into_iter().fold(sqlx::query(safe(self.sql)), |query, value| match value {
+        self.values.into_iter().fold(sqlx::query(self.sql), |query, value| match value {
             Value::Text(text) => query.bind(text.map(Cow::into_owned)),
             Value::Integer(number) => query.bind(number),
         })
     }
 
     fn for_postgres(self) -> sqlx::query::Query<'q, Postgres, PgArguments> {
-        self.values.into_iter().fold(sqlx::query(safe(self.sql)), |query, value| match value {
+        self.values.into_iter().fold(sqlx::query(self.sql), |query, value| match value {
             // The only character that PostgreSQL cannot store; its refusal would look like a fault of ours.
             Value::Text(text) => query.bind(text.map(|text| match text.contains('\0') {
                 true => text.replace('\0', "\u{FFFD}"),
@@ -169,14 +127,6 @@ impl<'q> Query<'q> {
             })),
             Value::Integer(number) => query.bind(number),
         })
-    }
-}
-
-/// A statement is made of this program's own words alone; values are bound.
-fn safe(sql: Cow<'static, str>) -> sqlx::SqlStr {
-    match sql {
-        Cow::Borrowed(sql) => sql.into_sql_str(),
-        Cow::Owned(sql) => AssertSqlSafe(sql).into_sql_str(),
     }
 }
 

@@ -41,6 +41,8 @@ const TRANSACTION: Duration = Duration::from_secs(30);
 /// after this pause, then after twice as much, and so on.
 const PATIENCE: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(50);
+/// How often a transaction is begun whose connection is lost each time: each of several nodes may be restarted in turn.
+const TRIES: usize = 4;
 /// The database stays away: it is tried no more often than this.
 const RETRY: Duration = Duration::from_millis(500);
 /// How many records of calls are kept for a database that stays away; each is some two kilobytes.
@@ -286,10 +288,7 @@ impl Writer {
         if writes.is_empty() {
             return;
         }
-        let mut outcome = self.transact(&mut writes).await;
-        if matches!(outcome, Err(Failure::Lost(_))) {
-            outcome = self.transact(&mut writes).await;
-        }
+        let mut outcome = self.insist(&mut writes).await;
         if outcome.is_ok() {
             writes.into_iter().for_each(|write| drop(write.settle(true)));
             // What is kept beyond one batch follows at once.
@@ -301,7 +300,7 @@ impl Writer {
         let retry = alone.len() > 1;
         for mut write in alone.drain(..) {
             if retry {
-                outcome = self.transact(std::slice::from_mut(&mut write)).await;
+                outcome = self.insist(std::slice::from_mut(&mut write)).await;
             }
             kept.extend(write.settle(retry && outcome.is_ok()));
         }
@@ -365,6 +364,18 @@ impl Writer {
             clock::sleep(pause).await;
             pause *= 2;
         }
+    }
+
+    /// Does the writes in one transaction, again when its connection is lost.
+    async fn insist(&mut self, writes: &mut [Box<dyn Apply>]) -> Result<(), Failure> {
+        let mut outcome = self.transact(writes).await;
+        for _ in 1..TRIES {
+            if !matches!(outcome, Err(Failure::Lost(_))) || self.away_until.is_some() {
+                break;
+            }
+            outcome = self.transact(writes).await;
+        }
+        outcome
     }
 
     /// Does the writes in one transaction.

@@ -22,13 +22,17 @@ pub enum Transport {
     Udp,
     /// A stream.
     Tcp,
+    /// A stream that nobody reads on the way, to a peer that has proved its name.
+    Tls,
 }
 
 impl Transport {
-    /// `udp` or `tcp`, in any case.
+    /// `udp`, `tcp` or `tls`, in any case.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Udp, Self::Tcp].into_iter().find(|transport| transport.as_str().eq_ignore_ascii_case(name))
+        [Self::Udp, Self::Tcp, Self::Tls]
+            .into_iter()
+            .find(|transport| transport.as_str().eq_ignore_ascii_case(name))
     }
 
     /// The name as URIs write it.
@@ -37,16 +41,17 @@ impl Transport {
         match self {
             Self::Udp => "udp",
             Self::Tcp => "tcp",
+            Self::Tls => "tls",
         }
     }
 }
 
-/// Where B-legs of a trunk go: `sip:HOST[:PORT][;transport=udp|tcp]`.
+/// Where B-legs of a trunk go: `sip:HOST[:PORT][;transport=udp|tcp|tls]`, or `sips:HOST[:PORT]` for TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gateway {
     /// A name or an IP literal, IPv6 without brackets.
     pub host: String,
-    /// 1–65535; without one RFC 3263 §4.2 decides, for an IP literal 5060.
+    /// 1–65535; without one RFC 3263 §4.2 decides, for an IP literal 5060, or 5061 on TLS.
     pub port: Option<u16>,
     /// Without one it is UDP, or TCP for a request over 1300 bytes (RFC 3261 §18.1.1).
     pub transport: Option<Transport>,
@@ -57,7 +62,8 @@ impl Gateway {
     #[must_use]
     pub fn parse(uri: &str) -> Option<Self> {
         let (scheme, rest) = uri.split_once(':')?;
-        if !scheme.eq_ignore_ascii_case("sip") {
+        let secure = scheme.eq_ignore_ascii_case("sips");
+        if !secure && !scheme.eq_ignore_ascii_case("sip") {
             return None;
         }
         let (place, transport) = match rest.split_once(';') {
@@ -68,8 +74,25 @@ impl Gateway {
                 (place, Some(transport))
             }
         };
+        let transport = match transport {
+            Some(Transport::Udp | Transport::Tcp) if secure => return None,
+            None if secure => Some(Transport::Tls),
+            transport => transport,
+        };
         let (host, port) = split_host(place)?;
         Some(Self { host: host.to_owned(), port, transport })
+    }
+
+    /// Whether it is reached over TLS only.
+    #[must_use]
+    pub fn is_secure(&self) -> bool {
+        self.transport == Some(Transport::Tls)
+    }
+
+    /// The port, or that of its transport.
+    #[must_use]
+    pub fn port_or_default(&self) -> u16 {
+        self.port.unwrap_or(if self.is_secure() { 5061 } else { 5060 })
     }
 
     /// The address, when the host is a literal.
@@ -375,6 +398,8 @@ mod tests {
                 "SIP:sbc.carrier.example;Transport=TCP",
                 Some(("sbc.carrier.example", None, Some(Transport::Tcp))),
             ),
+            ("sip:a.example;transport=tls", Some(("a.example", None, Some(Transport::Tls)))),
+            ("sips:a.example:5062", Some(("a.example", Some(5062), Some(Transport::Tls)))),
             ("sip:[2001:db8::1]", Some(("2001:db8::1", None, None))),
             ("sip:[2001:db8::1]:5070", Some(("2001:db8::1", Some(5070), None))),
             ("sip:_sip.carrier.example", Some(("_sip.carrier.example", None, None))),
@@ -388,7 +413,7 @@ mod tests {
             "",
             "sip:",
             "198.51.100.7",
-            "sips:a.example",
+            "sips:a.example;transport=udp",
             "tel:+12025550100",
             "sip:user@host.example",
             "sip:a.example:",

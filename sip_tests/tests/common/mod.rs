@@ -208,6 +208,16 @@ impl Server {
         .await
     }
 
+    /// Waits until the mixed file of a recording is there and its row says so; returns the Recording resource.
+    pub async fn delivered(&self, folder: &Path) -> Value {
+        let uuid = folder.file_name().unwrap().to_str().unwrap().to_owned();
+        until_asked("the recording is delivered", async || {
+            let (status, recording) = self.api("GET", &format!("Recording/{uuid}/"), None).await;
+            (status == 200).then_some(recording)
+        })
+        .await
+    }
+
     /// Waits until no call is live and every record is stored.
     pub async fn settled(&self) {
         let shell = self.service.shell();

@@ -203,12 +203,14 @@ pub async fn answered_call(scene: &mut Scene) {
             }
         }
     }
+    let recording = scene.server.recording(&[]).await;
+    scene.server.delivered(&recording).await;
     let mut files = vec![];
-    for file in std::fs::read_dir(scene.server.recording(&[]).await).unwrap() {
+    for file in std::fs::read_dir(&recording).unwrap() {
         files.push(file.unwrap().file_name().into_string().unwrap());
     }
     files.sort();
-    assert_eq!(files, ["a-leg.wav", "b-leg.wav", "call.json"]);
+    assert_eq!(files, ["a-leg.wav", "b-leg.wav", "call.json", "call.mp3"]);
 }
 
 /// Three branches of a fork ring, and both sides talk before any of them has answered.

@@ -1,13 +1,12 @@
 //! The same for a call that the service places itself: both parties answer it, each marked wherever an answer and
 //! later requests can be. One phone stands for the carrier, so what each leg received is told apart afterwards.
 
+use crate::calls::Dialog;
 use crate::common::{PATIENCE, Server, Setup};
-use crate::dialog::Dialog;
-use crate::judge::foreign;
-use crate::party::{Party, Side};
+use crate::places::{CALLEE, CALLER, Party};
 use crate::plant::Ledger;
+use crate::{assert_ours, shown, would_be_found};
 use serde_json::json;
-use sip_tests::leak;
 use sip_tests::message::{self, Message};
 use sip_tests::phone::{IncomingCall, Phone, PhoneConfig};
 use sip_tests::transcript::{Direction, Entry, Kind, Transcript};
@@ -31,7 +30,8 @@ async fn answer(ledger: &mut Ledger, party: &Party, phone: &Phone, incoming: &In
 /// What the phone says later in that leg's dialog.
 fn dialog<'a>(
     ledger: &mut Ledger,
-    (party, phone): (&'a Party, &'a Phone),
+    party: &'static Party,
+    phone: &'a Phone,
     server: &Server,
     incoming: &IncomingCall,
 ) -> Dialog<'a> {
@@ -41,7 +41,16 @@ fn dialog<'a>(
         let message = Message::read(&entry.bytes)?;
         (message.status() == Some(200) && message.call_id() == invite.call_id()).then_some(message)
     });
-    Dialog::of_callee(ledger, (party, phone), server.sip, invite, &ok.unwrap())
+    Dialog {
+        party,
+        phone,
+        server: server.sip,
+        from: Dialog::connected(ledger, party, ok.unwrap().to_tag()),
+        to: invite.header("From").unwrap().to_owned(),
+        call_id: invite.call_id().to_owned(),
+        target: message::uri_of(invite.header("Contact").unwrap()).to_owned(),
+        cseq: party.cseq,
+    }
 }
 
 /// What one leg received: its messages by Call-ID, its packets by the port that its INVITE names.
@@ -70,31 +79,30 @@ fn names(invite: &Message) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_of_one_party_reaches_the_other_in_a_call_that_the_service_places() {
-    let [calling, called] = Side::BOTH.map(|side| Party::drawn(side, 0, false));
     let mut ledger = Ledger::default();
     let transcript = Transcript::new();
     let config = PhoneConfig::named("carrier").recorded_in(&transcript);
     // Both legs send what is of the second party alone: neither may receive any of it.
-    let carrier = Phone::bind(PhoneConfig { media: ledger.media(&called), ..config }).await.unwrap();
+    let carrier = Phone::bind(PhoneConfig { media: ledger.media(&CALLEE), ..config }).await.unwrap();
     let server = Server::with(carrier.address(), Setup::default()).await;
     let parties = json!({
-        "first_party": format!("+{}", calling.number), "second_party": format!("+{}", called.number),
+        "first_party": format!("+{}", CALLER.number), "second_party": format!("+{}", CALLEE.number),
         "geomatch": false, "initiate_call_to_first_party": true,
     });
     let number = Server::number(&server.session(parties).await);
 
     let first = carrier.next_call(PATIENCE).await.unwrap();
-    answer(&mut ledger, &calling, &carrier, &first).await;
+    answer(&mut ledger, &CALLER, &carrier, &first).await;
     let second = carrier.next_call(PATIENCE).await.unwrap();
-    answer(&mut ledger, &called, &carrier, &second).await;
+    answer(&mut ledger, &CALLEE, &carrier, &second).await;
     for media in [first.media(), second.media()] {
         media.wait_packets(20, PATIENCE).await.unwrap();
     }
-    let mut of_first = dialog(&mut ledger, (&calling, &carrier), &server, &first);
-    let mut of_second = dialog(&mut ledger, (&called, &carrier), &server, &second);
+    let mut of_first = dialog(&mut ledger, &CALLER, &carrier, &server, &first);
+    let mut of_second = dialog(&mut ledger, &CALLEE, &carrier, &server, &second);
     of_first.talk(&mut ledger, first.media().address()).await;
     of_second.talk(&mut ledger, second.media().address()).await;
-    ledger.odd_packets(&called, second.media());
+    ledger.odd_packets(&CALLEE, second.media());
     for media in [first.media(), second.media()] {
         let heard = media.received_count();
         media.wait(PATIENCE, |media| !media.received_rtcp().is_empty()).await.unwrap();
@@ -111,30 +119,28 @@ async fn nothing_of_one_party_reaches_the_other_in_a_call_that_the_service_place
         let found = sent.iter().any(|entry| message::find(&entry.bytes, &planting.needle).is_some());
         let text = String::from_utf8_lossy(&planting.needle);
         assert!(found, "row {} was never sent: {text}", planting.row);
-        let party = if planting.side == Side::Caller { &calling } else { &called };
-        let forged = [b"INVITE sip:x@y SIP/2.0\r\nX: ".as_slice(), &planting.needle, b"\r\n\r\n"].concat();
-        let is_found = planting.row == 10 || !leak::find(&forged, &party.marks()).is_empty();
-        assert!(is_found, "row {} has no mark: {text}", planting.row);
+        assert!(planting.row == 10 || would_be_found(planting), "row {} has no mark: {text}", planting.row);
     }
     let rows = |party: &Party| {
         let of_party = ledger.0.iter().filter(|planting| planting.side == party.side);
         of_party.map(|planting| planting.row).collect::<std::collections::BTreeSet<u8>>().len()
     };
-    assert!(rows(&calling) >= 35 && rows(&called) >= 35, "{} and {} rows", rows(&calling), rows(&called));
+    assert!(rows(&CALLER) >= 35 && rows(&CALLEE) >= 35, "{} and {} rows", rows(&CALLER), rows(&CALLEE));
 
-    let legs = [(&first, &second, &called), (&second, &first, &calling)];
+    let legs = [(&first, &second, &CALLEE), (&second, &first, &CALLER)];
     for (own, other, party) in legs {
         let leg = received(&transcript, own.request());
         let found = leg.leaks_to("leg", &party.marks());
-        assert!(found.is_empty(), "of the {}: {}", party.name(), found[0]);
-        assert_eq!(foreign(&leg, "leg"), Vec::<String>::new());
+        assert!(found.is_empty(), "of the {}:\n{}", party.name(), shown(&found));
+        assert_ours(&leg, "leg");
         let entries = leg.received_by("leg");
         for kind in [Kind::Sip, Kind::Rtp, Kind::Rtcp] {
             let of_kind: Vec<_> = entries.iter().filter(|entry| entry.kind == kind).collect();
             assert!(!of_kind.is_empty(), "{kind:?}");
-            let marks = called.marks();
-            let marked = |entry: &&&Entry| kind != Kind::Sip && !leak::find(&entry.bytes, &marks).is_empty();
-            assert_eq!(of_kind.iter().filter(marked).count(), 0, "{kind:?}");
+            let foreign = of_kind.iter().any(|entry| {
+                kind != Kind::Sip && !sip_tests::leak::find(&entry.bytes, &CALLEE.marks()).is_empty()
+            });
+            assert!(!foreign, "{kind:?}");
         }
         for name in names(other.request()) {
             let found = entries.iter().any(|entry| message::find(&entry.bytes, name.as_bytes()).is_some());

@@ -493,6 +493,7 @@ impl Service {
                     connection: None,
                     local: None,
                     pinned: self.plan.pinned || tcp,
+                    name: None,
                     token: None,
                 },
                 host: gateway.to_string(),

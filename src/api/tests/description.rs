@@ -18,6 +18,11 @@ async fn the_description_names_every_route() {
     for (path, methods) in [
         (session, &["get", "post"][..]),
         (&item, &["delete", "get", "post"]),
+        ("/v1/Account/{auth_id}/Call", &["get"]),
+        ("/v1/Account/{auth_id}/Call/{uuid}", &["delete", "get"]),
+        ("/v1/Account/{auth_id}/Recording", &["get"]),
+        ("/v1/Account/{auth_id}/Recording/{recording}", &["delete", "get"]),
+        ("/v1/Account/{auth_id}/Recording/{recording}/{leg}", &["get"]),
         ("/healthz", &["get"]),
         ("/readyz", &["get"]),
         ("/metrics", &["get"]),

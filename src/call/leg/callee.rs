@@ -114,8 +114,13 @@ impl Leg {
             sdp,
         );
         let hop = Self::choose_transport(key.clone(), &mut invite, dial.hop);
-        let route =
-            Route { protocol: dial.address.protocol, peer: hop.address(), connection: None, local: None };
+        let route = Route {
+            protocol: dial.address.protocol,
+            peer: hop.address(),
+            connection: None,
+            local: None,
+            name: hop.name.clone(),
+        };
         let (machine, actions) = InviteClient::start(invite.encode(), hop.protocol != Protocol::Udp, out.now);
         let outgoing = Outgoing {
             invite,

@@ -55,6 +55,7 @@ impl Leg {
                 peer: Some(flow.peer),
                 connection: flow.connection,
                 local: Some(flow.local),
+                name: None,
             },
             set_up: SetUp::Incoming(Box::new(Incoming {
                 head: invite.response_head(flow.peer),

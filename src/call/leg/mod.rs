@@ -29,6 +29,7 @@ use caller::Incoming;
 use media::Stream;
 use media::sdp::{LocalMedia, Negotiation};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use callee::Dial;
@@ -82,6 +83,8 @@ pub(crate) struct Route {
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) connection: Option<u64>,
     pub(crate) local: Option<SocketAddr>,
+    /// The gateway's name, which the far end of a new TLS connection must prove.
+    pub(crate) name: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -254,6 +257,7 @@ impl Leg {
                 connection: self.route.connection,
                 local: self.route.local,
                 pinned: true,
+                name: self.route.name.clone(),
                 token: None,
             });
         };
@@ -267,15 +271,18 @@ impl Leg {
         let port = target.port().unwrap_or(if protocol == Protocol::Tls { 5061 } else { 5060 });
         let maddr = target.maddr();
         let host = maddr.as_deref().unwrap_or(target.host());
+        let place = match host.parse::<IpAddr>() {
+            Ok(ip) => Place::Address(SocketAddr::new(ip, port)),
+            Err(_) => Place::Name(host.to_owned(), port),
+        };
+        let named = matches!(place, Place::Name(..)).then(|| Arc::from(host));
         Some(Hop {
             protocol,
-            place: match host.parse::<IpAddr>() {
-                Ok(ip) => Place::Address(SocketAddr::new(ip, port)),
-                Err(_) => Place::Name(host.to_owned(), port),
-            },
+            place,
             connection: self.route.connection.filter(|_| protocol != Protocol::Udp),
             local: self.route.local.filter(|_| protocol == Protocol::Udp),
             pinned: target.transport().is_some(),
+            name: self.route.name.clone().or(named).filter(|_| protocol == Protocol::Tls),
             token: None,
         })
     }
@@ -496,6 +503,7 @@ pub fn response_hop(request: &Request, flow: &Flow) -> Hop {
         connection: flow.connection,
         local: Some(flow.local),
         pinned: true,
+        name: None,
         token: None,
     }
 }

@@ -89,6 +89,9 @@ impl Call {
             a: Some(self.a_uuid),
             b: Some(self.b_uuid),
             started_at: self.recording_since.map(|at| self.clock.wall_at(at)),
+            account: self.session.as_ref().map(|session| session.account.clone()),
+            session: self.session.as_ref().map(|session| session.uuid),
+            format: self.session.as_ref().map(|session| session.record_file_format),
         };
         actions.push(Action::FileRecording(names, Box::new(report)));
     }

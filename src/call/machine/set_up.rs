@@ -462,11 +462,15 @@ fn trunk_is_private(trunk: &Trunk) -> bool {
 /// Where `no_session = "sip:…"` goes.
 fn fixed_hop(uri: &str) -> Option<Hop> {
     let uri = Uri::parse(uri)?;
-    let port = uri.port().unwrap_or(5060);
     let host = uri.host();
-    let tcp = uri.transport().is_some_and(|name| name.eq_ignore_ascii_case("tcp"));
+    let protocol = match uri.transport().map(str::to_ascii_lowercase).as_deref() {
+        Some("tcp") => Protocol::Tcp,
+        Some("tls") => Protocol::Tls,
+        _ => Protocol::Udp,
+    };
+    let port = uri.port().unwrap_or(if protocol == Protocol::Tls { 5061 } else { 5060 });
     Some(Hop {
-        protocol: if tcp { Protocol::Tcp } else { Protocol::Udp },
+        protocol,
         place: match host.parse::<IpAddr>() {
             Ok(ip) => Place::Address(SocketAddr::new(ip, port)),
             Err(_) => Place::Name(host.to_owned(), port),
@@ -474,6 +478,7 @@ fn fixed_hop(uri: &str) -> Option<Hop> {
         connection: None,
         local: None,
         pinned: uri.transport().is_some(),
+        name: host.parse::<IpAddr>().is_err().then(|| host.into()),
         token: None,
     })
 }

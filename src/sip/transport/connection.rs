@@ -1,4 +1,4 @@
-//! One TCP connection: a task that owns the socket, reads messages (RFC 3261 §18.3) and writes its queue.
+//! One TCP or TLS connection: a task that owns the socket, reads messages (RFC 3261 §18.3) and writes its queue.
 //!
 //! ```text
 //! Open ── peer closes its side ──► HalfClosed ── 32 s, or a failed write ──► gone
@@ -11,9 +11,10 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time;
@@ -21,7 +22,7 @@ use tracing::debug;
 
 use super::table::Outgoing;
 use super::tcp::Tcp;
-use super::{Flow, Protocol};
+use super::{Flow, tls};
 use crate::clock;
 use crate::sip::wire::{Frame, Framer, Malformed};
 
@@ -29,6 +30,8 @@ use crate::sip::wire::{Frame, Framer, Malformed};
 const CHUNK: usize = 4096;
 /// The answer to a keep-alive (RFC 5626 §4.4.1).
 const PONG: Bytes = Bytes::from_static(b"\r\n");
+/// How long the end of a TLS stream may take to be told.
+const FAREWELL: Duration = Duration::from_millis(200);
 
 /// A connection's place in the table, given back when its task ends in whatever way.
 struct Registration {
@@ -66,6 +69,8 @@ enum End {
     SlowToTake,
     #[error("the peer took too long to accept")]
     SlowToAccept,
+    #[error("the gateway's name is none that a certificate can have")]
+    Unnameable,
     #[error("{0}")]
     Failed(#[from] io::Error),
 }
@@ -85,7 +90,7 @@ pub(super) struct Connection {
     flow: Flow,
     queue: mpsc::Receiver<Outgoing>,
     phase: Phase,
-    /// Read and not yet a whole message. Dropped when empty, so that a quiet connection holds no memory.
+    /// Read and not yet a whole message.
     input: BytesMut,
     framer: Framer,
     /// Since when `input` has held the beginning of a message.
@@ -114,32 +119,67 @@ impl Connection {
         }
     }
 
-    /// Opens the connection, then serves it.
-    pub(super) async fn open(self) {
-        let mut stop = self.tcp().stop.clone();
-        let opened = tokio::select! {
-            _ = stop.changed() => Err(End::Flushed),
-            opened = time::timeout(self.tcp().limits.connect, connect(self.flow)) => match opened {
-                Ok(opened) => opened.map_err(End::from),
-                Err(_) => Err(End::SlowToAccept),
-            },
-        };
+    /// Opens the connection, then serves it. `name` is what a TLS peer must prove to be.
+    pub(super) async fn open(self, name: Option<Arc<str>>) {
+        let opened = self.within(self.tcp().limits.connect, connect(self.flow)).await;
         match opened {
-            Ok(stream) => self.serve(stream).await,
+            Ok(stream) => self.secure_and_serve(stream, name).await,
             Err(end) => self.finish(&end),
         }
     }
 
+    /// Serves a connection that was opened by us.
+    async fn secure_and_serve(self, stream: TcpStream, name: Option<Arc<str>>) {
+        let Some(certificates) = self.tcp().tls.clone() else { return self.serve(stream).await };
+        let Some(expected) = tls::expected(name.as_deref(), self.flow.peer.ip()) else {
+            return self.finish(&End::Unnameable);
+        };
+        let handshake = certificates.connector().connect(expected, stream);
+        match self.within(self.tcp().limits.connect, handshake).await {
+            Ok(stream) => self.serve(stream).await,
+            Err(end) => {
+                self.tcp().counters.tls_failed.increment(1);
+                self.finish(&end);
+            }
+        }
+    }
+
+    /// Serves a connection that came in.
+    pub(super) async fn accept(self, stream: TcpStream) {
+        let Some(certificates) = self.tcp().tls.clone() else { return self.serve(stream).await };
+        // Without a certificate of ours nothing listens on TLS.
+        let Some(acceptor) = certificates.acceptor() else { return self.finish(&End::Closed) };
+        match self.within(self.tcp().limits.connect, acceptor.accept(stream)).await {
+            Ok(stream) => self.serve(stream).await,
+            Err(end) => {
+                self.tcp().counters.tls_failed.increment(1);
+                self.finish(&end);
+            }
+        }
+    }
+
+    /// Waits for a step of the beginning, which a peer must not draw out.
+    async fn within<T>(&self, limit: Duration, step: impl Future<Output = io::Result<T>>) -> Result<T, End> {
+        let mut stop = self.tcp().stop.clone();
+        tokio::select! {
+            _ = stop.changed() => Err(End::Flushed),
+            done = time::timeout(limit, step) => done.map_err(|_| End::SlowToAccept)?.map_err(End::from),
+        }
+    }
+
     /// Moves bytes both ways until something ends the connection.
-    pub(super) async fn serve(mut self, stream: TcpStream) {
-        let _ = stream.set_nodelay(true); // Without it we are slower, not wrong.
+    async fn serve<S: Stream>(mut self, stream: S) {
+        let _ = stream.socket().set_nodelay(true); // Without it we are slower, not wrong.
         let mut stop = self.tcp().stop.clone();
         self.last_activity = clock::now();
+        let (mut reader, mut writer) = tokio::io::split(stream);
         let end = loop {
-            if let Err(end) = self.turn(&stream, &mut stop).await {
+            if let Err(end) = self.turn(&mut reader, &mut writer, &mut stop).await {
                 break end;
             }
         };
+        // RFC 8446 §6.1: so that the peer can tell the end from a cut. It need not wait for it, nor do we.
+        let _ = time::timeout(FAREWELL, writer.shutdown()).await;
         self.finish(&end);
     }
 
@@ -157,7 +197,12 @@ impl Connection {
     }
 
     /// Waits for one thing and does it.
-    async fn turn(&mut self, stream: &TcpStream, stop: &mut watch::Receiver<bool>) -> Result<(), End> {
+    async fn turn<S: Stream>(
+        &mut self,
+        reader: &mut ReadHalf<S>,
+        writer: &mut WriteHalf<S>,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<(), End> {
         if self.writing.is_none() && self.pings > 0 {
             self.pings -= 1;
             self.writing = Some(Writing { rest: PONG, since: clock::now(), message: None });
@@ -165,15 +210,13 @@ impl Connection {
         let reading = self.phase == Phase::Open;
         let flushing = matches!(self.phase, Phase::Flushing { .. });
         let deadline = Some(self.deadline());
+        if reading {
+            self.input.reserve(CHUNK);
+        }
         tokio::select! {
-            ready = stream.readable(), if reading => {
-                ready?;
-                self.read(stream)
-            }
-            ready = stream.writable(), if self.writing.is_some() => {
-                ready?;
-                self.write(stream)
-            }
+            read = reader.read_buf(&mut self.input), if reading => self.on_read(read),
+            written = write(writer, self.writing.as_ref().map(|writing| &writing.rest)),
+                if self.writing.is_some() => self.on_written(written?),
             next = self.queue.recv(), if self.writing.is_none() => {
                 // Nothing comes after the queue was closed and has run empty.
                 let message = next.ok_or(End::Flushed)?;
@@ -220,16 +263,16 @@ impl Connection {
         }
     }
 
-    fn read(&mut self, stream: &TcpStream) -> Result<(), End> {
-        self.input.reserve(CHUNK);
-        match stream.try_read_buf(&mut self.input) {
+    fn on_read(&mut self, read: io::Result<usize>) -> Result<(), End> {
+        match read {
             Ok(0) => self.half_close(),
+            // A TLS peer that goes without a word (RFC 8446 §6.1). Its last message shows whether it was cut.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => self.half_close(),
             Ok(_) => {
                 self.last_activity = clock::now();
                 self.take_messages();
                 Ok(())
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             Err(error) => {
                 self.count_cut_message();
                 Err(error.into())
@@ -268,9 +311,6 @@ impl Connection {
             self.input.clear();
             self.flush();
         }
-        if self.input.is_empty() {
-            self.input = BytesMut::new();
-        }
         if !self.holds_cut_message() {
             self.input_since = None;
         } else if self.input_since.is_none() {
@@ -289,22 +329,18 @@ impl Connection {
         }
     }
 
-    fn write(&mut self, stream: &TcpStream) -> Result<(), End> {
+    /// So many bytes of the message went; 0 when all of it is on its way.
+    fn on_written(&mut self, written: usize) -> Result<(), End> {
         let Some(writing) = &mut self.writing else { return Ok(()) };
-        match stream.try_write(&writing.rest) {
-            Ok(written) => {
-                writing.rest.advance(written.min(writing.rest.len()));
-                self.last_activity = clock::now();
-                if writing.rest.is_empty()
-                    && let Some(Writing { message: Some(_), .. }) = self.writing.take()
-                {
-                    self.tcp().counters.sent(Protocol::Tcp).increment(1);
-                }
-                Ok(())
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            Err(error) => Err(error.into()),
+        self.last_activity = clock::now();
+        if !writing.rest.is_empty() {
+            writing.rest.advance(written.min(writing.rest.len()));
+            return if written == 0 { Err(End::Closed) } else { Ok(()) };
         }
+        if let Some(Writing { message: Some(_), .. }) = self.writing.take() {
+            self.tcp().counters.sent(self.flow.protocol).increment(1);
+        }
+        Ok(())
     }
 
     /// The peer will send no more. It may still read our responses.
@@ -326,6 +362,38 @@ impl Connection {
 
     fn tcp(&self) -> &Tcp {
         &self.registration.tcp
+    }
+}
+
+/// What a connection needs of its stream: TCP, or TLS over it.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
+    fn socket(&self) -> &TcpStream;
+}
+
+impl Stream for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Stream for tokio_rustls::client::TlsStream<TcpStream> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
+
+impl Stream for tokio_rustls::server::TlsStream<TcpStream> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
+
+/// Writes what it can of `rest`, or, when nothing is left of it, sends what the stream itself still holds.
+/// Nothing is lost when it is dropped while it waits.
+async fn write(writer: &mut (impl AsyncWrite + Unpin), rest: Option<&Bytes>) -> io::Result<usize> {
+    match rest {
+        Some(rest) if !rest.is_empty() => writer.write(rest).await,
+        _ => writer.flush().await.map(|()| 0),
     }
 }
 

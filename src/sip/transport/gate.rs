@@ -18,8 +18,10 @@ use crate::sip::message::{Message, ParseError};
 pub(super) struct Counters {
     received_udp: Counter,
     received_tcp: Counter,
+    received_tls: Counter,
     sent_udp: Counter,
     sent_tcp: Counter,
+    sent_tls: Counter,
     pub(super) refused_source: Counter,
     pub(super) ignored: Counter,
     pub(super) malformed: Counter,
@@ -27,6 +29,7 @@ pub(super) struct Counters {
     pub(super) send_dropped: Counter,
     pub(super) tcp_connections: Gauge,
     pub(super) tcp_refused: Counter,
+    pub(super) tls_failed: Counter,
     pub(super) panics: Counter,
 }
 
@@ -36,8 +39,10 @@ impl Counters {
         Self {
             received_udp: counter!("maskline_sip_received_total", "protocol" => "udp"),
             received_tcp: counter!("maskline_sip_received_total", "protocol" => "tcp"),
+            received_tls: counter!("maskline_sip_received_total", "protocol" => "tls"),
             sent_udp: counter!("maskline_sip_sent_total", "protocol" => "udp"),
             sent_tcp: counter!("maskline_sip_sent_total", "protocol" => "tcp"),
+            sent_tls: counter!("maskline_sip_sent_total", "protocol" => "tls"),
             refused_source: counter!("maskline_sip_refused_source_total"),
             ignored: counter!("maskline_sip_ignored_total"),
             malformed: counter!("maskline_sip_malformed_total"),
@@ -45,16 +50,25 @@ impl Counters {
             send_dropped: counter!("maskline_sip_send_dropped_total"),
             tcp_connections: gauge!("maskline_sip_tcp_connections"),
             tcp_refused: counter!("maskline_sip_tcp_refused_total"),
+            tls_failed: counter!("maskline_sip_tls_failed_total"),
             panics: counter!("maskline_sip_panics_total"),
         }
     }
 
     pub(super) fn received(&self, protocol: Protocol) -> &Counter {
-        if protocol.is_reliable() { &self.received_tcp } else { &self.received_udp }
+        match protocol {
+            Protocol::Udp => &self.received_udp,
+            Protocol::Tcp => &self.received_tcp,
+            Protocol::Tls => &self.received_tls,
+        }
     }
 
     pub(super) fn sent(&self, protocol: Protocol) -> &Counter {
-        if protocol.is_reliable() { &self.sent_tcp } else { &self.sent_udp }
+        match protocol {
+            Protocol::Udp => &self.sent_udp,
+            Protocol::Tcp => &self.sent_tcp,
+            Protocol::Tls => &self.sent_tls,
+        }
     }
 }
 

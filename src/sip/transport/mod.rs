@@ -1,4 +1,4 @@
-//! SIP over UDP and TCP: RFC 3261 §18, RFC 3581 (answers go where requests came from), RFC 5626 §4.4.1
+//! SIP over UDP, TCP and TLS: RFC 3261 §18, RFC 3581 (answers go where requests came from), RFC 5626 §4.4.1
 //! (keep-alives on streams).
 //!
 //! ```text
@@ -19,6 +19,9 @@ mod tasks;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod tls;
+#[cfg(test)]
+mod tls_tests;
 mod udp;
 mod wildcard;
 
@@ -32,10 +35,12 @@ use tokio::sync::watch;
 use tracing::info;
 
 pub use address::{ListenAddress, ListenAddressError, Protocol, local_address_towards};
+pub use tls::{TlsError, TlsFiles};
 
 use self::gate::{Counters, Gate, Inbound};
 use self::tasks::Tasks;
 use self::tcp::Tcp;
+use self::tls::Tls;
 use self::udp::Udp;
 use crate::sip::key::DialogKey;
 use crate::sip::message::{Message, ParseError};
@@ -65,6 +70,7 @@ impl Flow {
             address: self.peer,
             connection: self.connection,
             local: Some(self.local),
+            name: None,
             token: None,
         }
     }
@@ -81,6 +87,8 @@ pub struct Destination {
     pub connection: Option<u64>,
     /// [`Flow::local`], to answer from the same UDP socket and address; `None` picks one by route.
     pub local: Option<SocketAddr>,
+    /// On TLS: what a peer must prove to be when a connection is opened to it (RFC 5922 §4); `None`: its address.
+    pub name: Option<Arc<str>>,
     /// Whose request this is; `None` for responses and ACKs, whose loss nobody is told of.
     pub token: Option<SendToken>,
 }
@@ -89,7 +97,7 @@ impl Destination {
     /// To an address, by whichever socket or connection fits.
     #[must_use]
     pub fn new(protocol: Protocol, address: SocketAddr) -> Self {
-        Self { protocol, address, connection: None, local: None, token: None }
+        Self { protocol, address, connection: None, local: None, name: None, token: None }
     }
 
     /// The same destination, with the request to name if it fails.
@@ -179,9 +187,9 @@ pub enum BindError {
     /// The configuration names no address.
     #[error("sip.listen names no address to listen on")]
     NoAddress,
-    /// TLS was asked for.
-    #[error("sip.listen: {0}: SIP over TLS is not available in this version")]
-    TlsNotAvailable(ListenAddress),
+    /// The certificates cannot be had.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The system refuses.
     #[error("sip.listen: cannot listen on {listen}: {source}")]
     Refused {
@@ -203,7 +211,9 @@ struct Shared {
     addresses: Vec<(Protocol, SocketAddr)>,
     udp: Udp,
     tcp: Arc<Tcp>,
-    inbound: Arc<dyn Inbound>,
+    tls: Arc<Tcp>,
+    #[cfg(test)]
+    certificates: Arc<Tls>,
     tasks: Arc<Tasks>,
     flush: Duration,
     /// True when all tasks are to end; dropped with the last clone, which means the same to them.
@@ -219,9 +229,10 @@ impl Transports {
     pub fn bind<H: Handler>(
         listen: &[ListenAddress],
         limits: TransportLimits,
+        certificates: TlsFiles,
         handler: Arc<H>,
     ) -> Result<Self, BindError> {
-        let sockets = Sockets::bind(listen, &limits)?;
+        let sockets = Sockets::bind(listen, &limits, certificates)?;
         Ok(sockets.start(limits, handler))
     }
 
@@ -231,7 +242,7 @@ impl Transports {
         match to.protocol {
             Protocol::Udp => self.shared.udp.send(&wire, to),
             Protocol::Tcp => self.shared.tcp.send(wire, to),
-            Protocol::Tls => self.shared.inbound.send_failed(to.token.clone()),
+            Protocol::Tls => self.shared.tls.send(wire, to),
         }
     }
 
@@ -254,15 +265,26 @@ impl Transports {
 struct Sockets {
     datagrams: Vec<Arc<udp::Listener>>,
     streams: Vec<tcp::Listener>,
+    secured: Vec<tcp::Listener>,
+    certificates: Arc<Tls>,
     addresses: Vec<(Protocol, SocketAddr)>,
 }
 
 impl Sockets {
-    fn bind(listen: &[ListenAddress], limits: &TransportLimits) -> Result<Self, BindError> {
+    fn bind(
+        listen: &[ListenAddress],
+        limits: &TransportLimits,
+        certificates: TlsFiles,
+    ) -> Result<Self, BindError> {
         if listen.is_empty() {
             return Err(BindError::NoAddress);
         }
-        let mut sockets = Self { datagrams: vec![], streams: vec![], addresses: vec![] };
+        if certificates.own.is_none() && listen.iter().any(|listen| listen.protocol == Protocol::Tls) {
+            return Err(TlsError::NoCertificate.into());
+        }
+        let certificates = Arc::new(Tls::load(certificates)?);
+        let mut sockets =
+            Self { datagrams: vec![], streams: vec![], secured: vec![], certificates, addresses: vec![] };
         for &listen in listen {
             let refused = |source| BindError::Refused { listen, source };
             let local = match listen.protocol {
@@ -272,13 +294,17 @@ impl Sockets {
                     sockets.datagrams.push(Arc::new(bound));
                     local
                 }
-                Protocol::Tcp => {
+                Protocol::Tcp | Protocol::Tls => {
                     let bound = tcp::Listener::bind(listen.address).map_err(refused)?;
                     let local = bound.local;
-                    sockets.streams.push(bound);
+                    let of_kind = if listen.protocol == Protocol::Tls {
+                        &mut sockets.secured
+                    } else {
+                        &mut sockets.streams
+                    };
+                    of_kind.push(bound);
                     local
                 }
-                Protocol::Tls => return Err(BindError::TlsNotAvailable(listen)),
             };
             sockets.addresses.push((listen.protocol, local));
         }
@@ -287,30 +313,51 @@ impl Sockets {
 
     /// Starts the tasks that read. Inside a tokio runtime.
     fn start<H: Handler>(self, limits: TransportLimits, handler: Arc<H>) -> Transports {
-        let Self { datagrams, streams, addresses } = self;
+        let Self { datagrams, streams, secured, certificates, addresses } = self;
         let counters = Arc::new(Counters::new());
         let inbound: Arc<dyn Inbound> = Arc::new(Gate { handler, counters: Arc::clone(&counters) });
         let tasks = Arc::new(Tasks::new());
         let (stop, stopped) = watch::channel(false);
         let flush = limits.flush;
-        let tcp = Arc::new(Tcp::new(
-            limits,
-            &streams,
-            Arc::clone(&inbound),
-            Arc::clone(&counters),
-            Arc::clone(&tasks),
-            stopped.clone(),
-        ));
+        let connections = |certificates, listeners: &[tcp::Listener]| {
+            Arc::new(Tcp::new(
+                certificates,
+                limits.clone(),
+                listeners,
+                Arc::clone(&inbound),
+                Arc::clone(&counters),
+                Arc::clone(&tasks),
+                stopped.clone(),
+            ))
+        };
+        let tcp = connections(None, &streams);
+        let tls = connections(Some(Arc::clone(&certificates)), &secured);
         for listener in &datagrams {
             tasks.spawn(udp::receive(Arc::clone(listener), Arc::clone(&inbound), stopped.clone()));
         }
         for listener in streams {
             tasks.spawn(tcp::accept(listener, Arc::clone(&tcp), stopped.clone()));
         }
+        for listener in secured {
+            tasks.spawn(tcp::accept(listener, Arc::clone(&tls), stopped.clone()));
+        }
+        tasks.spawn(Arc::clone(&certificates).keep_fresh(stopped));
         for (protocol, local) in &addresses {
             info!(protocol = protocol.uri_name(), %local, "listening for SIP");
         }
         let udp = Udp::new(datagrams, Arc::clone(&inbound), counters);
-        Transports { shared: Arc::new(Shared { addresses, udp, tcp, inbound, tasks, flush, stop }) }
+        Transports {
+            shared: Arc::new(Shared {
+                addresses,
+                udp,
+                tcp,
+                tls,
+                #[cfg(test)]
+                certificates,
+                tasks,
+                flush,
+                stop,
+            }),
+        }
     }
 }

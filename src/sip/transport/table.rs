@@ -1,8 +1,9 @@
-//! Which TCP connections there are, how many a source may have, and which one a message takes.
+//! Which TCP or TLS connections there are, how many a source may have, and which one a message takes.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -37,10 +38,16 @@ enum Kind {
     HalfClosed,
 }
 
+/// An address, and on TLS what the peer had to prove to be: two carriers may share an address, and who proved to
+/// be the one is not the other (RFC 5923 §4).
+type Target = (SocketAddr, Option<Arc<str>>);
+
 struct Entry {
     peer: SocketAddr,
     queue: mpsc::Sender<Outgoing>,
     kind: Kind,
+    /// What a TLS peer had to prove to be.
+    name: Option<Arc<str>>,
 }
 
 /// Locked for a few map operations, never over an await.
@@ -49,7 +56,7 @@ pub(super) struct Table {
     last_id: u64,
     entries: HashMap<u64, Entry>,
     /// The connection to use for a new message to an address.
-    by_address: HashMap<SocketAddr, u64>,
+    by_address: HashMap<Target, u64>,
     /// Incoming connections of each source; no zeros.
     incoming_by_source: HashMap<IpAddr, usize>,
     incoming: usize,
@@ -64,19 +71,30 @@ impl Table {
         if self.incoming >= limits.connections || of_source >= limits.connections_per_source {
             return None;
         }
-        Some(self.enter(peer, Kind::Incoming, limits))
+        Some(self.enter(peer, None, Kind::Incoming, limits))
     }
 
     /// Enters a connection that is about to be opened; `None` when there are too many.
-    pub(super) fn enter_outgoing(&mut self, peer: SocketAddr, limits: &TransportLimits) -> Option<Entered> {
-        (self.outgoing < limits.connections).then(|| self.enter(peer, Kind::Outgoing, limits))
+    pub(super) fn enter_outgoing(
+        &mut self,
+        peer: SocketAddr,
+        name: Option<Arc<str>>,
+        limits: &TransportLimits,
+    ) -> Option<Entered> {
+        (self.outgoing < limits.connections).then(|| self.enter(peer, name, Kind::Outgoing, limits))
     }
 
-    fn enter(&mut self, peer: SocketAddr, kind: Kind, limits: &TransportLimits) -> Entered {
+    fn enter(
+        &mut self,
+        peer: SocketAddr,
+        name: Option<Arc<str>>,
+        kind: Kind,
+        limits: &TransportLimits,
+    ) -> Entered {
         let (queue, receiver) = mpsc::channel(limits.queue.max(1));
         self.last_id += 1;
-        self.entries.insert(self.last_id, Entry { peer, queue, kind });
-        self.by_address.insert(peer, self.last_id);
+        self.entries.insert(self.last_id, Entry { peer, queue, kind, name: name.clone() });
+        self.by_address.insert((peer, name), self.last_id);
         self.count(kind, peer.ip());
         (self.last_id, receiver)
     }
@@ -105,7 +123,7 @@ impl Table {
 
     fn forget_address(&mut self, id: u64) {
         if let Some(entry) = self.entries.get(&id)
-            && let Slot::Occupied(slot) = self.by_address.entry(entry.peer)
+            && let Slot::Occupied(slot) = self.by_address.entry((entry.peer, entry.name.clone()))
             && *slot.get() == id
         {
             slot.remove();
@@ -141,7 +159,7 @@ impl Table {
 
     /// Queues a message in the named connection, else in one to the same address.
     pub(super) fn offer(&self, mut message: Outgoing, to: &Destination) -> Offer {
-        let same_address = self.by_address.get(&to.address).copied();
+        let same_address = self.by_address.get(&(to.address, to.name.clone())).copied();
         for id in [to.connection, same_address].into_iter().flatten() {
             let Some(entry) = self.entries.get(&id) else { continue };
             if message.token.is_some() && entry.kind == Kind::HalfClosed {
@@ -180,7 +198,7 @@ mod tests {
         assert!(table.enter_incoming(address(1, 3), &limits).is_none(), "two of one source");
         assert!(table.enter_incoming(address(2, 1), &limits).is_some());
         assert!(table.enter_incoming(address(3, 1), &limits).is_none(), "three in all");
-        assert!(table.enter_outgoing(address(3, 1), &limits).is_some(), "our own are counted apart");
+        assert!(table.enter_outgoing(address(3, 1), None, &limits).is_some(), "our own are counted apart");
         table.remove(first);
         assert!(table.enter_incoming(address(1, 4), &limits).is_some());
         assert!(table.half_close(second));
@@ -195,7 +213,7 @@ mod tests {
         let limits = TransportLimits::default();
         let mut table = Table::default();
         for port in 0..=HALF_CLOSED {
-            let (id, _queue) = table.enter_outgoing(address(1, port as u16), &limits).unwrap();
+            let (id, _queue) = table.enter_outgoing(address(1, port as u16), None, &limits).unwrap();
             assert_eq!(table.half_close(id), port < HALF_CLOSED);
         }
     }
@@ -205,7 +223,7 @@ mod tests {
         let limits = TransportLimits { queue: 1, ..TransportLimits::default() };
         let mut table = Table::default();
         let (incoming, mut in_queue) = table.enter_incoming(address(1, 40_000), &limits).unwrap();
-        let (_, mut out_queue) = table.enter_outgoing(address(1, 5060), &limits).unwrap();
+        let (_, mut out_queue) = table.enter_outgoing(address(1, 5060), None, &limits).unwrap();
         let by_address = Destination::new(Protocol::Tcp, address(1, 5060));
         let by_id = Destination { connection: Some(incoming), ..by_address.clone() };
         assert!(matches!(table.offer(message(), &by_id), Offer::Queued));

@@ -1,4 +1,4 @@
-//! SIP over TCP (RFC 3261 §18): listeners, and the way of a message to its connection.
+//! SIP over TCP and TLS (RFC 3261 §18): listeners, and the way of a message to its connection.
 //!
 //! Each connection is one task that owns the socket (`connection.rs`); the table (`table.rs`) knows its queue.
 //! Nothing here waits for a peer.
@@ -18,6 +18,7 @@ use super::connection::Connection;
 use super::gate::{Counters, Inbound};
 use super::table::{Entered, Offer, Outgoing, Table};
 use super::tasks::Tasks;
+use super::tls::Tls;
 use super::{Destination, Flow, Protocol, TransportLimits, local_address_towards};
 use crate::clock;
 
@@ -68,8 +69,12 @@ pub(super) async fn accept(listener: Listener, tcp: Arc<Tcp>, mut stop: watch::R
     }
 }
 
-/// All TCP connections of the service.
+/// All TCP connections of the service, or all TLS connections.
 pub(super) struct Tcp {
+    /// Which of the two.
+    protocol: Protocol,
+    /// On TLS only.
+    pub(super) tls: Option<Arc<Tls>>,
     pub(super) limits: TransportLimits,
     pub(super) inbound: Arc<dyn Inbound>,
     pub(super) counters: Arc<Counters>,
@@ -82,6 +87,7 @@ pub(super) struct Tcp {
 
 impl Tcp {
     pub(super) fn new(
+        tls: Option<Arc<Tls>>,
         limits: TransportLimits,
         listeners: &[Listener],
         inbound: Arc<dyn Inbound>,
@@ -90,7 +96,8 @@ impl Tcp {
         stop: watch::Receiver<bool>,
     ) -> Self {
         let listeners = listeners.iter().map(|listener| listener.local).collect();
-        Self { limits, inbound, counters, stop, tasks, listeners, table: Mutex::default() }
+        let protocol = if tls.is_some() { Protocol::Tls } else { Protocol::Tcp };
+        Self { protocol, tls, limits, inbound, counters, stop, tasks, listeners, table: Mutex::default() }
     }
 
     pub(super) fn table(&self) -> MutexGuard<'_, Table> {
@@ -106,8 +113,8 @@ impl Tcp {
         };
         match entered {
             Ok((id, queue)) => {
-                let flow = Flow { protocol: Protocol::Tcp, local, peer, connection: Some(id) };
-                self.tasks.spawn(Connection::new(self, id, flow, queue).serve(stream));
+                let flow = Flow { protocol: self.protocol, local, peer, connection: Some(id) };
+                self.tasks.spawn(Connection::new(self, id, flow, queue).accept(stream));
             }
             Err(counter) => {
                 counter.increment(1);
@@ -124,8 +131,8 @@ impl Tcp {
             Ok(None) => {}
             Ok(Some((id, queue))) => {
                 let local = self.local_for(to);
-                let flow = Flow { protocol: Protocol::Tcp, local, peer: to.address, connection: Some(id) };
-                self.tasks.spawn(Connection::new(self, id, flow, queue).open());
+                let flow = Flow { protocol: self.protocol, local, peer: to.address, connection: Some(id) };
+                self.tasks.spawn(Connection::new(self, id, flow, queue).open(to.name.clone()));
             }
             Err(message) => {
                 debug!(peer = %to.address, "no room to send");
@@ -149,7 +156,7 @@ impl Tcp {
         if *self.stop.borrow() || self.stop.has_changed().is_err() {
             return Err(message);
         }
-        let Some((id, queue)) = table.enter_outgoing(to.address, &self.limits) else {
+        let Some((id, queue)) = table.enter_outgoing(to.address, to.name.clone(), &self.limits) else {
             self.counters.tcp_refused.increment(1);
             return Err(message);
         };

@@ -68,31 +68,24 @@ impl Listener {
         Ok(Self { socket, local })
     }
 
+    /// Has the runtime watch the socket. Without that it is read every [`TICK`], which also works.
+    fn watch(&self) -> Option<tokio::net::UdpSocket> {
+        let watched = self.socket.try_clone().and_then(tokio::net::UdpSocket::from_std);
+        watched.inspect_err(|error| debug!(local = %self.local, %error, "the socket cannot be watched")).ok()
+    }
+
     fn is_wildcard(&self) -> bool {
         self.local.ip().is_unspecified()
     }
 
-    /// One datagram: its length, who sent it, and to which address of ours. `watched`: the runtime's view of the
-    /// socket, which must hear of it when nothing is left to read.
-    fn receive(
-        &self,
-        watched: Option<&tokio::net::UdpSocket>,
-        buffer: &mut [u8],
-    ) -> io::Result<(usize, SocketAddr, SocketAddr)> {
-        let mut receive = || {
-            if self.is_wildcard() {
-                let (length, peer, called) = wildcard::receive(&self.socket, buffer)?;
-                let called = called.unwrap_or(self.local.ip());
-                Ok((length, peer, SocketAddr::new(called, self.local.port())))
-            } else {
-                let (length, peer) = self.socket.recv_from(buffer)?;
-                Ok((length, peer, self.local))
-            }
-        };
-        match watched {
-            Some(watched) => watched.try_io(Interest::READABLE, receive),
-            None => receive(),
+    /// One datagram: its length, who sent it, and to which address of ours.
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr, SocketAddr)> {
+        if !self.is_wildcard() {
+            let (length, peer) = self.socket.recv_from(buffer)?;
+            return Ok((length, peer, self.local));
         }
+        let (length, peer, called) = wildcard::receive(&self.socket, buffer)?;
+        Ok((length, peer, SocketAddr::new(called.unwrap_or(self.local.ip()), self.local.port())))
     }
 
     /// Sends from `from`, where that is a choice.
@@ -106,12 +99,6 @@ impl Listener {
     /// A flow's own address is this socket's.
     fn has(&self, local: SocketAddr) -> bool {
         self.local == local || (self.is_wildcard() && self.local.port() == local.port())
-    }
-
-    /// Has the runtime watch the socket. Without that it is read every [`TICK`], which also works.
-    fn watch(&self) -> Option<tokio::net::UdpSocket> {
-        let watched = self.socket.try_clone().and_then(tokio::net::UdpSocket::from_std);
-        watched.inspect_err(|error| debug!(local = %self.local, %error, "the socket cannot be watched")).ok()
     }
 }
 
@@ -159,7 +146,12 @@ pub(super) async fn receive(
         }
         taken = 0;
         while taken < BATCH {
-            match listener.receive(watched.as_ref(), &mut buffer) {
+            let received = match &watched {
+                // So that the runtime learns that there is no more.
+                Some(socket) => socket.try_io(Interest::READABLE, || listener.receive(&mut buffer)),
+                None => listener.receive(&mut buffer),
+            };
+            match received {
                 Ok((length, peer, local)) => {
                     taken += 1;
                     let wire = buffer.get(..length).unwrap_or_default();

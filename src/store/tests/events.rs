@@ -25,19 +25,19 @@ fn told(first: usize, second: usize) -> NewSession {
     NewSession { callback_url: URL.into(), ..wanted(first, second) }
 }
 
-fn event(session: &MaskingSession, interaction: Uuid, happening: Happening, second: i64) -> Box<CallEvent> {
+fn event(session: &MaskingSession, interaction: Uuid, happening: Happening, second: i64) -> CallEvent {
     let subject = Subject { calls: true, recordings: true, ..Subject::of(session) };
-    Box::new(CallEvent {
+    CallEvent {
         interaction: Some(interaction),
         from: session.first_party.clone(),
         to: session.second_party.clone(),
         virtual_number: Some(session.virtual_number.clone()),
         ..CallEvent::new(interaction, 0, &subject, happening, at(second))
-    })
+    }
 }
 
-async fn note(store: &Store, events: Vec<Box<CallEvent>>) {
-    store.note(events.into_iter().map(Note::Event).collect()).unwrap();
+async fn note(store: &Store, events: Vec<CallEvent>) {
+    store.note(events.into_iter().map(|event| Note::Event(Box::new(event))).collect()).unwrap();
     // The writer has one queue: what is answered after it is stored after it.
     store.heartbeat(at(0)).await.unwrap();
 }
@@ -81,7 +81,7 @@ async fn events_are_numbered_per_session_and_leave_one_by_one(database: &Databas
     assert_eq!(store.due_streams("app.example", at(20), 9).await.unwrap().len(), 2);
     let first = store.claim_stream(stream(&one, "call"), lease(1, 50), at(20)).await.unwrap().unwrap();
     assert_eq!((first.name.as_str(), first.sequence), ("SessionFirstPartyAnswer", 1));
-    let sent = first.sent();
+    let sent = first.sent("https://h");
     let of = |name: &str| sent.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
     assert_eq!(of("From"), Some(party(1).digits()));
     assert_eq!(of("SequenceNumber"), Some("1"));
@@ -177,7 +177,7 @@ async fn a_session_without_url_has_no_events_and_an_accounts_are_kept(database: 
     let subject = Subject::account(ACCOUNT.into());
     let happening = Happening::Pin { status: crate::callbacks::event::PinStatus::Failed, retries: 0 };
     let kept = CallEvent::new(Uuid::new_v4(), 0, &subject, happening, at(1));
-    note(&store, vec![Box::new(kept)]).await;
+    note(&store, vec![kept]).await;
     assert_eq!(
         listed(&store, EventFilter::default()).await,
         [("SessionPinAuthenticationStatus".into(), 0, EventState::Kept)]
@@ -219,7 +219,7 @@ async fn the_end_of_a_call_whose_process_died_is_told(database: &Database) {
     let (events, _) = after.list_events(ACCOUNT, &of, 20, 0).await.unwrap();
     let names: Vec<_> = events.iter().rev().map(|event| event.name.as_str()).collect();
     assert_eq!(names, ["SessionFirstPartyHangup", "SessionSecondPartyHangup", "SessionPartiesHangup"]);
-    let over = events[0].sent();
+    let over = events[0].sent("https://h");
     let of = |name: &str| over.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
     assert_eq!((of("From"), of("To")), (Some(party(1).digits()), Some(party(2).digits())));
     assert_eq!((of("Duration"), of("BilledDuration")), (Some("18"), Some("120")), "nine seconds each");
@@ -261,7 +261,7 @@ async fn a_finished_recording_is_told_with_the_numbers_of_its_call(database: &Da
     let (a, _) = open_call(&store, &session, at(60)).await;
     let facts = RecordingFacts {
         interaction: a.interaction,
-        url: "https://h/x.mp3".into(),
+        url: "/v1/x.mp3".into(),
         resource_url: "https://h/x/".into(),
         duration: Duration::from_secs(20),
         started_at: at(62),
@@ -274,9 +274,10 @@ async fn a_finished_recording_is_told_with_the_numbers_of_its_call(database: &Da
     let (events, total) = store.list_events(ACCOUNT, &EventFilter::default(), 20, 0).await.unwrap();
     assert_eq!((total, events[0].name.as_str()), (1, "SessionRecordingCompleted"));
     assert_eq!(events[0].url, "https://rec.example/r");
-    let sent = events[0].sent();
+    let sent = events[0].sent("https://h");
     let of = |name: &str| sent.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
     assert_eq!((of("From"), of("To")), (Some(party(1).digits()), Some(party(2).digits())));
+    assert_eq!(of("RecordingURL"), Some("https://h/v1/x.mp3"));
     assert_eq!(of("RecordingUUID"), Some(a.interaction.to_string().as_str()));
 }
 

@@ -4,7 +4,9 @@
 mod calls;
 pub(super) mod database;
 mod events;
+mod management;
 mod nodes;
+mod recordings;
 mod sessions;
 
 use std::os::unix::fs::PermissionsExt;

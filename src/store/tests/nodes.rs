@@ -221,7 +221,7 @@ async fn a_lost_connection_costs_no_write(database: &Database) {
     for index in 0..200 {
         let store = stores[index % 2].clone();
         tasks.spawn(async move { create(&store, wanted(index % 11, 11 + index % 13), at(0)).await });
-        if index % 20 == 10 {
+        if index % 60 == 30 {
             database.cut().await;
         }
     }

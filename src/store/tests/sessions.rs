@@ -32,6 +32,11 @@ on_both!(tokio::test(flavor = "multi_thread", worker_threads = 2):
 
 async fn a_session_is_read_back_as_it_was_made(database: &Database) {
     let store = store(database, 2).await;
+    let [its, own] = [("SA", 0), ("", 1)].map(|(subaccount, index)| {
+        let number = numbers(2).swap_remove(index);
+        (number, (!subaccount.is_empty()).then(|| subaccount.to_owned()))
+    });
+    store.sync_assigned_numbers(vec![its, own]).await.unwrap();
     let full = NewSession {
         subaccount: Some("SA".into()),
         recording_callback_url: "http://a/r".into(),

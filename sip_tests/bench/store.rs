@@ -1,0 +1,261 @@
+//! What the store costs with a million sessions in an SQLite file: one JSON line per operation.
+//!
+//! Half of the sessions, the older ones, have ended. Each phone is in five of them, on a thousand numbers; 8,000 ask for
+//! a PIN, every tenth keeps its number resting. Operations follow one another, in this process. `sip_tests/bench/run
+//! store [SESSIONS]` runs it; it ends with 1 when a figure misses its limit.
+
+#![forbid(unsafe_code)]
+
+use std::error::Error;
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use maskline::clock;
+use maskline::masking::session::{HttpMethod, MaskingSession, RecordFormat};
+use maskline::number::{Did, E164};
+use maskline::store::{
+    NewPin, NewSession, NoSession, SessionFilter, SessionState, Store, TimeRange, VirtualNumberConfig,
+};
+use serde_json::json;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection, Executor};
+
+const ACCOUNT: &str = "MABENCHBENCHBENCHBEN";
+const NUMBERS: usize = 1000;
+/// Sessions with PIN on each number.
+const PINS: usize = 8;
+const SAMPLES: usize = 1000;
+const LISTS: usize = 20;
+const HOUR: Duration = Duration::from_secs(3600);
+
+type Failure = Box<dyn Error>;
+
+fn main() -> ExitCode {
+    // Cargo passes an argument of its own.
+    let sessions = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(1_000_000);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let outcome = runtime.map_err(Failure::from).and_then(|runtime| runtime.block_on(measure(sessions)));
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("store: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn did(index: usize) -> Did {
+    Did::parse(&format!("1202{:07}", 5_550_000 + index)).expect("digits")
+}
+
+fn party(side: usize, index: usize) -> Option<E164> {
+    E164::parse(&format!("{}{index:07}", 1212 + side))
+}
+
+fn wanted(index: usize) -> NewSession {
+    NewSession {
+        account: ACCOUNT.into(),
+        subaccount: None,
+        first_party: party(0, index),
+        second_party: party(1, index),
+        expiry: 24 * HOUR,
+        call_time_limit: 4 * HOUR,
+        ring_timeout: Duration::from_secs(45),
+        record: true,
+        record_file_format: RecordFormat::Mp3,
+        recording_callback_url: String::new(),
+        recording_callback_method: HttpMethod::Post,
+        callback_url: "https://app.example/masking".into(),
+        callback_method: HttpMethod::Post,
+        initiate_call_to_first_party: false,
+        first_party_play_url: String::new(),
+        second_party_play_url: String::new(),
+        pin: None,
+        unknown_caller_play: String::new(),
+        geomatch: true,
+        single_party: None,
+        cooloff: Duration::ZERO,
+    }
+}
+
+fn with_pin(session: NewSession) -> NewSession {
+    let pin = NewPin {
+        first_party_pin: None,
+        second_party_pin: None,
+        generate_length: 4,
+        generated: true,
+        prompt_play: String::new(),
+        retry: 1,
+        retry_wait: Duration::from_secs(5),
+        incorrect_play: String::new(),
+        force: false,
+    };
+    NewSession { pin: Some(pin), ..session }
+}
+
+/// Copies of one stored session, made by `changes`; `rowid` counts them from 1.
+async fn multiply(path: &str, template: &MaskingSession, count: usize, changes: &str) -> Result<(), Failure> {
+    let mut on = SqliteConnectOptions::new().filename(path).disable_statement_logging().connect().await?;
+    let statements = format!(
+        "BEGIN;
+         CREATE TEMP TABLE copy AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})
+             SELECT sessions.* FROM n, sessions WHERE uuid = '{}';
+         UPDATE copy SET {changes};
+         INSERT INTO sessions SELECT * FROM copy;
+         DROP TABLE copy;
+         COMMIT;",
+        template.uuid
+    );
+    on.execute(sqlx::AssertSqlSafe(statements)).await?;
+    on.close().await?;
+    Ok(())
+}
+
+/// The store with so many sessions in it.
+async fn fill(path: &str, sessions: usize) -> Result<Store, Failure> {
+    let url = format!("sqlite://{path}");
+    let store = Store::open(&url).await?;
+    let now = clock::wall_now();
+    store.ensure_account(&[(ACCOUNT.into(), "onlyforthebenchonlyforthebench".into())], now).await?;
+    let numbers: Vec<_> = (0..NUMBERS)
+        .map(|index| VirtualNumberConfig {
+            did: did(index),
+            trunk: "local".into(),
+            account: None,
+            no_session: NoSession::Reject,
+        })
+        .collect();
+    store.sync_numbers(&numbers).await?;
+    let plain = store.create_session(wanted(9_000_000), now).await??;
+    let pin = store.create_session(with_pin(wanted(9_000_001)), now).await??;
+    store.close().await;
+
+    let uuid = "lower(hex(randomblob(4)) || '-' || hex(randomblob(2)) || '-4' || substr(hex(randomblob(2)), 2) \
+                || '-8' || substr(hex(randomblob(2)), 2) || '-' || hex(randomblob(6)))";
+    let number = format!("CAST(12025550000 + rowid % {NUMBERS} AS TEXT)");
+    let (hour, half) = (3_600_000_000_i64, sessions / 2);
+    // One second apart and a day long, the older half ended; a session in ten rests its number for a minute.
+    let at = now.as_microsecond();
+    let changes = format!(
+        "uuid = {uuid}, virtual_number = {number},
+         first_party = CAST(12120000000 + rowid / 5 AS TEXT), second_party = CAST(12130000000 + rowid / 5 AS TEXT),
+         created_at = {at} - ({sessions} - rowid) * 1000000, modified_at = {at} - ({sessions} - rowid) * 1000000,
+         subaccount = CASE WHEN rowid % 100 = 0 THEN 'SABENCH' END,
+         cooloff = CASE WHEN rowid % 10 = 0 THEN 60 ELSE 0 END,
+         expires_at = CASE WHEN rowid > {half} THEN {at} + 24 * {hour} ELSE {at} - ({half} - rowid) * 1000000 END,
+         ends_at = CASE WHEN rowid > {half} THEN {at} + 24 * {hour} ELSE {at} - ({half} - rowid) * 1000000 END,
+         rests_until = CASE WHEN rowid % 10 > 0 THEN NULL WHEN rowid > {half} THEN {at} + 24 * {hour} + 60000000
+             ELSE {at} - ({half} - rowid) * 1000000 + 60000000 END"
+    );
+    multiply(path, &plain, sessions.saturating_sub(NUMBERS * PINS), &changes).await?;
+    let changes = format!(
+        "uuid = {uuid}, virtual_number = {number},
+         first_party = CAST(12140000000 + rowid AS TEXT), second_party = CAST(12150000000 + rowid AS TEXT),
+         first_party_pin = printf('%04d', 1000 + 2 * (rowid / {NUMBERS})),
+         second_party_pin = printf('%04d', 1001 + 2 * (rowid / {NUMBERS}))"
+    );
+    multiply(path, &pin, NUMBERS * PINS, &changes).await?;
+    Ok(Store::open(&url).await?)
+}
+
+/// Times each of the runs, prints the line, and says whether the limits (median and p99, in ms) are kept.
+async fn sample(
+    operation: &str,
+    limits: (f64, f64),
+    samples: usize,
+    run: impl AsyncFn(usize) -> Result<(), Failure>,
+) -> Result<bool, Failure> {
+    let mut times = Vec::with_capacity(samples);
+    for index in 0..samples {
+        let begin = clock::now();
+        run(index).await?;
+        times.push(clock::now().duration_since(begin).as_secs_f64() * 1000.0);
+    }
+    times.sort_unstable_by(f64::total_cmp);
+    let at = |percent: usize| times.get(times.len() * percent / 100).copied().unwrap_or_default();
+    let (p50, p99) = (at(50), at(99));
+    let kept = p50 <= limits.0 && p99 <= limits.1;
+    let rounded = |ms: f64| (ms * 1000.0).round() / 1000.0;
+    let max = rounded(times.last().copied().unwrap_or_default());
+    let (p50, p99) = (rounded(p50), rounded(p99));
+    let line = json!({ "scenario": "store", "operation": operation, "p50_ms": p50, "p99_ms": p99, "max_ms": max,
+                       "limits_ms": [limits.0, limits.1], "kept": kept });
+    writeln!(std::io::stdout(), "{line}")?;
+    Ok(kept)
+}
+
+async fn measure(sessions: usize) -> Result<bool, Failure> {
+    let directory = std::env::temp_dir().join(format!("maskline-bench-store-{}", std::process::id()));
+    let path = directory.join("maskline.db").display().to_string();
+    let begin = clock::now();
+    let store = fill(&path, sessions).await?;
+    let size = std::fs::metadata(&path)?.len() / 1_000_000;
+    let seconds = clock::now().duration_since(begin).as_secs();
+    let line = json!({ "scenario": "store", "sessions": sessions, "file_mb": size, "filled_in_s": seconds });
+    writeln!(std::io::stdout(), "{line}")?;
+    let outcome = operations(&store, sessions).await;
+    store.close().await;
+    let _ = std::fs::remove_dir_all(&directory);
+    outcome
+}
+
+async fn operations(store: &Store, sessions: usize) -> Result<bool, Failure> {
+    const QUICK: (f64, f64) = (5.0, 20.0);
+    const LIST: (f64, f64) = (50.0, 50.0);
+    let now = clock::wall_now();
+    // Phones of the newer half, spread over it; each phone is on five numbers.
+    let phone = |index: usize| (sessions / 2 + 5 + index * 7919 % (sessions / 3).max(1)) / 5;
+    let mut kept = true;
+    kept &= sample("create", QUICK, SAMPLES, async |index| {
+        store.create_session(wanted(phone(index)), clock::wall_now()).await??;
+        Ok(())
+    })
+    .await?;
+    kept &= sample("create_with_pin", QUICK, SAMPLES, async |index| {
+        store.create_session(with_pin(wanted(2_000_000 + index)), clock::wall_now()).await??;
+        Ok(())
+    })
+    .await?;
+    kept &= sample("find_by_call", QUICK, SAMPLES, async |index| {
+        let number = did((phone(index) * 5 + 1) % NUMBERS);
+        let route = store.find_route(&number, party(1, phone(index)).as_ref(), now).await?;
+        let found = route.map_or(0, |route| route.sessions.len());
+        if found == 1 { Ok(()) } else { Err(format!("{found} sessions for one caller").into()) }
+    })
+    .await?;
+    kept &= sample("find_by_stranger", QUICK, SAMPLES, async |index| {
+        store.find_route(&did(index % NUMBERS), party(5, index).as_ref(), now).await?;
+        Ok(())
+    })
+    .await?;
+    let any = SessionFilter::default;
+    let recent = TimeRange { from: Some(now - HOUR), until: None };
+    let soon = TimeRange { from: Some(now - HOUR), until: Some(now) };
+    let filters = [
+        ("party", SessionFilter { first_party: party(0, phone(1)), ..any() }),
+        ("number", SessionFilter { virtual_number: Some(did(7)), ..any() }),
+        ("subaccount", SessionFilter { subaccount: Some("SABENCH".into()), ..any() }),
+        ("active", SessionFilter { state: SessionState::Active, ..any() }),
+        ("expired", SessionFilter { state: SessionState::Expired, ..any() }),
+        ("in_progress", SessionFilter { state: SessionState::InProgress, ..any() }),
+        ("created", SessionFilter { created: recent, ..any() }),
+        ("ended", SessionFilter { ends: soon, ..any() }),
+        (
+            "number_and_active",
+            SessionFilter { virtual_number: Some(did(7)), state: SessionState::Active, ..any() },
+        ),
+        ("duration", SessionFilter { duration_s: (Some(0), Some(60)), ..any() }),
+        ("none", any()),
+    ];
+    for (name, filter) in filters {
+        let name = format!("list_by_{name}");
+        kept &= sample(&name, LIST, LISTS, async |_| {
+            store.list_sessions(ACCOUNT, &filter, 20, 0, now).await?;
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(kept)
+}
