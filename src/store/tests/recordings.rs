@@ -173,6 +173,7 @@ async fn legs_are_filtered_and_live_ones_listed(database: &Database) {
         ended_at: at(90),
         recording: None,
         legs: vec![closed(&a, at(90)), closed(&b, at(70))],
+        events: vec![],
     };
     store.close_call(cdr).await.unwrap();
     assert_eq!(live(None).await, 0);
