@@ -206,10 +206,10 @@ impl Service {
             }
         });
         let base = config.http.public_url.clone().unwrap_or_else(|| format!("http://{http}"));
-        jobs.spawn(Courier::new(store.clone(), &config.http.fetch_allow, base)?.run());
+        jobs.spawn(Courier::new(store.clone(), &config.http.fetch_allow, base.clone())?.run());
         jobs.spawn(heartbeat(store));
         jobs.spawn(loader.run());
-        recordings.reached_at(format!("http://{http}"));
+        recordings.reached_at(base);
         jobs.spawn(worker::run(recordings, config.recordings.retention));
         readiness.set(true);
         Ok(Self {
