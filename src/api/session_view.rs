@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 use media::Side;
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 

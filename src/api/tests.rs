@@ -46,7 +46,7 @@ impl CallControl for Calls {
     }
 
     fn hang_up_call(&self, interaction: Uuid) -> bool {
-        self.0.lock().unwrap().push(interaction);
+        self.ended.lock().unwrap().push(interaction);
         true
     }
 }

@@ -363,10 +363,10 @@ async fn live_calls_are_listed_shown_and_hung_up() {
         ] {
             assert_eq!(delete(user, token, &uuid).await, 404);
         }
-        assert!(service.calls.0.lock().unwrap().is_empty());
+        assert!(service.calls.ended.lock().unwrap().is_empty());
         assert_eq!(delete(ID, TOKEN, &live.to_string()).await, 204);
         let interaction = service.store.find_leg(ID, live).await.unwrap().unwrap().opened.interaction;
-        assert_eq!(*service.calls.0.lock().unwrap(), [interaction]);
+        assert_eq!(*service.calls.ended.lock().unwrap(), [interaction]);
     })
     .await;
 }

@@ -243,7 +243,7 @@ async fn each_udp_listener_answers_from_its_own_port() {
 
 #[tokio::test]
 async fn a_listener_on_every_address_answers_from_the_one_that_was_called() {
-    let mut setup = Setup::new("udp://0.0.0.0:0 udp://127.0.0.1:0", TransportLimits::default()).await;
+    let mut setup = Setup::new("udp://0.0.0.0:0 udp://127.0.0.1:0", TransportLimits::default());
     let port = setup.address().port();
     let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     for called in ["127.0.0.1", "127.0.0.2", "127.9.8.7"] {
@@ -261,7 +261,7 @@ async fn a_listener_on_every_address_answers_from_the_one_that_was_called() {
     let (_, source) = timeout(PATIENCE, peer.recv_from(&mut [0; 10])).await.unwrap().unwrap();
     assert_eq!(source.ip().to_string(), "127.0.0.1");
 
-    let mut setup = Setup::new("udp://[::]:0", TransportLimits::default()).await;
+    let mut setup = Setup::new("udp://[::]:0", TransportLimits::default());
     let called = SocketAddr::new("::1".parse().unwrap(), setup.address().port());
     let peer = UdpSocket::bind("[::1]:0").await.unwrap();
     peer.send_to(&options("six", ""), called).await.unwrap();
