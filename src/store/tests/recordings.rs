@@ -34,8 +34,9 @@ fn new(session: &MaskingSession, call: Uuid, directory: &str) -> NewRecording {
 
 async fn a_recording_goes_its_way_once(database: &Database) {
     let store = store(database, 1).await;
-    let wanted = NewSession { subaccount: Some("SAONE".into()), ..wanted(1, 2) };
-    let session = store.create_session(wanted, at(0)).await.unwrap().unwrap();
+    let session = store.create_session(wanted(1, 2), at(0)).await.unwrap().unwrap();
+    // Without a number of the sub-account's own.
+    store.write(Run("UPDATE sessions SET subaccount = 'SAONE'")).await.unwrap();
     let new = new(&session, Uuid::new_v4(), "2026/11/21/x");
     let uuid = new.interaction;
     for _ in 0..2 {
@@ -142,8 +143,9 @@ async fn what_a_call_knows_of_its_recording(database: &Database) {
 
 async fn legs_are_filtered_and_live_ones_listed(database: &Database) {
     let store = store(database, 1).await;
-    let wanted = NewSession { subaccount: Some("SAONE".into()), ..wanted(1, 2) };
-    let session = store.create_session(wanted, at(0)).await.unwrap().unwrap();
+    let session = store.create_session(wanted(1, 2), at(0)).await.unwrap().unwrap();
+    // Without a number of the sub-account's own.
+    store.write(Run("UPDATE sessions SET subaccount = 'SAONE'")).await.unwrap();
     let interaction = Uuid::new_v4();
     let (a, b) = (leg(&session, interaction, Side::A, 0), leg(&session, interaction, Side::B, 1));
     for leg in [&a, &b] {
@@ -172,6 +174,7 @@ async fn legs_are_filtered_and_live_ones_listed(database: &Database) {
         started_at: at(50),
         ended_at: at(90),
         recording: None,
+        events: vec![],
         legs: vec![closed(&a, at(90)), closed(&b, at(70))],
         events: vec![],
     };
