@@ -78,27 +78,30 @@ pub enum Disguise {
     Integer,
 }
 
-use Disguise as D;
-
 impl Disguise {
     /// All of them.
     #[rustfmt::skip]
     pub const ALL: [Self; 31] = [
-        D::Plain, D::PlusEscaped, D::National, D::Subscriber, D::Dashed, D::Dotted, D::Spaced, D::Bracketed,
-        D::Reversed, D::Enum, D::Shouted, D::Percent, D::QuotedPrintable, D::Html, D::JsonEscaped, D::QuotedPairs,
-        D::Hex, D::HexColons, D::Base64, D::Base64Url, D::Base64CaseLost, D::Jwt, D::Base64OfHex,
-        D::PercentOfBase64, D::Folded, D::FoldedBase64, D::Utf16Le, D::Utf16Be, D::Packed, D::PackedSwapped,
-        D::Integer,
+        Self::Plain, Self::PlusEscaped, Self::National, Self::Subscriber, Self::Dashed, Self::Dotted, Self::Spaced, Self::Bracketed,
+        Self::Reversed, Self::Enum, Self::Shouted, Self::Percent, Self::QuotedPrintable, Self::Html, Self::JsonEscaped, Self::QuotedPairs,
+        Self::Hex, Self::HexColons, Self::Base64, Self::Base64Url, Self::Base64CaseLost, Self::Jwt, Self::Base64OfHex,
+        Self::PercentOfBase64, Self::Folded, Self::FoldedBase64, Self::Utf16Le, Self::Utf16Be, Self::Packed, Self::PackedSwapped,
+        Self::Integer,
     ];
 
     /// The narrowest place that takes it.
     #[must_use]
     pub fn room(self) -> Room {
         match self {
-            D::Plain | D::PlusEscaped | D::National | D::Subscriber | D::Dashed | D::Dotted => Room::Token,
-            D::Reversed | D::Enum | D::Shouted | D::Percent | D::Hex => Room::Token,
-            D::Base64Url | D::Base64CaseLost | D::Jwt | D::Base64OfHex => Room::Token,
-            D::Utf16Le | D::Utf16Be | D::Packed | D::PackedSwapped | D::Integer => Room::Bytes,
+            Self::Plain
+            | Self::PlusEscaped
+            | Self::National
+            | Self::Subscriber
+            | Self::Dashed
+            | Self::Dotted => Room::Token,
+            Self::Reversed | Self::Enum | Self::Shouted | Self::Percent | Self::Hex => Room::Token,
+            Self::Base64Url | Self::Base64CaseLost | Self::Jwt | Self::Base64OfHex => Room::Token,
+            Self::Utf16Le | Self::Utf16Be | Self::Packed | Self::PackedSwapped | Self::Integer => Room::Bytes,
             _ => Room::Text,
         }
     }
@@ -106,7 +109,7 @@ impl Disguise {
     /// Whether it can be told from the mark's neighbours only when nothing of a number stands beside it.
     #[must_use]
     pub fn stands_alone(self) -> bool {
-        self == D::Subscriber
+        self == Self::Subscriber
     }
 
     /// `mark` so written; `None` when this cannot be done to it (a name has no national form). `skip` bytes stand
@@ -117,49 +120,49 @@ impl Disguise {
         if self.is_of_numbers() && (!is_number || mark.len() < 8) {
             return None;
         }
-        if self == D::Shouted && is_number {
+        if self == Self::Shouted && is_number {
             return None;
         }
         let text = match self {
-            D::Plain => mark.to_owned(),
-            D::PlusEscaped => format!("%2B{mark}"),
-            D::National => format!("0{}", national(mark)),
-            D::Subscriber => mark.get(mark.len().checked_sub(7)?..)?.to_owned(),
-            D::Dashed => grouped(mark, "-"),
-            D::Dotted => every(mark, |c| format!(".{c}")).split_off(1),
-            D::Spaced => grouped(mark, " "),
-            D::Bracketed => {
+            Self::Plain => mark.to_owned(),
+            Self::PlusEscaped => format!("%2B{mark}"),
+            Self::National => format!("0{}", national(mark)),
+            Self::Subscriber => mark.get(mark.len().checked_sub(7)?..)?.to_owned(),
+            Self::Dashed => grouped(mark, "-"),
+            Self::Dotted => every(mark, |c| format!(".{c}")).split_off(1),
+            Self::Spaced => grouped(mark, " "),
+            Self::Bracketed => {
                 let (area, rest) = national(mark).split_at_checked(3)?;
                 format!("(0{area}) {}", grouped(rest, "/"))
             }
-            D::Reversed => mark.chars().rev().collect(),
-            D::Enum => {
+            Self::Reversed => mark.chars().rev().collect(),
+            Self::Enum => {
                 format!("{}e164.arpa", every(&mark.chars().rev().collect::<String>(), |c| format!("{c}.")))
             }
-            D::Shouted => mark.to_ascii_uppercase(),
-            D::Percent => bytewise(mark, "%", ""),
-            D::QuotedPrintable => bytewise(mark, "=", "").to_uppercase(),
-            D::Html => mark.bytes().map(|byte| format!("&#{byte};")).collect(),
-            D::JsonEscaped => bytewise(mark, "\\u00", ""),
-            D::QuotedPairs => every(mark, |c| format!("\\{c}")),
-            D::Hex => bytewise(mark, "", ""),
-            D::HexColons => bytewise(mark, "", ":").to_uppercase(),
-            D::Base64 => base64(mark, skip, true),
-            D::Base64Url => base64(mark, skip, false),
-            D::Base64CaseLost => base64(mark, skip, false).to_ascii_lowercase(),
-            D::Jwt => {
+            Self::Shouted => mark.to_ascii_uppercase(),
+            Self::Percent => bytewise(mark, "%", ""),
+            Self::QuotedPrintable => bytewise(mark, "=", "").to_uppercase(),
+            Self::Html => mark.bytes().map(|byte| format!("&#{byte};")).collect(),
+            Self::JsonEscaped => bytewise(mark, "\\u00", ""),
+            Self::QuotedPairs => every(mark, |c| format!("\\{c}")),
+            Self::Hex => bytewise(mark, "", ""),
+            Self::HexColons => bytewise(mark, "", ":").to_uppercase(),
+            Self::Base64 => base64(mark, skip, true),
+            Self::Base64Url => base64(mark, skip, false),
+            Self::Base64CaseLost => base64(mark, skip, false).to_ascii_lowercase(),
+            Self::Jwt => {
                 let claims = format!("{{\"orig\":{{\"tn\":\"{mark}\"}}}}");
                 format!("eyJhbGciOiJFUzI1NiJ9.{}.c2lnbmF0dXJl", base64(&claims, skip, false))
             }
-            D::Base64OfHex => base64(&bytewise(mark, "", ""), skip, false),
-            D::PercentOfBase64 => bytewise(&base64(mark, skip, false), "%", ""),
-            D::Folded => in_the_middle(mark, "\r\n\t"),
-            D::FoldedBase64 => in_the_middle(&base64(mark, skip, true), "\r\n "),
-            D::Utf16Le => return Some(mark.encode_utf16().flat_map(u16::to_le_bytes).collect()),
-            D::Utf16Be => return Some(mark.encode_utf16().flat_map(u16::to_be_bytes).collect()),
-            D::Packed => return Some(pairs(mark).map(|[a, b]| (a << 4) | b).collect()),
-            D::PackedSwapped => return Some(pairs(mark).map(|[a, b]| (b << 4) | a).collect()),
-            D::Integer => {
+            Self::Base64OfHex => base64(&bytewise(mark, "", ""), skip, false),
+            Self::PercentOfBase64 => bytewise(&base64(mark, skip, false), "%", ""),
+            Self::Folded => in_the_middle(mark, "\r\n\t"),
+            Self::FoldedBase64 => in_the_middle(&base64(mark, skip, true), "\r\n "),
+            Self::Utf16Le => return Some(mark.encode_utf16().flat_map(u16::to_le_bytes).collect()),
+            Self::Utf16Be => return Some(mark.encode_utf16().flat_map(u16::to_be_bytes).collect()),
+            Self::Packed => return Some(pairs(mark).map(|[a, b]| (a << 4) | b).collect()),
+            Self::PackedSwapped => return Some(pairs(mark).map(|[a, b]| (b << 4) | a).collect()),
+            Self::Integer => {
                 let value: u64 = mark.parse().ok()?;
                 let bytes: Vec<u8> = value.to_be_bytes().into_iter().skip_while(|b| *b == 0).collect();
                 return (bytes.len() >= 5).then_some(bytes);
@@ -169,17 +172,18 @@ impl Disguise {
     }
 
     fn is_of_numbers(self) -> bool {
-        match self {
-            D::PlusEscaped
-            | D::National
-            | D::Subscriber
-            | D::Dashed
-            | D::Dotted
-            | D::Spaced
-            | D::Bracketed => true,
-            D::Reversed | D::Enum | D::Packed | D::PackedSwapped | D::Integer => true,
-            _ => false,
-        }
+        const WRITTEN: [Disguise; 9] = [
+            Disguise::PlusEscaped,
+            Disguise::National,
+            Disguise::Subscriber,
+            Disguise::Dashed,
+            Disguise::Dotted,
+            Disguise::Spaced,
+            Disguise::Bracketed,
+            Disguise::Reversed,
+            Disguise::Enum,
+        ];
+        WRITTEN.contains(&self) || matches!(self, Self::Packed | Self::PackedSwapped | Self::Integer)
     }
 }
 
