@@ -172,17 +172,18 @@ impl Disguise {
     }
 
     fn is_of_numbers(self) -> bool {
-        match self {
-            Self::PlusEscaped
-            | Self::National
-            | Self::Subscriber
-            | Self::Dashed
-            | Self::Dotted
-            | Self::Spaced
-            | Self::Bracketed => true,
-            Self::Reversed | Self::Enum | Self::Packed | Self::PackedSwapped | Self::Integer => true,
-            _ => false,
-        }
+        const WRITTEN: [Disguise; 9] = [
+            Disguise::PlusEscaped,
+            Disguise::National,
+            Disguise::Subscriber,
+            Disguise::Dashed,
+            Disguise::Dotted,
+            Disguise::Spaced,
+            Disguise::Bracketed,
+            Disguise::Reversed,
+            Disguise::Enum,
+        ];
+        WRITTEN.contains(&self) || matches!(self, Self::Packed | Self::PackedSwapped | Self::Integer)
     }
 }
 

@@ -164,6 +164,12 @@ impl Finder {
     fn add_text(&mut self, mark: &str) {
         let lower = mark.to_ascii_lowercase();
         self.add(mark, "plain", Hay::Lower, lower.as_bytes());
+        if !mark.is_ascii() {
+            // Without its zeros, UTF-16 is readable only as far as it is ASCII.
+            let units = || mark.encode_utf16();
+            self.add(mark, "utf-16", Hay::Raw, &units().flat_map(u16::to_le_bytes).collect::<Vec<_>>());
+            self.add(mark, "utf-16", Hay::Raw, &units().flat_map(u16::to_be_bytes).collect::<Vec<_>>());
+        }
         let needle = |how, text: &[u8]| {
             let text = memmem::Finder::new(text).into_owned();
             Needle { mark: mark.to_owned(), how, hay: Hay::Lower, text }

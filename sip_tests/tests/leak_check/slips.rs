@@ -387,7 +387,10 @@ async fn every_deliberate_leak_is_found() {
     assert_eq!([foreign(&honest, "caller"), foreign(&honest, "callee")], [const { Vec::<String>::new() }; 2]);
     let all = SLIPS.iter().enumerate().fold(Marks::default(), |mut all, (index, slip)| {
         let Marks { numbers, names, hosts, ids } = party_of(index, slip).marks();
-        (all.numbers.extend(numbers), all.names.extend(names), all.hosts.extend(hosts), all.ids.extend(ids));
+        all.numbers.extend(numbers);
+        all.names.extend(names);
+        all.hosts.extend(hosts);
+        all.ids.extend(ids);
         all
     });
     let without = leaks(&honest, &all);
