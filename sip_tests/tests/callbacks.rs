@@ -257,7 +257,7 @@ async fn every_event_arrives_in_order_although_half_fails_and_the_service_is_kil
     }
 
     let service = Process::start(&config).await;
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(90);
+    let deadline = maskline::clock::now() + Duration::from_secs(90);
     let mut events;
     loop {
         events = listed(&service, "").await;
@@ -266,7 +266,7 @@ async fn every_event_arrives_in_order_although_half_fails_and_the_service_is_kil
         if settled && of("SessionTimeout") == KILLS {
             break;
         }
-        assert!(tokio::time::Instant::now() < deadline, "{events:#?}");
+        assert!(maskline::clock::now() < deadline, "{events:#?}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let came = receiver.came();

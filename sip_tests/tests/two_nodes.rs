@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use sip_tests::phone::{CallOptions, IncomingCall, OutgoingCall, Phone, PhoneConfig};
 use sip_tests::sdp::SdpOptions;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Where a PostgreSQL is on which tests may make databases; `sip_tests/with_postgres` sets it.
@@ -27,8 +26,7 @@ fn child() {
 /// A database of this test's own: its URL.
 async fn database() -> Option<String> {
     let Ok(server) = std::env::var(VARIABLE) else {
-        writeln!(std::io::stderr(), "{VARIABLE} is not set: two processes on PostgreSQL are not tested")
-            .unwrap();
+        eprintln!("{VARIABLE} is not set: two processes on PostgreSQL are not tested");
         return None;
     };
     let name = format!("maskline_{:016x}", rand::random::<u64>());

@@ -161,7 +161,7 @@ pub(super) enum CallList {
 /// What an item answers.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
-#[allow(dead_code)] // For `/openapi.json`.
+#[allow(dead_code, clippy::large_enum_variant)] // For `/openapi.json`.
 pub(super) enum CallItem {
     Call(Call),
     Live(LiveCall),

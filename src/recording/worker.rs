@@ -61,7 +61,7 @@ pub async fn run(recordings: Recordings, retention: Option<Duration>) {
         let eager = step.is_ok();
         tokio::select! {
             () = worker.recordings.inner.wake.notified(), if eager => {}
-            Some(done) = worker.running.join_next() => worker.ended(done),
+            Some(done) = worker.running.join_next() => worker.ended(&done),
             () = clock::sleep(POLL) => {}
         }
     }
@@ -106,9 +106,9 @@ impl Worker {
         Ok(())
     }
 
-    fn ended(&mut self, done: Result<Uuid, tokio::task::JoinError>) {
+    fn ended(&mut self, done: &Result<Uuid, tokio::task::JoinError>) {
         match done {
-            Ok(uuid) => drop(self.busy.remove(&uuid)),
+            Ok(uuid) => drop(self.busy.remove(uuid)),
             // Nobody knows which one it was: what is due is looked at again.
             Err(_) => self.busy.clear(),
         }

@@ -11,7 +11,7 @@ mod mutate;
 mod targets;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mutate::Mutator;
 use targets::Target;
@@ -22,14 +22,14 @@ const ROUNDS: u64 = 4_000;
 fn run(target: &Target) {
     let seconds: Option<u64> = std::env::var("FUZZ_SECONDS").ok().map(|text| text.parse().unwrap());
     let seed = seconds.map_or(1, |_| rand::random());
-    let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(0));
+    let end = maskline::clock::now() + Duration::from_secs(seconds.unwrap_or(0));
     let seeds = (target.seeds)();
     for seed in &seeds {
         (target.run)(seed);
     }
     let mut mutator = Mutator::new(seed);
     let mut round = 0;
-    while if seconds.is_some() { Instant::now() < end } else { round < ROUNDS } {
+    while if seconds.is_some() { maskline::clock::now() < end } else { round < ROUNDS } {
         round += 1;
         let input = mutator.next(&seeds);
         if catch_unwind(AssertUnwindSafe(|| (target.run)(&input))).is_err() {
@@ -39,7 +39,7 @@ fn run(target: &Target) {
         }
     }
     if seconds.is_some() {
-        println!("{}: {round} inputs, seed {seed}", target.name);
+        eprintln!("{}: {round} inputs, seed {seed}", target.name);
     }
 }
 

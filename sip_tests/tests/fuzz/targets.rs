@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use maskline::config::Config;
@@ -226,7 +226,7 @@ pub(crate) fn rtcp() -> Target {
 pub(crate) fn telephone_event() -> Target {
     fn run(input: &[u8]) {
         let _ = TelephoneEvent::decode(input);
-        let start = Instant::now();
+        let start = maskline::clock::now();
         let mut receiver = EventDetector::new();
         let mut presses = 0;
         let packets = input.chunks(5);

@@ -20,7 +20,6 @@ mod dialog;
 mod judge;
 mod log;
 mod party;
-mod placed;
 mod places;
 mod plant;
 mod relay;

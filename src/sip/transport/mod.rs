@@ -138,7 +138,7 @@ pub trait Handler: Send + Sync + 'static {
 }
 
 /// Bounds of the transport. Every one of them protects against a peer that is admitted but broken.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TransportLimits {
     /// Bytes of one message on TCP, header and body. Default, and most: [`wire::MAX_MESSAGE`].
     pub message_bytes: usize,
@@ -322,7 +322,7 @@ impl Sockets {
         let connections = |certificates, listeners: &[tcp::Listener]| {
             Arc::new(Tcp::new(
                 certificates,
-                limits.clone(),
+                limits,
                 listeners,
                 Arc::clone(&inbound),
                 Arc::clone(&counters),

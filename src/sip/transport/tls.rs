@@ -157,7 +157,7 @@ impl Current {
                     Some(path) => {
                         let roots = Arc::new(roots_of("sip.tls.client_ca", path)?);
                         let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
-                        let verifier = verifier.map_err(|fault| file("sip.tls.client_ca", path, fault))?;
+                        let verifier = verifier.map_err(|fault| file("sip.tls.client_ca", path, &fault))?;
                         server.with_client_cert_verifier(verifier)
                     }
                 };
@@ -176,7 +176,7 @@ pub(super) fn expected(name: Option<&str>, address: IpAddr) -> Option<ServerName
     }
 }
 
-fn file(key: &'static str, path: &Path, reason: impl ToString) -> TlsError {
+fn file(key: &'static str, path: &Path, reason: &impl ToString) -> TlsError {
     TlsError::File { key, path: path.to_owned(), reason: reason.to_string() }
 }
 
@@ -184,16 +184,16 @@ type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 fn identity(certificate: &Path, key: &Path) -> Result<Identity, TlsError> {
     let chain = certificates("sip.tls.certificate", certificate)?;
-    let key = PrivateKeyDer::from_pem_file(key).map_err(|fault| file("sip.tls.key", key, fault))?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(|fault| file("sip.tls.key", key, &fault))?;
     Ok((chain, key))
 }
 
 fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let found: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(path).map_err(|fault| file(key, path, fault))?.collect();
-    let found = found.map_err(|fault| file(key, path, fault))?;
+        CertificateDer::pem_file_iter(path).map_err(|fault| file(key, path, &fault))?.collect();
+    let found = found.map_err(|fault| file(key, path, &fault))?;
     if found.is_empty() {
-        return Err(file(key, path, "there is no certificate in it"));
+        return Err(file(key, path, &"there is no certificate in it"));
     }
     Ok(found)
 }
@@ -201,7 +201,7 @@ fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'st
 fn roots_of(key: &'static str, path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(key, path)? {
-        roots.add(certificate).map_err(|fault| file(key, path, fault))?;
+        roots.add(certificate).map_err(|fault| file(key, path, &fault))?;
     }
     Ok(roots)
 }

@@ -176,7 +176,6 @@ async fn legs_are_filtered_and_live_ones_listed(database: &Database) {
         recording: None,
         events: vec![],
         legs: vec![closed(&a, at(90)), closed(&b, at(70))],
-        events: vec![],
     };
     store.close_call(cdr).await.unwrap();
     assert_eq!(live(None).await, 0);
