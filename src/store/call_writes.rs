@@ -5,7 +5,6 @@
 //! what was not, never the other way round, so repeats and any order are harmless.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::sync::{Arc, LazyLock};
 
 use jiff::Timestamp;
@@ -17,7 +16,7 @@ use super::StoreError;
 use super::calls::{Cdr, LegCdr, LegOpened, RecordingRow};
 use super::outbox;
 use super::row::micros;
-use super::sql::{Connection, Query, query};
+use super::sql::{Connection, Query, query, wide_query};
 use super::writer::{Apply, BoxFuture};
 use crate::callbacks::event::CallEvent;
 use crate::masking::session::PartyRole;
@@ -232,25 +231,25 @@ impl<'a> Rows<'a> {
     async fn save(&self, connection: &mut Connection) -> Result<(), StoreError> {
         let mut calls = self.calls.iter();
         while calls.len() > 0 {
-            let (sql, rows) = CALLS.next(calls.len());
+            let (query, rows) = CALLS.next(calls.len());
             let query =
-                calls.by_ref().take(rows).fold(query(sql), |query, (uuid, row)| bind_call(query, *uuid, row));
+                calls.by_ref().take(rows).fold(query, |query, (uuid, row)| bind_call(query, *uuid, row));
             query.execute(&mut *connection).await?;
         }
         let mut legs = self.legs.values();
         while legs.len() > 0 {
-            let (sql, rows) = LEGS.next(legs.len());
+            let (query, rows) = LEGS.next(legs.len());
             let bind = |query, row: &LegRow<'a>| bind_leg(query, row, self.node);
-            let query = legs.by_ref().take(rows).fold(query(sql), bind);
+            let query = legs.by_ref().take(rows).fold(query, bind);
             query.execute(&mut *connection).await?;
         }
         let mut answers = self.answers.iter();
         while answers.len() > 0 {
-            let (sql, rows) = ANSWERS.next(answers.len());
+            let (query, rows) = ANSWERS.next(answers.len());
             let bind = |query: Query<'a>, (leg, at): &(Uuid, Timestamp)| {
                 query.bind(leg.to_string()).bind(micros(*at))
             };
-            answers.by_ref().take(rows).fold(query(sql), bind).execute(&mut *connection).await?;
+            answers.by_ref().take(rows).fold(query, bind).execute(&mut *connection).await?;
         }
         // Each session's events lock a row of its own: in one order, so that two processes never wait for each other.
         let mut events = self.events.clone();
@@ -264,20 +263,28 @@ impl<'a> Rows<'a> {
 
 /// One statement for 8, 4, 2 and 1 rows each, so that few texts serve every batch. More rows would not be
 /// cheaper: SQLite looks for the name of each `$n` in a list of all of them.
-struct Statements([(usize, String); 4]);
+struct Statements([Statement; 4]);
+
+/// The text for so many rows, with `$n` and with `?` for its values.
+struct Statement {
+    rows: usize,
+    numbered: String,
+    plain: String,
+}
 
 impl Statements {
     /// `statement` makes the text around `VALUES ($1, …), (…)`, each row `width` values wide.
     fn new(width: usize, statement: impl Fn(&str) -> String) -> Self {
-        Self([8, 4, 2, 1].map(|rows| {
-            let mut values = String::from("VALUES ");
-            for row in 0..rows {
-                let row: Vec<String> =
-                    (1..=width).map(|column| format!("${}", row * width + column)).collect();
-                let comma = if values.ends_with(')') { ", " } else { "" };
-                let _ = write!(values, "{comma}({})", row.join(", "));
-            }
-            (rows, statement(&values))
+        let values = |rows: usize, value: &dyn Fn(usize) -> String| {
+            let row =
+                |row| (1..=width).map(|column| value(row * width + column)).collect::<Vec<_>>().join(", ");
+            let rows: Vec<String> = (0..rows).map(|number| format!("({})", row(number))).collect();
+            format!("VALUES {}", rows.join(", "))
+        };
+        Self([8, 4, 2, 1].map(|rows| Statement {
+            rows,
+            numbered: statement(&values(rows, &|number| format!("${number}"))),
+            plain: statement(&values(rows, &|_| "?".to_owned())),
         }))
     }
 
@@ -297,9 +304,9 @@ impl Statements {
     }
 
     /// The statement for the next of `left` rows, and how many it takes.
-    fn next(&'static self, left: usize) -> (&'static str, usize) {
-        let fitting = self.0.iter().find(|(rows, _)| *rows <= left);
-        fitting.map_or(("", left), |(rows, sql)| (sql.as_str(), *rows))
+    fn next<'q>(&'static self, left: usize) -> (Query<'q>, usize) {
+        let fitting = self.0.iter().find(|statement| statement.rows <= left);
+        fitting.map_or((query(""), left), |fit| (wide_query(&fit.numbered, &fit.plain), fit.rows))
     }
 }
 

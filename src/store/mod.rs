@@ -333,6 +333,9 @@ fn options(url: &str) -> Result<Options, StoreError> {
         .busy_timeout(BUSY)
         .foreign_keys(false)
         .pragma("cache_size", PAGES)
+        // The WAL may grow to 16 MB: each checkpoint writes every page once, however often it has changed.
+        .pragma("wal_autocheckpoint", "4000")
+        .pragma("temp_store", "memory")
         .disable_statement_logging();
     Ok(Options::Sqlite(options))
 }

@@ -77,12 +77,20 @@ impl From<Option<i64>> for Value<'_> {
 /// A statement and its values, in order.
 pub(super) struct Query<'q> {
     sql: SqlStr,
+    /// The same with a plain `?` for each value.
+    plain: Option<&'static str>,
     values: Vec<Value<'q>>,
 }
 
 /// A statement with values still to be bound.
 pub(super) fn query<'q>(sql: impl SqlSafeStr) -> Query<'q> {
-    Query { sql: sql.into_sql_str(), values: Vec::new() }
+    Query { sql: sql.into_sql_str(), plain: None, values: Vec::new() }
+}
+
+/// A statement of very many values, also given with a plain `?` for each: for every `$n` that it binds, SQLite goes
+/// through the names of all.
+pub(super) fn wide_query<'q>(numbered: &'static str, plain: &'static str) -> Query<'q> {
+    Query { plain: Some(plain), ..query(numbered) }
 }
 
 impl<'q> Query<'q> {
@@ -112,7 +120,8 @@ impl<'q> Query<'q> {
     }
 
     fn for_sqlite(self) -> sqlx::query::Query<'q, Sqlite, SqliteArguments> {
-        self.values.into_iter().fold(sqlx::query(self.sql), |query, value| match value {
+        let sql = self.plain.map_or(self.sql, SqlSafeStr::into_sql_str);
+        self.values.into_iter().fold(sqlx::query(sql), |query, value| match value {
             Value::Text(text) => query.bind(text.map(Cow::into_owned)),
             Value::Integer(number) => query.bind(number),
         })
