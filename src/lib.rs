@@ -12,9 +12,9 @@
 //!   config/       TOML as written → checked limits    command.rs  check, drain      demo/  `maskline demo`
 //!   clock.rs      the only now()                      ids.rs      tags, branches, uuids
 //!   number.rs     E164 (a party's, never printed) and Did (a virtual number)
-//!   masking/      pure: session, route (decide), allocate
+//!   masking/      pure: session, route (decide), allocate, guessing (limits of wrong PINs)
 //!   sip/          wire → message → key; encode; dialog; body (which part is SDP); transaction/ pure
-//!                 transport/  UDP and TCP sockets, framing, the access check
+//!                 transport/  UDP, TCP and TLS sockets, framing, the access check
 //!   call/         machine/ pure: Call and all policy    leg/ pure: one dialog and its transactions
 //!                 identity  every outgoing message      pin  the PIN stage      cdr  what a call leaves
 //!                 task  the only async code of a call   dispatch, registry  find and make calls
