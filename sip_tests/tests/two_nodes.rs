@@ -42,7 +42,9 @@ fn node(folder: &Path, name: &str, ports: &str, database: &str, gateway: &Phone)
     let text = std::fs::read_to_string(&file).unwrap();
     let (before, rest) = text.split_once("url = \"").unwrap();
     let (_, after) = rest.split_once('"').unwrap();
-    std::fs::write(&file, format!("[media]\nports = {ports}\n{before}url = \"{database}\"{after}")).unwrap();
+    // Both must have the same key.
+    let store = format!("url = \"{database}\"\nkey_file = \"{}\"", folder.join("maskline.key").display());
+    std::fs::write(&file, format!("[media]\nports = {ports}\n{before}{store}{after}")).unwrap();
     file
 }
 
