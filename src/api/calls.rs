@@ -174,6 +174,7 @@ pub(super) enum CallItem {
 #[utoipa::path(
     get,
     path = "/v1/Account/{auth_id}/Call",
+    operation_id = "listCalls",
     tag = "Call",
     params(
         AccountPath,
@@ -236,6 +237,7 @@ fn live(calls: Vec<Uuid>) -> Response {
 #[utoipa::path(
     get,
     path = "/v1/Account/{auth_id}/Call/{uuid}",
+    operation_id = "readCall",
     tag = "Call",
     params(
         AccountPath,
@@ -269,6 +271,7 @@ pub(super) async fn read(
 #[utoipa::path(
     delete,
     path = "/v1/Account/{auth_id}/Call/{uuid}",
+    operation_id = "hangUpCall",
     tag = "Call",
     params(
         AccountPath,

@@ -124,6 +124,7 @@ pub(super) struct RecordingPage {
 #[utoipa::path(
     get,
     path = "/v1/Account/{auth_id}/Recording",
+    operation_id = "listRecordings",
     tag = "Recording",
     params(
         AccountPath,
@@ -169,6 +170,7 @@ pub(super) async fn list(
 #[utoipa::path(
     get,
     path = "/v1/Account/{auth_id}/Recording/{recording}",
+    operation_id = "readRecording",
     tag = "Recording",
     params(
         AccountPath,
@@ -214,6 +216,7 @@ pub(super) async fn read(
 #[utoipa::path(
     delete,
     path = "/v1/Account/{auth_id}/Recording/{recording}",
+    operation_id = "deleteRecording",
     tag = "Recording",
     params(
         AccountPath,
@@ -247,6 +250,7 @@ pub(super) async fn delete(
 #[utoipa::path(
     get,
     path = "/v1/Account/{auth_id}/Recording/{recording}/{leg}",
+    operation_id = "readLegRecording",
     tag = "Recording",
     params(
         AccountPath,
