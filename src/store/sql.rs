@@ -368,7 +368,8 @@ impl Options {
             Self::Sqlite(options) => Pool::Sqlite(
                 SqlitePoolOptions::new()
                     .max_connections(count)
-                    .min_connections(1)
+                    // All from the start: a load must not leave more descriptors behind than it found.
+                    .min_connections(count)
                     .test_before_acquire(false)
                     .idle_timeout(None)
                     .max_lifetime(None)
