@@ -19,6 +19,7 @@ use super::auth::Tenant;
 use super::error::{ApiError, Refusals, answer};
 use super::list::{Meta, Page, query_of};
 use super::params::Params;
+use super::session_schema::AccountPath;
 use super::sessions::base_url;
 use super::time::go_style;
 use crate::store::{EventFilter, EventState, StoredEvent};
@@ -143,14 +144,6 @@ struct ReplayWish {
     /// Those of this session only.
     #[schema(nullable = false)]
     session_uuid: Option<Uuid>,
-}
-
-#[derive(IntoParams)]
-#[into_params(parameter_in = Path)]
-#[allow(dead_code)] // For `/openapi.json`.
-struct AccountPath {
-    /// The account's auth id.
-    auth_id: String,
 }
 
 #[derive(IntoParams)]

@@ -21,6 +21,7 @@ use super::list::{Meta, Page, query_of};
 use super::numbers_csv::{self, BadLines};
 use super::params::Params;
 use super::serve::LARGEST_BODY;
+use super::session_schema::AccountPath;
 use crate::number::{Did, E164};
 use crate::store::{NewNumber, NoSession, NumberChange, NumberEntry, NumberRefusal};
 
@@ -232,7 +233,7 @@ fn changed(
     path = "/v1/Account/{auth_id}/Number",
     tag = "Numbers",
     operation_id = "addNumber",
-    params(("auth_id" = String, Path, description = "The account's auth id.")),
+    params(AccountPath),
     request_body(content((NumberWish = "application/json"), (String = "text/csv"))),
     responses(
         (status = 201, description = "The number, as it is now.", body = NumberChanged),
@@ -297,7 +298,7 @@ async fn import(state: &ApiState, owner: &Owner, body: Body) -> Result<Response,
     tag = "Numbers",
     operation_id = "listNumbers",
     params(
-        ("auth_id" = String, Path, description = "The account's auth id."),
+        AccountPath,
         ("subaccount" = Option<String>, Query, description = "Only numbers of this sub-account."),
         ("trunk" = Option<String>, Query, description = "Only numbers of this trunk."),
         ("state" = Option<String>, Query, description = "`active` or `draining`."),
@@ -361,7 +362,7 @@ async fn list(
     tag = "Numbers",
     operation_id = "readNumber",
     params(
-        ("auth_id" = String, Path, description = "The account's auth id."),
+        AccountPath,
         ("number" = String, Path, description = "The number, with or without `+`.")
     ),
     responses((status = 200, description = "The number.", body = NumberRead), Refusals)
@@ -387,7 +388,7 @@ async fn read(
     tag = "Numbers",
     operation_id = "updateNumber",
     params(
-        ("auth_id" = String, Path, description = "The account's auth id."),
+        AccountPath,
         ("number" = String, Path, description = "The number, with or without `+`.")
     ),
     request_body = NumberWish,
@@ -430,7 +431,7 @@ async fn update(
     tag = "Numbers",
     operation_id = "removeNumber",
     params(
-        ("auth_id" = String, Path, description = "The account's auth id."),
+        AccountPath,
         ("number" = String, Path, description = "The number, with or without `+`."),
         ("force" = Option<bool>, Query, description = "Also while active sessions are on it.")
     ),

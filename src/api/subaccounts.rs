@@ -22,6 +22,7 @@ use super::auth::{Owner, Tenant};
 use super::error::{ApiError, OwnerRefusals, Refusals, answer};
 use super::list::{Meta, Page, query_of};
 use super::params::Params;
+use super::session_schema::AccountPath;
 use super::time::go_style;
 use crate::store::{AccountRefusal, Secret, Subaccount};
 
@@ -166,7 +167,7 @@ impl FromRequestParts<ApiState> for Named {
     path = "/v1/Account/{auth_id}",
     tag = "Accounts",
     operation_id = "readAccount",
-    params(("auth_id" = String, Path, description = "The account's auth id.")),
+    params(AccountPath),
     responses((status = 200, description = "The account.", body = AccountObject), Refusals)
 )]
 #[allow(clippy::unused_async)] // axum wants a future.
@@ -213,7 +214,7 @@ async fn read_account(State(state): State<ApiState>, tenant: Tenant) -> Result<R
     path = "/v1/Account/{auth_id}/Token",
     tag = "Accounts",
     operation_id = "changeToken",
-    params(("auth_id" = String, Path, description = "The account's auth id.")),
+    params(AccountPath),
     request_body = TokenWish,
     responses((status = 201, description = "The new token.", body = TokenChanged), OwnerRefusals, Refusals)
 )]
@@ -233,7 +234,7 @@ async fn change_token(State(state): State<ApiState>, owner: Owner, body: Body) -
     tag = "Accounts",
     operation_id = "changeSubaccountToken",
     params(
-        ("auth_id" = String, Path, description = "The account's auth id."),
+        AccountPath,
         ("subauth_id" = String, Path, description = "The sub-account's auth id.")
     ),
     request_body = TokenWish,
@@ -277,7 +278,7 @@ fn token_changed(auth_id: String, token: &Secret, grace: Duration, now: Timestam
     path = "/v1/Account/{auth_id}/Subaccount",
     tag = "Accounts",
     operation_id = "createSubaccount",
-    params(("auth_id" = String, Path, description = "The account's auth id.")),
+    params(AccountPath),
     request_body = SubaccountWish,
     responses((status = 201, description = "Its credentials.", body = CredentialsMade), OwnerRefusals, Refusals)
 )]
@@ -313,7 +314,7 @@ fn name(params: &Params) -> Result<Option<String>, ApiError> {
     tag = "Accounts",
     operation_id = "listSubaccounts",
     params(
-        ("auth_id" = String, Path, description = "The account's auth id."),
+        AccountPath,
         ("limit" = Option<u32>, Query, description = "1 to 20; default 20."),
         ("offset" = Option<u64>, Query, description = "How many to skip; default 0.")
     ),
@@ -337,7 +338,7 @@ async fn list(State(state): State<ApiState>, owner: Owner, uri: Uri) -> Result<R
     tag = "Accounts",
     operation_id = "readSubaccount",
     params(
-        ("auth_id" = String, Path, description = "The account's auth id."),
+        AccountPath,
         ("subauth_id" = String, Path, description = "The sub-account's auth id.")
     ),
     responses((status = 200, description = "The sub-account.", body = SubaccountObject), OwnerRefusals, Refusals)
@@ -363,7 +364,7 @@ async fn read(
     tag = "Accounts",
     operation_id = "updateSubaccount",
     params(
-        ("auth_id" = String, Path, description = "The account's auth id."),
+        AccountPath,
         ("subauth_id" = String, Path, description = "The sub-account's auth id.")
     ),
     request_body = SubaccountWish,
@@ -390,7 +391,7 @@ async fn update(
     tag = "Accounts",
     operation_id = "deleteSubaccount",
     params(
-        ("auth_id" = String, Path, description = "The account's auth id."),
+        AccountPath,
         ("subauth_id" = String, Path, description = "The sub-account's auth id.")
     ),
     responses((status = 204, description = "It is gone."), OwnerRefusals, Refusals)
