@@ -82,8 +82,9 @@ use writer::{Queued, Write, Writer};
 const QUEUE: usize = 4096;
 /// Connections that read.
 const READERS: u32 = 4;
-/// SQLite's cache of each connection, in KiB as a negative number.
-const PAGES: &str = "-16384";
+/// SQLite's cache of each connection, in KiB as a negative number. It is for the inner pages of the indexes: the
+/// kernel keeps the file in memory once for all connections, and a cache that follows the file would grow with it.
+const PAGES: &str = "-2048";
 /// How long a connection waits for a lock that another process holds.
 const BUSY: Duration = Duration::from_secs(5);
 
