@@ -34,7 +34,8 @@ pub fn caller(invite: &Request, trunk: &Trunk) -> Option<E164> {
 #[must_use]
 pub fn dialled(invite: &Request, trunk: &Trunk) -> Option<Did> {
     let read = |number: &str| trunk.read_dialled(number);
-    let registered = trunk.register && invite.uri.user().is_some_and(|user| *user == *trunk.registered_user());
+    let registered =
+        trunk.register && invite.uri.user().is_some_and(|user| *user == *trunk.registered_user());
     if !registered {
         return invite.uri.number().and_then(|number| read(&number));
     }

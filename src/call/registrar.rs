@@ -112,7 +112,8 @@ impl Keeper {
             match action {
                 Action::Locate(number) => {
                     let found = self.shell.registrar(self.id, number).await;
-                    let (hop, way) = found.map_or((None, None), |(hop, way)| (Some(hop), Some(Box::new(way))));
+                    let (hop, way) =
+                        found.map_or((None, None), |(hop, way)| (Some(hop), Some(Box::new(way))));
                     self.hop = hop;
                     actions.extend(self.machine.handle(Event::Located(way), clock::now()));
                 }

@@ -265,7 +265,12 @@ fn trunks_of(written: &[TrunkConfig], faults: &mut Faults) -> Vec<Trunk> {
             && !users.insert(known.username.as_str())
         {
             let problem = "another trunk that challenges has this user name";
-            faults.wrong(&format!("trunks[{index}].username"), &text(&known.username), problem, keys::USERNAME);
+            faults.wrong(
+                &format!("trunks[{index}].username"),
+                &text(&known.username),
+                problem,
+                keys::USERNAME,
+            );
         }
     }
     trunks
@@ -353,7 +358,11 @@ fn trunk_of(path: &str, written: &TrunkConfig, faults: &mut Faults) -> Trunk {
 }
 
 /// User name and password, which go together.
-fn credentials(at: &impl Fn(&str) -> String, written: &TrunkConfig, faults: &mut Faults) -> Option<Credentials> {
+fn credentials(
+    at: &impl Fn(&str) -> String,
+    written: &TrunkConfig,
+    faults: &mut Faults,
+) -> Option<Credentials> {
     let plain = |text: &str, space: bool| {
         (1..=128).contains(&text.len())
             && text.bytes().all(|b| (b.is_ascii_graphic() || (space && b == b' ')) && !b"\"\\".contains(&b))
@@ -364,7 +373,8 @@ fn credentials(at: &impl Fn(&str) -> String, written: &TrunkConfig, faults: &mut
     if let Some(realm) = written.realm.as_deref().filter(|realm| !plain(realm, true)) {
         faults.wrong(&at("realm"), &text(realm), "it is no realm", keys::REALM);
     }
-    let fits = |password: &str| (1..=256).contains(&password.len()) && !password.chars().any(char::is_control);
+    let fits =
+        |password: &str| (1..=256).contains(&password.len()) && !password.chars().any(char::is_control);
     if written.password.as_ref().is_some_and(|password| !fits(password.reveal())) {
         faults.wrong(&at("password"), &text(""), "it is no password", keys::PASSWORD);
     }

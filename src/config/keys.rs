@@ -47,7 +47,8 @@ pub(super) const CODECS: &str = "a list of \"PCMU\", \"PCMA\", each once";
 pub(super) const RTP_SOURCE: &str = "\"exact\" or \"address\"";
 pub(super) const NUMBER_FORMAT: &str = "\"+e164\", \"e164\" or \"national\"";
 pub(super) const IDENTITY: &str = "\"none\", \"p-asserted-identity\" or \"remote-party-id\"";
-pub(super) const USERNAME: &str = "1 to 128 printable ASCII characters without space, quotation mark and backslash";
+pub(super) const USERNAME: &str =
+    "1 to 128 printable ASCII characters without space, quotation mark and backslash";
 pub(super) const PASSWORD: &str = "1 to 256 characters without control characters";
 pub(super) const REALM: &str = "1 to 128 printable ASCII characters without quotation mark and backslash";
 pub(super) const COUNTRY: &str = "the two letters of a country (ISO 3166-1), such as \"US\"";

@@ -39,7 +39,8 @@ pub(super) fn warnings(checked: &Checked) -> Vec<String> {
                 warnings.push(format!("{path} is never reached: trunk {name} takes these addresses first"));
             }
         }
-        let short = trunk.credentials.as_ref().is_some_and(|known| known.password.reveal().chars().count() < 12);
+        let short =
+            trunk.credentials.as_ref().is_some_and(|known| known.password.reveal().chars().count() < 12);
         if trunk.challenge && short {
             warnings.push(format!(
                 "trunks[{index}].password has fewer than 12 characters, and whoever is in trunks[{index}].allow may try"

@@ -576,7 +576,13 @@ impl Guard {
 
     /// The challenges of a 401 to `request`, the better one first (RFC 8760 §2.3).
     #[must_use]
-    pub fn challenges(&self, request: &Request, source: IpAddr, stale: bool, now: Instant) -> [ChallengeOut; 2] {
+    pub fn challenges(
+        &self,
+        request: &Request,
+        source: IpAddr,
+        stale: bool,
+        now: Instant,
+    ) -> [ChallengeOut; 2] {
         // The same request gets the same salt: a repeated one is answered alike (RFC 3261 §8.2.7).
         let mut salt = hmac::Context::with_key(&self.key);
         salt.update(b"salt");

@@ -406,9 +406,10 @@ impl Text {
             HeaderOut::PAssertedIdentity(uri) => {
                 self.plain("P-Asserted-Identity: ").bracketed(uri).plain("\r\n")
             }
-            HeaderOut::RemotePartyId(uri) => {
-                self.plain("Remote-Party-ID: ").bracketed(uri).plain(";party=calling;privacy=off;screen=yes\r\n")
-            }
+            HeaderOut::RemotePartyId(uri) => self
+                .plain("Remote-Party-ID: ")
+                .bracketed(uri)
+                .plain(";party=calling;privacy=off;screen=yes\r\n"),
             HeaderOut::Expires(seconds) => self.plain("Expires: ").number(*seconds).plain("\r\n"),
         };
     }

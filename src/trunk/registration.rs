@@ -164,7 +164,12 @@ pub struct Registration {
 impl Registration {
     /// To be woken at once. `contact_user` is [`super::Trunk::registered_user`].
     #[must_use]
-    pub fn new(credentials: &Arc<Credentials>, contact_user: String, mut ids: IdSource, now: Instant) -> Self {
+    pub fn new(
+        credentials: &Arc<Credentials>,
+        contact_user: String,
+        mut ids: IdSource,
+        now: Instant,
+    ) -> Self {
         Self {
             user: credentials.username.clone(),
             contact_user,
@@ -250,11 +255,7 @@ impl Registration {
             method: Method::REGISTER,
             // RFC 3261 §10.2: the registrar's domain, without a user.
             uri: format!("sip:{}", way.registrar),
-            via: ViaOut {
-                transport: way.transport,
-                sent_by: way.sent_by.clone(),
-                branch: self.ids.branch(),
-            },
+            via: ViaOut { transport: way.transport, sent_by: way.sent_by.clone(), branch: self.ids.branch() },
             max_forwards: 70,
             from: AddressOut { uri: address.clone(), tag: Some(self.tag.clone()) },
             to: AddressOut { uri: address, tag: None },
@@ -284,13 +285,7 @@ impl Registration {
         self.state = State::Asking(Box::new(Asking { request, machine, answered, raised, removing }));
     }
 
-    fn on_response(
-        &mut self,
-        response: &Response,
-        source: IpAddr,
-        actions: &mut Vec<Action>,
-        now: Instant,
-    ) {
+    fn on_response(&mut self, response: &Response, source: IpAddr, actions: &mut Vec<Action>, now: Instant) {
         let State::Asking(asking) = &mut self.state else { return };
         let head = &response.head;
         let ours = head.via.branch.as_deref() == Some(&asking.request.via.branch)
@@ -357,9 +352,8 @@ impl Registration {
             .filter_map(|value| NameAddr::parse(&ByteStr::from(value.as_str())))
             .collect();
         // A NAT in between, or the registrar, may have written another host.
-        let own = listed
-            .iter()
-            .find(|contact| contact.uri.user().is_some_and(|user| *user == *self.contact_user));
+        let own =
+            listed.iter().find(|contact| contact.uri.user().is_some_and(|user| *user == *self.contact_user));
         let granted = match own {
             Some(contact) => contact.param("expires").and_then(|value| seconds(Some(&value))),
             // Some registrars list nothing at all.
@@ -381,19 +375,15 @@ impl Registration {
         actions.push(Action::Registered(granted));
     }
 
-    fn fail(
-        &mut self,
-        failure: Failure,
-        retry_after: Option<u32>,
-        actions: &mut Vec<Action>,
-        now: Instant,
-    ) {
+    fn fail(&mut self, failure: Failure, retry_after: Option<u32>, actions: &mut Vec<Action>, now: Instant) {
         if matches!(&self.state, State::Asking(asking) if asking.removing) {
             return self.finish(actions);
         }
         let hopeless = matches!(
             failure,
-            Failure::Refused(400 | 403 | 404 | 405 | 501) | Failure::Unauthorized(_) | Failure::IntervalTooLong
+            Failure::Refused(400 | 403 | 404 | 405 | 501)
+                | Failure::Unauthorized(_)
+                | Failure::IntervalTooLong
         );
         let doubled = FIRST_WAIT * 2_u32.saturating_pow(self.failures.min(10));
         let wait = if hopeless { LONGEST_WAIT } else { doubled.min(LONGEST_WAIT) };

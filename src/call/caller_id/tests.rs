@@ -48,7 +48,10 @@ fn rfc3325_9_1_the_asserted_identity_may_come_twice_and_in_either_form() {
         ("P-Asserted-Identity: <sip:2025550143;phone-context=+1@h;user=phone>\r\n", Some("12025550143")),
         ("P-Asserted-Identity: <sip:(202)555-0143@h>\r\n", Some("12025550143")),
         ("P-Asserted-Identity: <sip:desk@h>, <tel:+12025550143>\r\n", Some("12025550143")),
-        ("P-Asserted-Identity: <sip:desk@h>\r\nP-Asserted-Identity: <tel:+12025550143>\r\n", Some("12025550143")),
+        (
+            "P-Asserted-Identity: <sip:desk@h>\r\nP-Asserted-Identity: <tel:+12025550143>\r\n",
+            Some("12025550143"),
+        ),
         ("P-Asserted-Identity: <sip:a@h>, <sip:b@h>, <sip:c@h>, <sip:d@h>, <tel:+12025550143>\r\n", None),
         ("P-Asserted-Identity: <sip:+12025550143@anonymous.invalid>\r\n", None),
         ("P-Asserted-Identity: <sip:restricted@h>\r\n", None),
@@ -87,7 +90,11 @@ fn a_caller_who_is_not_named_is_a_stranger() {
     }
     let withheld = "Privacy: id\r\nP-Asserted-Identity: <sip:+12025550143@h>\r\n";
     let found = caller(&invite("sip:+12025550100@h", NOBODY, "<sip:b@h>", withheld), &trunk);
-    assert_eq!(found.as_ref().map(E164::digits), Some("12025550143"), "RFC 3325 §7: told to us, and to nobody else");
+    assert_eq!(
+        found.as_ref().map(E164::digits),
+        Some("12025550143"),
+        "RFC 3325 §7: told to us, and to nobody else"
+    );
 }
 
 #[test]

@@ -259,8 +259,7 @@ impl Leg {
         invite.cseq = invite.cseq.saturating_add(1);
         invite.via.branch = out.ids.branch();
         let hop = Self::choose_transport(self.dialog_key(), &mut invite, hop);
-        let (machine, actions) =
-            InviteClient::start(invite.encode(), hop.protocol != Protocol::Udp, out.now);
+        let (machine, actions) = InviteClient::start(invite.encode(), hop.protocol != Protocol::Udp, out.now);
         let SetUp::Outgoing(outgoing) = &mut self.set_up else { return false };
         let branch = outgoing.branch().to_owned();
         let earlier = std::mem::replace(&mut outgoing.machine, machine);
@@ -314,7 +313,9 @@ impl Leg {
         let mut dialog = Dialog::as_uac(&outgoing.invite, response);
         let Some(hop) = self.hop_of(dialog.next_hop().as_ref()).or_else(|| self.hop_of(None)) else { return };
         let credentials: Vec<_> = match &self.set_up {
-            SetUp::Outgoing(outgoing) if self.is_gateway(&hop) => outgoing.invite.credentials().cloned().collect(),
+            SetUp::Outgoing(outgoing) if self.is_gateway(&hop) => {
+                outgoing.invite.credentials().cloned().collect()
+            }
             _ => Vec::new(),
         };
         let via = self.address.via(hop.protocol, out.ids.branch());

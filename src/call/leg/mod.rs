@@ -358,9 +358,8 @@ impl Leg {
         };
         let Some(client) = self.clients.get_mut(index) else { return };
         let actions = client.machine.handle(non_invite_client::Event::Response(response.status), out.now);
-        let challenged = actions.iter().any(|action| {
-            matches!(action, non_invite_client::Action::Deliver(401 | 407))
-        });
+        let challenged =
+            actions.iter().any(|action| matches!(action, non_invite_client::Action::Deliver(401 | 407)));
         client.perform(actions, out);
         if challenged {
             let client = self.clients.swap_remove(index);

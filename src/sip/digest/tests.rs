@@ -25,10 +25,7 @@ fn rfc7616_3_9_1_and_rfc2617_3_5_vectors() {
     };
     let of = |algorithm| response("Mufasa", "Circle of Life", Calculation { algorithm, ..calculation });
     assert_eq!(of(Algorithm::MD5), "8ca523f5e9506fed4657c9700eebdbec");
-    assert_eq!(
-        of(Algorithm::SHA256),
-        "753927fa0e85d155564e2e272a28d1802ca10daf4496794697cf8db5856cb6c1"
-    );
+    assert_eq!(of(Algorithm::SHA256), "753927fa0e85d155564e2e272a28d1802ca10daf4496794697cf8db5856cb6c1");
     let older = Calculation {
         algorithm: Algorithm::MD5,
         realm: "testrealm@host.com",
@@ -60,7 +57,10 @@ fn rfc7616_3_4_2_session_variants_and_rfc2069_form() {
     assert_eq!(of("SHA-256"), "179465cacea405997366f8657fc7211627562b7b03bd7bff8b12f30a3f1bf4e0");
     assert_eq!(of("SHA-256-sess"), "119b3848b0691afb19365250dbfdcc4abe0c8900c92d9e94d79a172515c062d6");
     assert_eq!(of("SHA-512-256"), "0d51ff562e1825de6513da4b8b740732b58c308537ad75b3d031a6b66386a247");
-    assert_eq!(response("trunk", "s3cret", Calculation { qop: None, ..calculation }), "c0c8558611404fd096eb694002c3d742");
+    assert_eq!(
+        response("trunk", "s3cret", Calculation { qop: None, ..calculation }),
+        "c0c8558611404fd096eb694002c3d742"
+    );
     assert_eq!(Algorithm::parse("SHA-1"), None);
 }
 
@@ -111,7 +111,8 @@ fn find<'a>(line: &'a str, name: &str) -> Option<&'a str> {
 #[test]
 fn a_challenge_is_answered_with_the_strongest_algorithm_that_is_offered() {
     let md5 = "WWW-Authenticate: Digest realm=\"r\", nonce=\"m\", algorithm=MD5, qop=\"auth\"\r\n";
-    let sha = "WWW-Authenticate: Digest realm=\"r\", nonce=\"s\", algorithm=SHA-256, qop=\"auth,auth-int\"\r\n";
+    let sha =
+        "WWW-Authenticate: Digest realm=\"r\", nonce=\"s\", algorithm=SHA-256, qop=\"auth,auth-int\"\r\n";
     let odd = "WWW-Authenticate: Digest realm=\"r\", nonce=\"o\", algorithm=WHIRLPOOL\r\n";
     let basic = "WWW-Authenticate: Basic realm=\"r\"\r\n";
     let one_line = "WWW-Authenticate: Basic realm=\"r\", Digest realm=\"r\",nonce=\"m\" , algorithm = MD5,\
@@ -121,9 +122,17 @@ fn a_challenge_is_answered_with_the_strongest_algorithm_that_is_offered() {
         ("whatever the order", format!("{sha}{basic}{md5}"), Some("s")),
         ("what is not known is passed over", format!("{odd}{basic}{md5}"), Some("m")),
         ("RFC 9110 §11.6.1: several in one line", one_line.to_owned(), Some("s")),
-        ("no algorithm is MD5", "WWW-Authenticate: Digest realm=\"r\", nonce=\"x\"\r\n".to_owned(), Some("x")),
+        (
+            "no algorithm is MD5",
+            "WWW-Authenticate: Digest realm=\"r\", nonce=\"x\"\r\n".to_owned(),
+            Some("x"),
+        ),
         ("auth-int alone", sha.replace("auth,auth-int", "auth-int"), None),
-        ("a session needs qop", "WWW-Authenticate: Digest realm=\"r\", nonce=\"x\", algorithm=MD5-sess\r\n".into(), None),
+        (
+            "a session needs qop",
+            "WWW-Authenticate: Digest realm=\"r\", nonce=\"x\", algorithm=MD5-sess\r\n".into(),
+            None,
+        ),
         ("no realm", "WWW-Authenticate: Digest nonce=\"x\"\r\n".to_owned(), None),
         ("no nonce", "WWW-Authenticate: Digest realm=\"x\"\r\n".to_owned(), None),
         ("an open quotation", "WWW-Authenticate: Digest realm=\"r, nonce=\"x\r\n".to_owned(), None),
@@ -193,9 +202,15 @@ fn rfc3261_22_1_a_nonce_is_answered_once_and_a_stale_one_again() {
                 (401, "r", "4", true, Err(Refused)),
             ],
         ),
-        ("another realm in mid-way", &[(401, "r", "1", false, Ok(())), (401, "x", "2", true, Err(OtherRealm))]),
+        (
+            "another realm in mid-way",
+            &[(401, "r", "1", false, Ok(())), (401, "x", "2", true, Err(OtherRealm))],
+        ),
         ("proxy and server of one realm", &[(407, "r", "1", false, Ok(())), (401, "r", "2", false, Ok(()))]),
-        ("proxy and server of two", &[(407, "r", "1", false, Ok(())), (401, "x", "2", false, Err(OtherRealm))]),
+        (
+            "proxy and server of two",
+            &[(407, "r", "1", false, Ok(())), (401, "x", "2", false, Err(OtherRealm))],
+        ),
     ];
     for (requirement, steps) in table {
         let (mut client, mut request, mut answered) = (client(None), request(), 0);
@@ -236,7 +251,8 @@ fn rfc7616_3_4_the_count_grows_with_each_use_of_a_nonce() {
     });
     assert_eq!(counts.collect::<Vec<_>>(), ["00000002", "00000003", "00000004"]);
     // A nonce that is used in advance and has changed is answered, once.
-    let (mut next, renewed) = (request(), read(407, &format!("Proxy-Authenticate: {}", challenge("r", "m", false))));
+    let (mut next, renewed) =
+        (request(), read(407, &format!("Proxy-Authenticate: {}", challenge("r", "m", false))));
     client.authorize(&mut next, "c");
     client.answer(&mut next, &renewed, 0, "c").unwrap();
     assert_eq!(find(&shown(&next)[0], " nc"), Some("00000001"));
@@ -342,7 +358,10 @@ fn rfc8760_2_3_sha_256_is_asked_for_first_and_either_is_taken() {
     let mut door = Door::new();
     let challenges = door.challenge(0);
     let texts = challenges.each_ref().map(ChallengeOut::text);
-    assert!(texts[0].contains("algorithm=SHA-256, qop=\"auth\"") && texts[1].contains("algorithm=MD5"), "{texts:?}");
+    assert!(
+        texts[0].contains("algorithm=SHA-256, qop=\"auth\"") && texts[1].contains("algorithm=MD5"),
+        "{texts:?}"
+    );
     assert!(texts.iter().all(|text| text.starts_with("Digest realm=\"maskline\", nonce=\"")), "{texts:?}");
     for (count, challenge) in (1..).zip(&challenges) {
         let qop = Some(("c", count));
@@ -373,7 +392,11 @@ fn who_has_no_right_password_gets_a_challenge() {
         ("a count of nothing", text.replace("nc=00000001", "nc=00000000"), WRONG),
         ("no count", text.replace("nc=00000001", "nc=x"), WRONG),
         ("a protection that was not offered", text.replace("qop=auth", "qop=auth-int"), WRONG),
-        ("credentials for another number", Answer { uri: "sip:+12025550199@192.0.2.1", ..right }.header(), WRONG),
+        (
+            "credentials for another number",
+            Answer { uri: "sip:+12025550199@192.0.2.1", ..right }.header(),
+            WRONG,
+        ),
         ("credentials for no number", Answer { uri: "sip:192.0.2.1", ..right }.header(), WRONG),
     ];
     for (requirement, headers, verdict) in table {
@@ -429,7 +452,8 @@ fn a_nonce_is_good_for_a_minute_for_one_address_and_for_each_count_once() {
 fn without_qop_a_nonce_is_good_for_one_request() {
     let mut door = Door::new();
     let [challenge, _] = &door.challenge(0);
-    let answer = |qop| Answer { username: "carrier", password: "correct horse", challenge, uri: URI, qop }.header();
+    let answer =
+        |qop| Answer { username: "carrier", password: "correct horse", challenge, uri: URI, qop }.header();
     assert_eq!(door.judge(URI, &answer(None), SOURCE, 1), Verdict::Accepted(5));
     assert_eq!(door.judge(URI, &answer(None), SOURCE, 1), STALE);
     assert_eq!(door.judge(URI, &answer(Some(("c", 9))), SOURCE, 1), STALE);
@@ -441,7 +465,9 @@ fn a_forged_nonce_is_stale_even_with_the_right_password() {
     let [ours, _] = &door.challenge(0);
     let mut bytes = BASE64URL_NOPAD.decode(ours.nonce.as_bytes()).unwrap();
     bytes[0] ^= 1;
-    for nonce in [BASE64URL_NOPAD.encode(&bytes), String::new(), "!".to_owned(), BASE64URL_NOPAD.encode(&[0; 20])] {
+    for nonce in
+        [BASE64URL_NOPAD.encode(&bytes), String::new(), "!".to_owned(), BASE64URL_NOPAD.encode(&[0; 20])]
+    {
         let challenge = &ChallengeOut { nonce, ..ours.clone() };
         let qop = Some(("c", 1));
         let answer = Answer { username: "carrier", password: "correct horse", challenge, uri: URI, qop };

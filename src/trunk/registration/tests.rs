@@ -156,7 +156,10 @@ fn a_challenge_is_answered_and_the_refresh_comes_before_the_registrar_forgets() 
 fn rfc3261_10_2_4_the_interval_is_what_the_registrar_grants_our_contact() {
     let table = [
         (OURS.to_owned(), Some(600)),
-        ("Contact: <sip:other@h>;expires=60, <sip:trunk-a@203.0.113.9:1024;ob>;expires=120\r\n".to_owned(), Some(120)),
+        (
+            "Contact: <sip:other@h>;expires=60, <sip:trunk-a@203.0.113.9:1024;ob>;expires=120\r\n".to_owned(),
+            Some(120),
+        ),
         ("Contact: <sip:trunk-a@h>\r\nExpires: 300\r\n".to_owned(), Some(300)),
         ("Contact: <sip:trunk-a@h>\r\n".to_owned(), Some(3600)),
         ("Expires: 90\r\n".to_owned(), Some(90)),
@@ -212,7 +215,8 @@ fn rfc5626_4_5_each_failure_waits_longer_and_goes_to_the_next_gateway() {
         let most = (5.0 * f64::from(1 << index)).min(300.0);
         assert!((most / 2.0..=most).contains(wait), "{waits:?}");
     }
-    let places: Vec<_> = scene.told.iter().filter(|told| matches!(told, Action::Locate(_))).cloned().collect();
+    let places: Vec<_> =
+        scene.told.iter().filter(|told| matches!(told, Action::Locate(_))).cloned().collect();
     assert_eq!(places, (0..10).map(Action::Locate).collect::<Vec<_>>());
     scene.answer(200, OURS);
     scene.wake();

@@ -61,10 +61,8 @@ fn trunk(credentials: Option<(&str, &str)>) -> Arc<Trunk> {
 
 impl Scene {
     fn dial(credentials: Option<(&str, &str)>) -> Self {
-        let gateway = Callee::Party {
-            number: E164::parse("+12025550143").unwrap(),
-            gateway: GATEWAY.to_owned(),
-        };
+        let gateway =
+            Callee::Party { number: E164::parse("+12025550143").unwrap(), gateway: GATEWAY.to_owned() };
         Self::dial_to(credentials, gateway)
     }
 
@@ -127,8 +125,7 @@ impl Scene {
 
     fn tell(&mut self, does: impl FnOnce(&mut Leg, &mut Output<'_>)) {
         let mut actions = vec![];
-        let mut out =
-            Output { actions: &mut actions, signals: vec![], ids: &mut self.ids, now: self.now };
+        let mut out = Output { actions: &mut actions, signals: vec![], ids: &mut self.ids, now: self.now };
         does(&mut self.leg, &mut out);
         let signals = out.signals;
         self.signals.extend(signals);
@@ -189,7 +186,9 @@ impl Scene {
 }
 
 fn asks(name: &str, nonce: &str, more: &str) -> String {
-    format!("{name}-Authenticate: Digest realm=\"carrier.example\", nonce=\"{nonce}\", qop=\"auth\"{more}\r\n")
+    format!(
+        "{name}-Authenticate: Digest realm=\"carrier.example\", nonce=\"{nonce}\", qop=\"auth\"{more}\r\n"
+    )
 }
 
 fn row(method: &str, cseq: u32, given: Option<&str>) -> (String, u32, Option<String>) {
@@ -335,7 +334,10 @@ fn a_contact_elsewhere_gets_no_credentials() {
     assert_eq!(after_answer, [row("ACK", first + 1, None), row("BYE", first + 2, None)]);
     assert!(scene.sent[3..].iter().all(|(_, hop)| hop.address() == Some(ELSEWHERE.parse().unwrap())));
     scene.answer_from(ELSEWHERE, 4, 401, &asks("WWW", "m", ""), "");
-    assert_eq!((scene.sent.len(), scene.unauthorized.as_slice()), (5, [Unanswered::NotTheGateway].as_slice()));
+    assert_eq!(
+        (scene.sent.len(), scene.unauthorized.as_slice()),
+        (5, [Unanswered::NotTheGateway].as_slice())
+    );
 }
 
 #[test]
@@ -355,7 +357,10 @@ fn a_cancel_is_for_the_invite_that_was_sent_last_and_carries_no_credentials() {
     scene.tell(|leg, out| leg.obey(Order::HangUp(HangupCause::Normal), out));
     let [.., (invite, _), (cancel, _)] = scene.sent.as_slice() else { panic!() };
     assert_eq!(cancel.method, Method::CANCEL);
-    assert_eq!((&cancel.head.via.branch, cancel.head.cseq.number), (&invite.head.via.branch, invite.head.cseq.number));
+    assert_eq!(
+        (&cancel.head.via.branch, cancel.head.cseq.number),
+        (&invite.head.via.branch, invite.head.cseq.number)
+    );
     assert!(cancel.head.header("Proxy-Authorization").is_none());
     let before = scene.sent.len();
     scene.answer(before - 1, 407, &asks("Proxy", "m", ", stale=true"), "");
