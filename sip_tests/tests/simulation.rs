@@ -18,10 +18,12 @@
 
 #[allow(unreachable_pub)] // One crate, in several files.
 mod simulation {
+    mod in_dialog;
     pub mod judge;
     pub mod phone;
     pub mod plan;
     mod races;
+    mod rfc5407;
     pub mod service;
     pub mod world;
 }

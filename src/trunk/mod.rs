@@ -181,6 +181,29 @@ pub enum NumberFormat {
     E164,
 }
 
+/// Reliable provisional responses (RFC 3262).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prack {
+    /// Neither offered nor taken.
+    Off,
+    /// Taken from whoever sends them, and given to a caller who requires them.
+    Supported,
+    /// Given to every caller who supports them, too.
+    Preferred,
+    /// Nobody may do without.
+    Required,
+}
+
+impl Prack {
+    /// All, as the configuration writes them.
+    pub const ALL: [(&'static str, Self); 4] = [
+        ("off", Self::Off),
+        ("supported", Self::Supported),
+        ("preferred", Self::Preferred),
+        ("required", Self::Required),
+    ];
+}
+
 /// A country that numbers without a country code are read in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Country(Region);
@@ -222,6 +245,10 @@ pub struct Trunk {
     pub max_calls: Option<u32>,
     /// New legs of this trunk per second, both directions; `None`: only the limit of the whole service holds.
     pub max_calls_per_second: Option<u32>,
+    /// Reliable provisional responses.
+    pub prack: Prack,
+    /// The session interval that we ask for, in seconds; `None`: we ask for none and take what the peer asks for.
+    pub session_timer: Option<u32>,
 }
 
 impl Trunk {
@@ -360,6 +387,8 @@ mod tests {
             default_country: None,
             max_calls: None,
             max_calls_per_second: None,
+            prack: Prack::Supported,
+            session_timer: None,
         }
     }
 

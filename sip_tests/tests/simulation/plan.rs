@@ -6,6 +6,7 @@ use maskline::ids::IdSource;
 use maskline::masking::session::{HttpMethod, MaskingSession, Pin, PinSettings, RecordFormat};
 use maskline::number::{Did, E164};
 use maskline::store::NoSession;
+use maskline::trunk::Prack;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use sip_tests::sdp::SdpOptions;
@@ -150,6 +151,10 @@ pub struct Plan {
     pub tcp_fails: bool,
     /// Early media of the B-leg may pass.
     pub early_media: bool,
+    /// Reliable provisional responses, on both trunks.
+    pub prack: Prack,
+    /// The session interval that the service asks for, on both trunks.
+    pub session_timer: Option<u32>,
 }
 
 /// A caller's device, number `n` of the run.
@@ -258,7 +263,19 @@ impl Plan {
             pinned: true,
             tcp_fails: false,
             early_media: true,
+            prack: Prack::Supported,
+            session_timer: None,
         }
+    }
+
+    /// Somebody wants session timers, so that the service may have something to ask.
+    pub fn has_timers(&self) -> bool {
+        let named =
+            |headers: &[(&'static str, String)]| headers.iter().any(|(name, _)| *name == "Session-Expires");
+        let phones = self.gateways.iter().chain(self.parties.iter().flat_map(|party| &party.phones));
+        self.session_timer.is_some()
+            || self.callers.iter().any(|caller| named(&caller.headers))
+            || phones.into_iter().any(|phone| named(&phone.headers))
     }
 
     /// The one caller.
