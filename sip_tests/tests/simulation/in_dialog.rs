@@ -587,3 +587,26 @@ fn a_q850_cause_passes_as_a_number_of_ours_and_nothing_else_does() {
     assert_eq!(reason(&requests(&world, GATEWAY, "CANCEL")[0]).as_deref(), Some("Q.850;cause=19"));
     assert_eq!(reason(&answers(&world, CALLER, 480, "INVITE")[0]).as_deref(), Some("Q.850;cause=19"));
 }
+
+#[test]
+fn a_key_by_info_during_the_call_passes_to_the_other_leg() {
+    let mut plan = Plan::plain(230);
+    plan.caller().deeds = vec![(s(1), Deed::Info('5')), (s(4), Deed::Bye)];
+    plan.gateway().deeds = vec![(s(2), Deed::Info('#')), (s(3), Deed::InfoPackage)];
+    let world = run(plan);
+    let judge = &world.service.judge;
+    let passed = |side: char| judge.noted(&format!("▶ Media(SendDigit {{ side: {side}"));
+    assert_eq!((passed('B'), passed('A')), (1, 1), "{}", world.ladder());
+    assert_eq!(answers(&world, GATEWAY, 469, "INFO").len(), 1);
+}
+
+/// Nothing of what is typed for a PIN passes, however it comes.
+#[test]
+fn keys_by_info_in_the_pin_stage_pass_to_nobody() {
+    let mut plan = Plan::stranger_with_pin(231, 0, &["2468"]);
+    plan.caller().typing[0].by_info = true;
+    plan.caller().deeds = vec![(s(9), Deed::Bye)];
+    let world = run(plan);
+    sees(&world, GATEWAY, &["INVITE", "ACK", "BYE"]);
+    assert_eq!(world.service.judge.noted("SendDigit"), 0);
+}

@@ -274,6 +274,9 @@ impl Judge {
                 wrong = Some("Bridge twice or in the PIN stage");
             }
             Action::Media(MediaCommand::Bridge) => track.connected = true,
+            Action::Media(MediaCommand::SendDigit { .. }) if !track.bridged => {
+                wrong = Some("a key passes before both are connected");
+            }
             Action::Media(MediaCommand::Record { .. })
                 if track.recording || track.collecting || track.answered != [true; 2] =>
             {

@@ -708,7 +708,7 @@ impl Phone {
 
     /// One re-INVITE at a time, as RFC 3261 §14.1 wants.
     fn reinvite(&mut self, call: CallNumber, direction: Option<&'static str>, now: Instant) {
-        if self.reinvite.contains_key(&call) {
+        if self.reinvite.contains_key(&call) || !self.agent.is_confirmed(call) {
             return;
         }
         if let Some(cseq) = self.agent.reinvite(call, direction, now) {

@@ -562,7 +562,7 @@ impl Service {
             MediaCommand::CollectDigits { on, .. } => self.calls[index].media.collecting = on,
             MediaCommand::Record { directory } => self.calls[index].media.recording = Some(directory),
             MediaCommand::Close => self.close_media(index, now),
-            MediaCommand::Configure { .. } | MediaCommand::Bridge => {}
+            MediaCommand::Configure { .. } | MediaCommand::Bridge | MediaCommand::SendDigit { .. } => {}
         }
     }
 

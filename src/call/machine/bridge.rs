@@ -21,6 +21,9 @@ impl Call {
                 self.end(cause, cause.source(HangupSource::Callee), actions, now)
             }
             Signal::Reoffered(stream) if self.is_live() => Self::configure(Side::B, stream, actions),
+            Signal::Digit(digit) if matches!(self.state, State::Bridged) => {
+                actions.push(Action::Media(MediaCommand::SendDigit { side: Side::A, digit }));
+            }
             Signal::HungUp(_) | Signal::Reoffered(_) | Signal::Digit(_) | Signal::Taken => {}
         }
     }
