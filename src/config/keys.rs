@@ -51,6 +51,8 @@ pub(super) const USERNAME: &str =
     "1 to 128 printable ASCII characters without space, quotation mark and backslash";
 pub(super) const PASSWORD: &str = "1 to 256 characters without control characters";
 pub(super) const REALM: &str = "1 to 128 printable ASCII characters without quotation mark and backslash";
+pub(super) const PRACK: &str = "\"off\", \"supported\", \"preferred\" or \"required\"";
+pub(super) const SESSION_TIMER: &str = "a whole number of seconds from 90 to 86400, or 0: none is asked for";
 pub(super) const COUNTRY: &str = "the two letters of a country (ISO 3166-1), such as \"US\"";
 pub(super) const NAME: &str = "1 to 64 letters, digits, \"-\", \"_\" and \".\", different for each trunk";
 pub(super) const NUMBER: &str = "\"+\" and 7 to 15 digits, country code first, each number once";
@@ -111,8 +113,8 @@ pub(super) const KEYS: &[Key] = &[
     key("trunks[].register", Kind::Switch, "true or false"),
     key("trunks[].identity", Kind::Text, IDENTITY),
     later("trunks[].srtp"),
-    later("trunks[].prack"),
-    later("trunks[].session_timer"),
+    key("trunks[].prack", Kind::Text, PRACK),
+    key("trunks[].session_timer", Kind::Number, SESSION_TIMER),
     key("accounts", Kind::Tables, "tables [[accounts]] with auth_id and auth_token"),
     key("accounts[].auth_id", Kind::Text, AUTH_ID),
     key("accounts[].auth_token", Kind::Text, AUTH_TOKEN),

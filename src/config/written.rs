@@ -217,6 +217,11 @@ pub struct TrunkConfig {
     pub register: bool,
     /// What says who calls in INVITEs that we send, beside From: `none`, `p-asserted-identity` or `remote-party-id`.
     pub identity: String,
+    /// Reliable provisional responses (RFC 3262): `off`, `supported`, `preferred` or `required`.
+    pub prack: String,
+    /// The session interval that we ask for (RFC 4028), in seconds; 0: we ask for none, and take what the peer asks
+    /// for. A shorter one finds a dead peer earlier and costs a request on each leg at half of it.
+    pub session_timer: u32,
 }
 
 impl Default for TrunkConfig {
@@ -240,6 +245,8 @@ impl Default for TrunkConfig {
             challenge: None,
             register: false,
             identity: "none".to_owned(),
+            prack: "supported".to_owned(),
+            session_timer: 0,
         }
     }
 }

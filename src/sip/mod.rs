@@ -14,6 +14,8 @@ mod grammar;
 pub mod key;
 pub mod message;
 mod method;
+pub mod reason;
+pub mod session_timer;
 pub mod transaction;
 pub mod transport;
 pub mod uri;

@@ -214,6 +214,29 @@ impl IdentityHeader {
     }
 }
 
+/// Reliable provisional responses (RFC 3262).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prack {
+    /// Neither offered nor taken.
+    Off,
+    /// Taken from whoever sends them, and given to a caller who requires them.
+    Supported,
+    /// Given to every caller who supports them, too.
+    Preferred,
+    /// Nobody may do without.
+    Required,
+}
+
+impl Prack {
+    /// All, as the configuration writes them.
+    pub const ALL: [(&'static str, Self); 4] = [
+        ("off", Self::Off),
+        ("supported", Self::Supported),
+        ("preferred", Self::Preferred),
+        ("required", Self::Required),
+    ];
+}
+
 /// A country that numbers without a country code are read in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Country(Region);
@@ -263,6 +286,10 @@ pub struct Trunk {
     pub register: bool,
     /// What says who calls in the INVITEs that we send, beside From.
     pub identity: IdentityHeader,
+    /// Reliable provisional responses.
+    pub prack: Prack,
+    /// The session interval that we ask for, in seconds; `None`: we ask for none and take what the peer asks for.
+    pub session_timer: Option<u32>,
 }
 
 impl Trunk {
@@ -447,6 +474,8 @@ mod tests {
             challenge: false,
             register: false,
             identity: IdentityHeader::None,
+            prack: Prack::Supported,
+            session_timer: None,
         }
     }
 

@@ -7,6 +7,7 @@
 use super::clock::Now;
 use super::counters::EngineStatistics;
 use super::io;
+use super::press::{self, Presses};
 use crate::dtmf::{EventDetector, EventRelay, Press, TelephoneEvent};
 use crate::player::{KeyTone, MAX_FRAME, Player, Turn, frame_samples};
 use crate::relay::{Incoming, OutStream};
@@ -14,7 +15,7 @@ use crate::rtcp::{self, Cname, LastSenderReport, NtpTime, ReportBlock, SenderInf
 use crate::rtp::{self, Header, Packet, ReceiverStatistics};
 use crate::source::Source;
 use crate::time::{MediaTime, SAMPLE_RATE_HZ, milliseconds, samples_in};
-use crate::{Codec, LegStatistics, PlayMode, Prompt, Stream, g711};
+use crate::{Codec, Digit, LegStatistics, PlayMode, Prompt, Stream, g711};
 use std::collections::VecDeque;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Instant;
@@ -81,6 +82,8 @@ pub(super) struct Leg {
     waiting: Option<(Prompt, PlayMode)>,
     /// Tones in place of keys; the first one sounds, the last one may still be held down.
     keys: VecDeque<KeyTone>,
+    /// Keys as telephone-events of our own making.
+    presses: Presses,
     /// Frames were left out: the next one begins a talk-spurt.
     gap: bool,
     reception: ReceiverStatistics,
@@ -124,6 +127,7 @@ impl Leg {
             player: None,
             waiting: None,
             keys: VecDeque::new(),
+            presses: Presses::default(),
             gap: false,
             reception: ReceiverStatistics::new(SAMPLE_RATE_HZ),
             reports: Reports {
@@ -167,6 +171,8 @@ impl Leg {
         let sends = reachable && stream.direction.sends();
         if stream.telephone_event.is_some() {
             self.keys.clear();
+        } else {
+            self.presses.clear();
         }
         self.agreed = Some(Agreed { stream, kinds, rtp, rtcp, sends });
     }
@@ -251,7 +257,7 @@ impl Leg {
             self.interrupt();
             return false;
         };
-        if self.player.is_some() && !gives_way || !self.keys.is_empty() {
+        if self.player.is_some() && !gives_way || !self.keys.is_empty() || self.presses.is_busy() {
             self.interrupt();
             return false;
         }
@@ -291,6 +297,10 @@ impl Leg {
             self.interrupt();
             return false;
         };
+        if self.presses.is_busy() {
+            self.interrupt();
+            return false;
+        }
         let Some(format) = agreed.stream.telephone_event else {
             return self.sound_key(press, bench.now.media);
         };
@@ -313,6 +323,42 @@ impl Leg {
             bench.counters.relayed += u64::from(sent);
         }
         false
+    }
+
+    /// A key of the other leg that no packet tells.
+    pub(super) fn tell(&mut self, digit: Digit, now: MediaTime) {
+        let Some(agreed) = self.agreed.as_ref().filter(|agreed| agreed.sends && self.player.is_none()) else {
+            return;
+        };
+        if agreed.stream.telephone_event.is_some() {
+            self.interrupt();
+            self.presses.push(digit, now);
+        } else {
+            let duration = u32::try_from(press::LENGTH).unwrap_or(u32::MAX);
+            self.sound_key(Press { digit, is_new: true, ended: true, duration }, now);
+        }
+    }
+
+    fn send_press(&mut self, begins: bool, bench: &mut Bench<'_>) {
+        let format = self
+            .agreed
+            .as_ref()
+            .filter(|agreed| agreed.sends)
+            .and_then(|agreed| agreed.stream.telephone_event);
+        let Some(format) = format else { return self.presses.clear() };
+        let place = self.out.originate(press::STEP as u32, begins, bench.now.media);
+        let Some(told) = self.presses.next(place.timestamp) else { return };
+        let header = Header {
+            marker: told.marker,
+            payload_type: format.send_payload_type,
+            sequence: place.sequence,
+            timestamp: told.timestamp,
+            ssrc: self.out.ssrc(),
+        };
+        let mut packet = [0; rtp::HEADER_LENGTH + crate::dtmf::EVENT_LENGTH];
+        if let Ok(length) = rtp::encode(&header, &told.event.encode(), &mut packet) {
+            self.send(packet.get(..length).unwrap_or_default(), bench.counters);
+        }
     }
 
     fn sound_key(&mut self, press: Press, now: MediaTime) -> bool {
@@ -344,7 +390,7 @@ impl Leg {
         }
         let player = self.player.as_ref().map_or(MediaTime::NEVER, Player::due);
         let key = self.keys.front().map_or(MediaTime::NEVER, KeyTone::due);
-        player.min(key).min(self.reports.due)
+        player.min(key).min(self.reports.due).min(self.presses.due())
     }
 
     /// Sends the frames and the report that are due. True when a prompt has been heard to its end.
@@ -367,6 +413,9 @@ impl Leg {
                     }
                 }
             }
+        }
+        while let Some(begins) = self.presses.turn(now) {
+            self.send_press(begins, bench);
         }
         let mut finished = false;
         for _ in 0..MAX_CATCH_UP {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::sip::message::Message;
-use crate::trunk::{Country, IdentityHeader, NumberFormat};
+use crate::trunk::{Country, IdentityHeader, NumberFormat, Prack};
 use bytes::Bytes;
 use media::{Codec, SourcePolicy};
 
@@ -22,6 +22,8 @@ fn trunk(caller_from: &[CallerFrom]) -> Trunk {
         challenge: false,
         register: false,
         identity: IdentityHeader::None,
+        prack: Prack::Supported,
+        session_timer: None,
     }
 }
 

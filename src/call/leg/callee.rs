@@ -1,16 +1,19 @@
 //! Set-up of a leg where we are UAC: our INVITE, its forks, its CANCEL and every late answer.
 
+use super::reliable::Early;
 use super::{Leg, Output, Route, SetUp, State};
 use crate::call::Hop;
+use crate::call::cdr::HangupCause;
 use crate::call::identity::{self, Callee, InviteIds, LegAddress};
 use crate::call::signal::Signal;
 use crate::number::Did;
 use crate::sip::body;
 use crate::sip::dialog::Dialog;
 use crate::sip::digest;
-use crate::sip::encode::RequestOut;
+use crate::sip::encode::{HeaderOut, RequestOut};
 use crate::sip::key::DialogKey;
 use crate::sip::message::{Method, Response};
+use crate::sip::reason;
 use crate::sip::transaction::timer::T1;
 use crate::sip::transaction::{InviteClient, invite_client};
 use crate::sip::transport::{Flow, Protocol};
@@ -51,8 +54,6 @@ pub(super) struct Outgoing {
     invite: RequestOut,
     hop: Hop,
     machine: InviteClient,
-    /// Earlier INVITEs of the leg, that the gateway challenged: repeated 401s and 407s still get their ACK.
-    challenged: Vec<ChallengedInvite>,
     /// Challenges of the INVITE that were answered.
     answered: u8,
     forks: Vec<Fork>,
@@ -62,27 +63,33 @@ pub(super) struct Outgoing {
     over: bool,
     /// The ACK of each 2xx, by its To tag, to be repeated when the 2xx is (RFC 3261 §13.2.2.4).
     acks: Vec<(String, Bytes, Hop)>,
+    /// Branch and ACK of the INVITE before this one, which was refused for something that this one does better.
+    refused: Vec<(String, Bytes)>,
 }
 
 #[derive(Debug)]
-struct ChallengedInvite {
-    branch: String,
-    machine: InviteClient,
-    hop: Hop,
-}
-
-#[derive(Debug)]
-struct Fork {
+pub(super) struct Fork {
     tag: String,
-    stream: Option<Stream>,
+    pub(super) stream: Option<Stream>,
+    /// Of its last request.
+    pub(super) remote_cseq: Option<u32>,
+    /// Once one of its provisional responses is acknowledged.
+    pub(super) early: Option<Box<Early>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cancel {
     No,
     /// No provisional response has come yet; CANCEL must wait for one (RFC 3261 §9.1).
-    Wanted,
+    Wanted(HangupCause),
     Sent,
+}
+
+impl Fork {
+    /// Our offer has its answer, and it is acknowledged.
+    fn is_settled(&self) -> bool {
+        self.early.as_ref().is_some_and(|early| early.settled)
+    }
 }
 
 impl Outgoing {
@@ -100,16 +107,48 @@ impl Outgoing {
         !self.forks.is_empty()
     }
 
+    pub(super) fn invite_cseq(&self) -> u32 {
+        self.invite.cseq
+    }
+
+    /// The fork with this tag; a new one, if there is room.
+    pub(super) fn fork(&mut self, tag: &str) -> Option<(&RequestOut, &mut Fork)> {
+        if !self.forks.iter().any(|fork| fork.tag == tag) && self.forks.len() < MAX_FORKS {
+            let tag = tag.to_owned();
+            self.forks.push(Fork { tag, stream: None, remote_cseq: None, early: None });
+        }
+        let fork = self.forks.iter_mut().find(|fork| fork.tag == tag)?;
+        Some((&self.invite, fork))
+    }
+
+    pub(super) fn known_fork(&mut self, tag: &str) -> Option<&mut Fork> {
+        self.forks.iter_mut().find(|fork| fork.tag == tag)
+    }
+
+    /// Raises the session interval that the INVITE asks for, once (RFC 4028 §7.4). False when that is not what the
+    /// peer wants, or when the call is given up already.
+    pub(super) fn raise_interval(&mut self, min_se: u32) -> bool {
+        let headers = &mut self.invite.headers;
+        let raised = headers.iter().any(|header| matches!(header, HeaderOut::MinSe(_)));
+        let asked = headers.iter_mut().find_map(|header| match header {
+            HeaderOut::SessionExpires { seconds, .. } if *seconds < min_se => Some(seconds),
+            _ => None,
+        });
+        let Some(asked) = asked.filter(|_| !raised && self.cancel == Cancel::No) else { return false };
+        *asked = min_se;
+        headers.push(HeaderOut::MinSe(min_se));
+        true
+    }
+
     pub(super) fn is_done(&self) -> bool {
-        self.over || (self.machine.is_terminated() && self.challenged.is_empty())
+        self.over || self.machine.is_terminated()
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         if self.over {
             return None;
         }
-        let challenged = self.challenged.iter().filter_map(|invite| invite.machine.deadline());
-        self.machine.deadline().into_iter().chain(self.give_up).chain(challenged).min()
+        self.machine.deadline().into_iter().chain(self.give_up).min()
     }
 }
 
@@ -151,17 +190,17 @@ impl Leg {
         let credentials = dial.trunk.credentials.as_ref().filter(|_| to_gateway);
         let credentials = credentials.map(|known| Box::new(digest::Client::new(Arc::clone(known))));
         let outgoing = Outgoing {
-            trunk: dial.trunk,
+            trunk: Arc::clone(&dial.trunk),
             invite,
             hop,
             machine,
-            challenged: Vec::new(),
             answered: 0,
             forks: Vec::new(),
             cancel: Cancel::No,
             give_up: None,
             over: false,
             acks: Vec::new(),
+            refused: Vec::new(),
         };
         let mut leg = Self {
             call_id: key.call_id,
@@ -177,6 +216,11 @@ impl Leg {
             clients: Vec::new(),
             ok: None,
             bye_after_ack: false,
+            interval: dial.trunk.session_timer,
+            takes_update: false,
+            session: None,
+            reinvites: Vec::new(),
+            told: None,
             state: State::SettingUp,
         };
         leg.perform_invite(actions, out);
@@ -205,6 +249,20 @@ impl Leg {
         self.perform_invite(actions, out)
     }
 
+    /// Our INVITE is about to be sent once more for another reason than a challenge: what was asked for before is given
+    /// again, with the next count.
+    pub(super) fn renew_proof(&mut self, out: &mut Output<'_>) {
+        let SetUp::Outgoing(outgoing) = &self.set_up else { return };
+        if self.credentials.is_none() {
+            return;
+        }
+        let (mut invite, hop) = (outgoing.invite.clone(), outgoing.hop.clone());
+        self.authorize(&mut invite, &hop, out);
+        if let SetUp::Outgoing(outgoing) = &mut self.set_up {
+            outgoing.invite = invite;
+        }
+    }
+
     /// A response to our INVITE.
     pub(super) fn on_invite_response(
         &mut self,
@@ -213,34 +271,31 @@ impl Leg {
         flow: &Flow,
         out: &mut Output<'_>,
     ) {
-        let SetUp::Outgoing(outgoing) = &mut self.set_up else { return };
-        if let Some(earlier) = outgoing.challenged.iter_mut().find(|earlier| earlier.branch == branch) {
-            // It has its final answer; what can still come is the same one again, whose ACK was lost.
-            let event = invite_client::Event::Response { status: response.status, ack: None };
-            for action in earlier.machine.handle(event, out.now) {
-                if let invite_client::Action::Send(ack) = action {
-                    out.send(ack, &earlier.hop);
-                }
+        let SetUp::Outgoing(outgoing) = &self.set_up else { return };
+        let status = response.status;
+        if outgoing.branch() != branch || outgoing.invite.cseq != response.head.cseq.number {
+            // The refusal of an INVITE that another one has followed comes again: its ACK was lost.
+            let refused = outgoing.refused.iter().find(|(refused, _)| refused == branch && status >= 300);
+            if let Some((_, ack)) = refused {
+                out.send(ack.clone(), &outgoing.hop);
             }
             return;
         }
-        if outgoing.branch() != branch || outgoing.invite.cseq != response.head.cseq.number {
-            return;
-        }
-        let status = response.status;
         let tag = response.head.to.tag().map(ToString::to_string);
         let ack =
             (status >= 300).then(|| identity::ack_of_failure(&outgoing.invite, tag.as_deref()).encode());
-        let (deliver, _) = self.feed_invite(invite_client::Event::Response { status, ack }, out);
+        let (deliver, _) = self.feed_invite(invite_client::Event::Response { status, ack: ack.clone() }, out);
         if !deliver {
             return;
         }
         match status {
             ..=199 => self.on_provisional(response, tag, out),
             200..=299 => self.on_success(response, &tag.unwrap_or_default(), out),
-            401 | 407 if self.state == State::SettingUp && self.invite_again(response, flow, out) => {}
+            401 | 407 if self.prove(response, flow, &ack, out) => {}
+            422 if self.ask_for_longer(&response.head, ack, out) => {}
             _ if self.state == State::SettingUp => {
                 self.state = State::Ended;
+                self.told = reason::q850(&response.head);
                 out.signal(Signal::Refused(status));
             }
             _ => {}
@@ -248,29 +303,20 @@ impl Leg {
     }
 
     /// The gateway wants to know who we are: the INVITE goes out once more, with what it asks for (RFC 3261 §22.2).
-    /// False when it cannot be told.
-    fn invite_again(&mut self, response: &Response, flow: &Flow, out: &mut Output<'_>) -> bool {
+    /// False when it cannot be told, or when nobody waits for the call any more. `ack` is that of the refusal.
+    fn prove(&mut self, response: &Response, flow: &Flow, ack: &Option<Bytes>, out: &mut Output<'_>) -> bool {
         let SetUp::Outgoing(outgoing) = &self.set_up else { return false };
-        let (mut invite, hop) = (outgoing.invite.clone(), outgoing.hop.clone());
-        let answered = outgoing.answered;
+        if self.state != State::SettingUp {
+            return false;
+        }
+        let (mut invite, hop, answered) = (outgoing.invite.clone(), outgoing.hop.clone(), outgoing.answered);
         if self.answer_challenge(&mut invite, &hop, answered, (response, flow), out).is_err() {
             return false;
         }
-        invite.cseq = invite.cseq.saturating_add(1);
-        invite.via.branch = out.ids.branch();
-        let hop = Self::choose_transport(self.dialog_key(), &mut invite, hop);
-        let (machine, actions) = InviteClient::start(invite.encode(), hop.protocol != Protocol::Udp, out.now);
         let SetUp::Outgoing(outgoing) = &mut self.set_up else { return false };
-        let branch = outgoing.branch().to_owned();
-        let earlier = std::mem::replace(&mut outgoing.machine, machine);
-        let earlier_hop = std::mem::replace(&mut outgoing.hop, hop);
-        if !earlier.is_terminated() {
-            outgoing.challenged.push(ChallengedInvite { branch, machine: earlier, hop: earlier_hop });
-        }
         outgoing.invite = invite;
         outgoing.answered = outgoing.answered.saturating_add(1);
-        self.perform_invite(actions, out);
-        true
+        self.send_invite_again(ack.clone(), out)
     }
 
     fn on_provisional(&mut self, response: &Response, tag: Option<String>, out: &mut Output<'_>) {
@@ -281,17 +327,28 @@ impl Leg {
         if response.status == 100 || self.state != State::SettingUp {
             return;
         }
-        let sdp = body::sdp(&response.head, &response.body).ok().flatten();
+        let tag = tag.unwrap_or_default();
+        let Some(reliable) = self.acknowledge(response, &tag, out) else { return };
+        let SetUp::Outgoing(outgoing) = &mut self.set_up else { return };
+        let settled = outgoing.known_fork(&tag).is_some_and(|fork| fork.is_settled());
+        // RFC 6337 §3.1.1: what comes after the answer is none.
+        let sdp = body::sdp(&response.head, &response.body).ok().flatten().filter(|_| !settled);
         let stream = match (&mut self.negotiation, sdp) {
             (Some(negotiation), Some(sdp)) => negotiation.on_answer(&sdp).ok(),
             _ => None,
         };
         let SetUp::Outgoing(outgoing) = &mut self.set_up else { return };
-        let tag = tag.unwrap_or_default();
         let room = outgoing.forks.len() < MAX_FORKS;
         match outgoing.forks.iter_mut().find(|fork| fork.tag == tag) {
-            Some(fork) if stream.is_some() => fork.stream.clone_from(&stream),
-            None if room => outgoing.forks.push(Fork { tag, stream: stream.clone() }),
+            Some(fork) if stream.is_some() => {
+                fork.stream.clone_from(&stream);
+                if let Some(early) = fork.early.as_mut().filter(|_| reliable) {
+                    early.settled = true;
+                }
+            }
+            None if room => {
+                outgoing.forks.push(Fork { tag, stream: stream.clone(), remote_cseq: None, early: None });
+            }
             _ => {}
         }
         out.signal(Signal::Progress { status: response.status, stream });
@@ -309,8 +366,13 @@ impl Leg {
         // Each fork costs a transaction, so their number is bounded.
         let remembered = outgoing.acks.len() < MAX_FORKS;
         let cseq = outgoing.invite.cseq;
-        let early = outgoing.forks.iter().find(|fork| fork.tag == tag).and_then(|fork| fork.stream.clone());
+        let fork = outgoing.forks.iter().find(|fork| fork.tag == tag);
+        let early = fork.and_then(|fork| fork.stream.clone());
+        let settled = fork.is_some_and(Fork::is_settled);
         let mut dialog = Dialog::as_uac(&outgoing.invite, response);
+        if let Some(fork) = fork {
+            dialog = dialog.after(fork.early.as_ref().map(|early| &early.dialog), fork.remote_cseq);
+        }
         let Some(hop) = self.hop_of(dialog.next_hop().as_ref()).or_else(|| self.hop_of(None)) else { return };
         let credentials: Vec<_> = match &self.set_up {
             SetUp::Outgoing(outgoing) if self.is_gateway(&hop) => {
@@ -337,6 +399,7 @@ impl Leg {
             return self.send_bye_on(&mut dialog, None, out);
         }
         let answered = match (&mut self.negotiation, body::sdp(&response.head, &response.body)) {
+            _ if settled => early,
             (Some(negotiation), Ok(Some(sdp))) => negotiation.on_answer(&sdp).ok(),
             (_, Ok(None)) => early,
             _ => None,
@@ -345,6 +408,7 @@ impl Leg {
             Some(stream) => {
                 self.state = State::Answered;
                 self.dialog = Some(dialog);
+                self.on_granted(&response.head, out.now);
                 out.signal(Signal::Answered(stream));
             }
             None => {
@@ -356,33 +420,28 @@ impl Leg {
     }
 
     /// Ends an INVITE that has no final answer yet.
-    pub(super) fn cancel(&mut self, out: &mut Output<'_>) {
+    pub(super) fn cancel(&mut self, cause: HangupCause, out: &mut Output<'_>) {
         if let SetUp::Outgoing(outgoing) = &mut self.set_up {
-            outgoing.cancel = Cancel::Wanted;
+            outgoing.cancel = Cancel::Wanted(cause);
         }
         self.cancel_if_wanted(out);
     }
 
     fn cancel_if_wanted(&mut self, out: &mut Output<'_>) {
         let SetUp::Outgoing(outgoing) = &mut self.set_up else { return };
-        if outgoing.cancel != Cancel::Wanted || !outgoing.machine.is_proceeding() {
+        let Cancel::Wanted(cause) = outgoing.cancel else { return };
+        if !outgoing.machine.is_proceeding() {
             return;
         }
         outgoing.cancel = Cancel::Sent;
         outgoing.give_up = Some(out.now + 64 * T1);
-        let (cancel, hop) = (identity::cancel(&outgoing.invite), outgoing.hop.clone());
+        let (mut cancel, hop) = (identity::cancel(&outgoing.invite), outgoing.hop.clone());
+        cancel.headers.push(identity::reason(cause));
         self.start_client_as_is(cancel, hop, 0, out);
     }
 
     pub(super) fn on_set_up_timeout(&mut self, out: &mut Output<'_>) {
         let SetUp::Outgoing(outgoing) = &mut self.set_up else { return };
-        for earlier in &mut outgoing.challenged {
-            if earlier.machine.deadline().is_some_and(|at| at <= out.now) {
-                // Timer D: there is nothing to send.
-                let _ = earlier.machine.handle(invite_client::Event::Timeout, out.now);
-            }
-        }
-        outgoing.challenged.retain(|earlier| !earlier.machine.is_terminated());
         if outgoing.give_up.is_some_and(|at| at <= out.now) {
             outgoing.over = true;
             outgoing.give_up = None;
@@ -397,6 +456,23 @@ impl Leg {
             self.state = State::Ended;
             out.signal(Signal::Refused(408));
         }
+    }
+
+    /// The INVITE once more, changed, as a transaction of its own (RFC 3261 §8.1.3.5). `ack` is that of its refusal.
+    pub(super) fn send_invite_again(&mut self, ack: Option<Bytes>, out: &mut Output<'_>) -> bool {
+        let key = self.dialog_key();
+        let SetUp::Outgoing(outgoing) = &mut self.set_up else { return false };
+        outgoing.refused.extend(ack.map(|ack| (outgoing.invite.via.branch.clone(), ack)));
+        outgoing.invite.cseq = outgoing.invite.cseq.saturating_add(1);
+        outgoing.invite.via.branch = out.ids.branch();
+        // Credentials may make it too large for a datagram.
+        outgoing.hop = Self::choose_transport(key, &mut outgoing.invite, outgoing.hop.clone());
+        let reliable = outgoing.hop.protocol != Protocol::Udp;
+        let (machine, actions) = InviteClient::start(outgoing.invite.encode(), reliable, out.now);
+        outgoing.machine = machine;
+        outgoing.forks.clear();
+        self.perform_invite(actions, out);
+        true
     }
 
     /// Our INVITE could not be sent: over UDP when it only was too large for it, else the leg has failed
