@@ -9,7 +9,7 @@ use crate::sip::encode::{AddressOut, BodyOut, HeaderOut, RequestOut, ResponseHea
 use crate::sip::message::{Head, Method};
 use crate::sip::session_timer::Agreed;
 use crate::sip::transport::Protocol;
-use crate::trunk::{Prack, Trunk};
+use crate::trunk::{IdentityHeader, Prack, Trunk};
 use std::net::{IpAddr, SocketAddr};
 
 /// Option tags that we understand (RFC 3262, RFC 4028); `Require` with any other is 420.
@@ -107,21 +107,21 @@ pub fn invite(
     sdp: String,
 ) -> RequestOut {
     let uri = callee.uri(trunk);
+    let caller = format!("sip:{}@{};user=phone", trunk.write_number(from.digits()), host(address));
+    let mut headers = invite_headers(trunk);
+    headers.extend(own_identity(trunk.identity, &caller));
     RequestOut {
         method: Method::INVITE,
         uri: uri.clone(),
         via: address.via(address.protocol, ids.branch),
         max_forwards,
-        from: AddressOut {
-            uri: format!("sip:{}@{};user=phone", trunk.write_number(from.digits()), host(address)),
-            tag: Some(ids.tag),
-        },
+        from: AddressOut { uri: caller, tag: Some(ids.tag) },
         to: AddressOut { uri, tag: None },
         call_id: ids.call_id,
         cseq: ids.cseq,
         contact: Some(address.contact()),
         routes: Vec::new(),
-        headers: invite_headers(trunk),
+        headers,
         body: Some(BodyOut::Sdp(sdp)),
     }
 }
@@ -146,6 +146,15 @@ pub fn session(agreed: Agreed) -> impl Iterator<Item = HeaderOut> {
     let Agreed { seconds, refresher, required } = agreed;
     let expires = HeaderOut::SessionExpires { seconds, refresher: Some(refresher.as_str()) };
     [Some(expires), required.then_some(HeaderOut::Require(&["timer"]))].into_iter().flatten()
+}
+
+/// Who calls, once more, for a carrier that looks elsewhere than in From. `caller` is the virtual number's URI.
+fn own_identity(wanted: IdentityHeader, caller: &str) -> Option<HeaderOut> {
+    match wanted {
+        IdentityHeader::None => None,
+        IdentityHeader::PAssertedIdentity => Some(HeaderOut::PAssertedIdentity(caller.to_owned())),
+        IdentityHeader::RemotePartyId => Some(HeaderOut::RemotePartyId(caller.to_owned())),
+    }
 }
 
 fn host(address: &LegAddress) -> String {

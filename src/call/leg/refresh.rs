@@ -15,7 +15,7 @@ use crate::sip::message::{Head, Method, Response};
 use crate::sip::session_timer::{self, Agreed, Due, Refresher, SessionTimer, TooSmall, Wish};
 use crate::sip::transaction::timer::{T1, T2};
 use crate::sip::transaction::{InviteClient, invite_client};
-use crate::sip::transport::Protocol;
+use crate::sip::transport::{Flow, Protocol};
 use bytes::Bytes;
 use std::time::{Duration, Instant};
 
@@ -42,6 +42,8 @@ pub(super) struct Reinvite {
     ack: Option<(Bytes, Hop)>,
     /// Nobody is asked about a refresh, so that ringing is no answer.
     give_up: Instant,
+    /// Challenges that were answered before it.
+    answered: u8,
 }
 
 impl Reinvite {
@@ -120,12 +122,13 @@ impl Leg {
 
     /// 422 to our INVITE (RFC 4028 §7.4): it is sent once more with the interval that the peer demands. False when
     /// that cannot help.
-    pub(super) fn ask_for_longer(&mut self, head: &Head, ack: Option<Bytes>, out: &mut Output<'_>) -> bool {
-        let SetUp::Outgoing(outgoing) = &mut self.set_up else { return false };
+    pub(super) fn ask_for_longer(&mut self, head: &Head, out: &mut Output<'_>) -> bool {
+        let SetUp::Outgoing(outgoing) = &self.set_up else { return false };
         let Some(min_se) = session_timer::min_se(head).filter(|_| self.state == State::SettingUp) else {
             return false;
         };
-        outgoing.raise_interval(min_se) && self.send_invite_again(ack, out)
+        let Some((invite, hop)) = outgoing.with_interval(min_se) else { return false };
+        self.send_invite_again(invite, hop, out)
     }
 
     /// True while an offer of ours in a re-INVITE has no answer.
@@ -179,11 +182,39 @@ impl Leg {
         // RFC 4028 §7.4: the same description again, which asks for nothing.
         let offer = self.negotiation.as_mut().map(|negotiation| negotiation.repeat_offer());
         invite.body = offer.map(crate::sip::encode::BodyOut::Sdp);
-        let hop = Self::choose_transport(self.dialog_key(), &mut invite, hop);
-        let (machine, actions) = InviteClient::start(invite.encode(), hop.protocol != Protocol::Udp, out.now);
-        let reinvite = Reinvite { request: invite, hop, machine, ack: None, give_up: out.now + 64 * T1 };
+        self.authorize(&mut invite, &hop, out);
+        self.start_reinvite(invite, hop, 0, out);
+    }
+
+    fn start_reinvite(&mut self, mut request: RequestOut, hop: Hop, answered: u8, out: &mut Output<'_>) {
+        let hop = Self::choose_transport(self.dialog_key(), &mut request, hop);
+        let reliable = hop.protocol != Protocol::Udp;
+        let (machine, actions) = InviteClient::start(request.encode(), reliable, out.now);
+        let reinvite = Reinvite { request, hop, machine, ack: None, give_up: out.now + 64 * T1, answered };
         reinvite.perform(actions, out);
         self.reinvites.push(reinvite);
+    }
+
+    /// The gateway asks who we are (RFC 3261 §22.2). False when it cannot be told.
+    fn reinvite_again(
+        &mut self,
+        index: usize,
+        response: &Response,
+        flow: &Flow,
+        out: &mut Output<'_>,
+    ) -> bool {
+        let Some(reinvite) = self.reinvites.get(index).filter(|_| self.is_outgoing()) else { return false };
+        let (mut request, hop, answered) =
+            (reinvite.request.clone(), reinvite.hop.clone(), reinvite.answered);
+        let room = self.state == State::Answered && self.reinvites.len() < MAX_REINVITES;
+        if !room || self.answer_challenge(&mut request, &hop, answered, (response, flow), out).is_err() {
+            return false;
+        }
+        let Some(dialog) = &mut self.dialog else { return false };
+        request.cseq = dialog.cseq_after(&request);
+        request.via.branch = out.ids.branch();
+        self.start_reinvite(request, hop, answered.saturating_add(1), out);
+        true
     }
 
     /// The final answer to an UPDATE of ours; without one, 408 (RFC 3261 §8.1.3.1).
@@ -207,7 +238,13 @@ impl Leg {
     }
 
     /// A response to a re-INVITE of ours.
-    pub(super) fn on_reinvite_response(&mut self, response: &Response, index: usize, out: &mut Output<'_>) {
+    pub(super) fn on_reinvite_response(
+        &mut self,
+        response: &Response,
+        index: usize,
+        flow: &Flow,
+        out: &mut Output<'_>,
+    ) {
         let Some(reinvite) = self.reinvites.get_mut(index) else { return };
         let status = response.status;
         let tag = response.head.to.tag().map(|tag| &**tag);
@@ -216,6 +253,7 @@ impl Leg {
         let (deliver, _) = reinvite.perform(actions, out);
         match status {
             200..=299 if deliver => self.on_reinvite_success(response, index, out),
+            401 | 407 if deliver && self.reinvite_again(index, response, flow, out) => {}
             300..=699 if deliver => self.on_refresh_refused(status, Some(&response.head), out),
             _ => {}
         }
@@ -233,7 +271,10 @@ impl Leg {
         let next = dialog.next_hop();
         let hop = Self::hop_to(&self.route, next.as_ref()).unwrap_or_else(|| reinvite.hop.clone());
         let via = self.address.via(hop.protocol, out.ids.branch());
-        let ack = dialog.ack(reinvite.request.cseq, via).encode();
+        let mut ack = dialog.ack(reinvite.request.cseq, via);
+        // RFC 3261 §22.1.
+        ack.headers.extend(reinvite.request.credentials().cloned());
+        let ack = ack.encode();
         out.send(ack.clone(), &hop);
         if let Some(reinvite) = self.reinvites.get_mut(index) {
             reinvite.ack = Some((ack, hop));
