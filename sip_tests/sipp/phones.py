@@ -142,7 +142,7 @@ class Play:
         self.caller_media, self.callee_media = ports.take(), ports.take()
         gateways = [self.first_port, self.callee_port] if self.first_port else [self.callee_port]
         addresses = [f"sip:127.0.0.1:{port};transport={case.callee_transport}" for port in gateways]
-        self.line = server.Line(index, self.numbers["virtual"], addresses)
+        self.line = server.Line(index, self.numbers["virtual"], addresses, case.trunk)
 
     def values(self, callee_port):
         case, numbers = self.case, self.numbers

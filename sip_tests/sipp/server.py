@@ -67,11 +67,12 @@ def is_bound(port, transport):
 class Line:
     """A virtual number with its account and its trunk, whose B-legs go to `gateways`."""
 
-    def __init__(self, index, number, gateways):
+    def __init__(self, index, number, gateways, more=""):
         self.auth_id = f"MASIPP{index:014}"
         self.trunk = f"trunk-{index}"
         self.number = number
         self.gateways = gateways
+        self.more = more  # further lines of the trunk
 
 
 class Server:
@@ -96,7 +97,7 @@ class Server:
         for line in lines:
             gateways = ", ".join(f'"{gateway}"' for gateway in line.gateways)
             text += [
-                f'[[trunks]]\nname = "{line.trunk}"\ngateways = [{gateways}]\nallow = ["127.0.0.0/8"]',
+                f'[[trunks]]\nname = "{line.trunk}"\ngateways = [{gateways}]\nallow = ["127.0.0.0/8"]\n{line.more}',
                 f'[[accounts]]\nauth_id = "{line.auth_id}"\nauth_token = "{TOKEN}"',
                 f'[[numbers]]\nnumber = "{line.number}"\ntrunk = "{line.trunk}"\naccount = "{line.auth_id}"',
             ]

@@ -126,15 +126,6 @@ pub fn invite(
     }
 }
 
-/// Who calls, once more, for a carrier that looks elsewhere than in From. `caller` is the virtual number's URI.
-fn own_identity(wanted: IdentityHeader, caller: &str) -> Option<HeaderOut> {
-    match wanted {
-        IdentityHeader::None => None,
-        IdentityHeader::PAssertedIdentity => Some(HeaderOut::PAssertedIdentity(caller.to_owned())),
-        IdentityHeader::RemotePartyId => Some(HeaderOut::RemotePartyId(caller.to_owned())),
-    }
-}
-
 fn invite_headers(trunk: &Trunk) -> Vec<HeaderOut> {
     let supported = if trunk.prack == Prack::Off { &["timer"] } else { SUPPORTED };
     let required = (trunk.prack == Prack::Required).then_some(HeaderOut::Require(&["100rel"]));
@@ -155,6 +146,15 @@ pub fn session(agreed: Agreed) -> impl Iterator<Item = HeaderOut> {
     let Agreed { seconds, refresher, required } = agreed;
     let expires = HeaderOut::SessionExpires { seconds, refresher: Some(refresher.as_str()) };
     [Some(expires), required.then_some(HeaderOut::Require(&["timer"]))].into_iter().flatten()
+}
+
+/// Who calls, once more, for a carrier that looks elsewhere than in From. `caller` is the virtual number's URI.
+fn own_identity(wanted: IdentityHeader, caller: &str) -> Option<HeaderOut> {
+    match wanted {
+        IdentityHeader::None => None,
+        IdentityHeader::PAssertedIdentity => Some(HeaderOut::PAssertedIdentity(caller.to_owned())),
+        IdentityHeader::RemotePartyId => Some(HeaderOut::RemotePartyId(caller.to_owned())),
+    }
 }
 
 fn host(address: &LegAddress) -> String {

@@ -205,6 +205,11 @@ pub struct TrunkConfig {
     pub max_calls: Option<u32>,
     /// New legs per second; without it only `sip.max_calls_per_second` limits them.
     pub max_calls_per_second: Option<u32>,
+    /// Reliable provisional responses (RFC 3262): `off`, `supported`, `preferred` or `required`.
+    pub prack: String,
+    /// The session interval that we ask for (RFC 4028), in seconds; 0: we ask for none, and take what the peer asks
+    /// for. A shorter one finds a dead peer earlier and costs a request on each leg at half of it.
+    pub session_timer: u32,
     /// Who we are when the gateway asks, and who must call in where `challenge` holds; goes with `password`.
     pub username: Option<String>,
     /// Goes with `username`.
@@ -217,11 +222,6 @@ pub struct TrunkConfig {
     pub register: bool,
     /// What says who calls in INVITEs that we send, beside From: `none`, `p-asserted-identity` or `remote-party-id`.
     pub identity: String,
-    /// Reliable provisional responses (RFC 3262): `off`, `supported`, `preferred` or `required`.
-    pub prack: String,
-    /// The session interval that we ask for (RFC 4028), in seconds; 0: we ask for none, and take what the peer asks
-    /// for. A shorter one finds a dead peer earlier and costs a request on each leg at half of it.
-    pub session_timer: u32,
 }
 
 impl Default for TrunkConfig {
@@ -239,14 +239,14 @@ impl Default for TrunkConfig {
             default_country: None,
             max_calls: None,
             max_calls_per_second: None,
+            prack: "supported".to_owned(),
+            session_timer: 0,
             username: None,
             password: None,
             realm: None,
             challenge: None,
             register: false,
             identity: "none".to_owned(),
-            prack: "supported".to_owned(),
-            session_timer: 0,
         }
     }
 }

@@ -278,6 +278,10 @@ pub struct Trunk {
     pub max_calls: Option<u32>,
     /// New legs of this trunk per second, both directions; `None`: only the limit of the whole service holds.
     pub max_calls_per_second: Option<u32>,
+    /// Reliable provisional responses.
+    pub prack: Prack,
+    /// The session interval that we ask for, in seconds; `None`: we ask for none and take what the peer asks for.
+    pub session_timer: Option<u32>,
     /// What we are known by to the carrier; and the carrier to us, where `challenge` says so.
     pub credentials: Option<Arc<Credentials>>,
     /// Each INVITE that comes in must prove that it knows the password; `credentials` are there then.
@@ -286,10 +290,6 @@ pub struct Trunk {
     pub register: bool,
     /// What says who calls in the INVITEs that we send, beside From.
     pub identity: IdentityHeader,
-    /// Reliable provisional responses.
-    pub prack: Prack,
-    /// The session interval that we ask for, in seconds; `None`: we ask for none and take what the peer asks for.
-    pub session_timer: Option<u32>,
 }
 
 impl Trunk {
@@ -470,12 +470,12 @@ mod tests {
             default_country: None,
             max_calls: None,
             max_calls_per_second: None,
+            prack: Prack::Supported,
+            session_timer: None,
             credentials: None,
             challenge: false,
             register: false,
             identity: IdentityHeader::None,
-            prack: Prack::Supported,
-            session_timer: None,
         }
     }
 

@@ -260,15 +260,15 @@ impl Agent {
         self.out.answers = answers;
     }
 
+    /// The methods that Allow names; what is missing gets 405.
+    pub fn set_allow(&mut self, methods: &str) {
+        methods.clone_into(&mut self.out.allow);
+    }
+
     /// The next requests of this method get these answers instead of the phone's own, in a call or outside, one each.
     /// Not for INVITE and ACK.
     pub fn script(&mut self, method: &str, replies: impl IntoIterator<Item = Reply>) {
         self.scripted.entry(method.to_owned()).or_default().extend(replies);
-    }
-
-    /// The methods that Allow names; what is missing gets 405.
-    pub fn set_allow(&mut self, methods: &str) {
-        methods.clone_into(&mut self.out.allow);
     }
 
     /// So many ACKs for 2xx are made but not sent.

@@ -274,10 +274,13 @@ impl Plan {
     pub fn has_timers(&self) -> bool {
         let named =
             |headers: &[(&'static str, String)]| headers.iter().any(|(name, _)| *name == "Session-Expires");
-        let phones = self.gateways.iter().chain(self.parties.iter().flat_map(|party| &party.phones));
+        let asks = |deeds: &[(Duration, Deed)]| {
+            deeds.iter().any(|(_, deed)| matches!(deed, Deed::UpdateWith(headers) if named(headers)))
+        };
+        let mut phones = self.gateways.iter().chain(self.parties.iter().flat_map(|party| &party.phones));
         self.session_timer.is_some()
-            || self.callers.iter().any(|caller| named(&caller.headers))
-            || phones.into_iter().any(|phone| named(&phone.headers))
+            || self.callers.iter().any(|caller| named(&caller.headers) || asks(&caller.deeds))
+            || phones.any(|phone| named(&phone.headers) || asks(&phone.deeds))
     }
 
     /// The one caller.

@@ -125,12 +125,12 @@ fn trunk(name: &str, network: &str, early_media: bool, plan: &Plan) -> Arc<Trunk
         default_country: None,
         max_calls: None,
         max_calls_per_second: None,
+        prack: plan.prack,
+        session_timer: plan.session_timer,
         credentials: None,
         challenge: false,
         register: false,
         identity: IdentityHeader::None,
-        prack: plan.prack,
-        session_timer: plan.session_timer,
     })
 }
 

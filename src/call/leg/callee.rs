@@ -54,6 +54,8 @@ pub(super) struct Outgoing {
     invite: RequestOut,
     hop: Hop,
     machine: InviteClient,
+    /// Earlier INVITEs of the leg, that the gateway challenged or found too short: repeated refusals still get their ACK.
+    challenged: Vec<ChallengedInvite>,
     /// Challenges of the INVITE that were answered.
     answered: u8,
     forks: Vec<Fork>,
@@ -63,8 +65,13 @@ pub(super) struct Outgoing {
     over: bool,
     /// The ACK of each 2xx, by its To tag, to be repeated when the 2xx is (RFC 3261 §13.2.2.4).
     acks: Vec<(String, Bytes, Hop)>,
-    /// Branch and ACK of the INVITE before this one, which was refused for something that this one does better.
-    refused: Vec<(String, Bytes)>,
+}
+
+#[derive(Debug)]
+struct ChallengedInvite {
+    branch: String,
+    machine: InviteClient,
+    hop: Hop,
 }
 
 #[derive(Debug)]
@@ -97,16 +104,6 @@ impl Outgoing {
         &self.invite.via.branch
     }
 
-    /// The trunk that it leaves by.
-    pub(super) fn trunk_name(&self) -> String {
-        self.trunk.name.clone()
-    }
-
-    /// Whether somebody beyond the gateway has been reached.
-    pub(super) fn rings(&self) -> bool {
-        !self.forks.is_empty()
-    }
-
     pub(super) fn invite_cseq(&self) -> u32 {
         self.invite.cseq
     }
@@ -125,30 +122,41 @@ impl Outgoing {
         self.forks.iter_mut().find(|fork| fork.tag == tag)
     }
 
-    /// Raises the session interval that the INVITE asks for, once (RFC 4028 §7.4). False when that is not what the
-    /// peer wants, or when the call is given up already.
-    pub(super) fn raise_interval(&mut self, min_se: u32) -> bool {
-        let headers = &mut self.invite.headers;
+    /// The INVITE with a longer session interval, once (RFC 4028 §7.4). `None` when that is not what the peer wants, or
+    /// when the call is given up already.
+    pub(super) fn with_interval(&self, min_se: u32) -> Option<(RequestOut, Hop)> {
+        let mut invite = self.invite.clone();
+        let headers = &mut invite.headers;
         let raised = headers.iter().any(|header| matches!(header, HeaderOut::MinSe(_)));
         let asked = headers.iter_mut().find_map(|header| match header {
             HeaderOut::SessionExpires { seconds, .. } if *seconds < min_se => Some(seconds),
             _ => None,
         });
-        let Some(asked) = asked.filter(|_| !raised && self.cancel == Cancel::No) else { return false };
-        *asked = min_se;
+        *asked.filter(|_| !raised && self.cancel == Cancel::No)? = min_se;
         headers.push(HeaderOut::MinSe(min_se));
-        true
+        Some((invite, self.hop.clone()))
+    }
+
+    /// The trunk that it leaves by.
+    pub(super) fn trunk_name(&self) -> String {
+        self.trunk.name.clone()
+    }
+
+    /// Whether somebody beyond the gateway has been reached.
+    pub(super) fn rings(&self) -> bool {
+        !self.forks.is_empty()
     }
 
     pub(super) fn is_done(&self) -> bool {
-        self.over || self.machine.is_terminated()
+        self.over || (self.machine.is_terminated() && self.challenged.is_empty())
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         if self.over {
             return None;
         }
-        self.machine.deadline().into_iter().chain(self.give_up).min()
+        let challenged = self.challenged.iter().filter_map(|invite| invite.machine.deadline());
+        self.machine.deadline().into_iter().chain(self.give_up).chain(challenged).min()
     }
 }
 
@@ -189,18 +197,19 @@ impl Leg {
         let to_gateway = matches!(dial.callee, Callee::Party { .. });
         let credentials = dial.trunk.credentials.as_ref().filter(|_| to_gateway);
         let credentials = credentials.map(|known| Box::new(digest::Client::new(Arc::clone(known))));
+        let interval = dial.trunk.session_timer;
         let outgoing = Outgoing {
-            trunk: Arc::clone(&dial.trunk),
+            trunk: dial.trunk,
             invite,
             hop,
             machine,
+            challenged: Vec::new(),
             answered: 0,
             forks: Vec::new(),
             cancel: Cancel::No,
             give_up: None,
             over: false,
             acks: Vec::new(),
-            refused: Vec::new(),
         };
         let mut leg = Self {
             call_id: key.call_id,
@@ -216,7 +225,7 @@ impl Leg {
             clients: Vec::new(),
             ok: None,
             bye_after_ack: false,
-            interval: dial.trunk.session_timer,
+            interval,
             takes_update: false,
             session: None,
             reinvites: Vec::new(),
@@ -249,20 +258,6 @@ impl Leg {
         self.perform_invite(actions, out)
     }
 
-    /// Our INVITE is about to be sent once more for another reason than a challenge: what was asked for before is given
-    /// again, with the next count.
-    pub(super) fn renew_proof(&mut self, out: &mut Output<'_>) {
-        let SetUp::Outgoing(outgoing) = &self.set_up else { return };
-        if self.credentials.is_none() {
-            return;
-        }
-        let (mut invite, hop) = (outgoing.invite.clone(), outgoing.hop.clone());
-        self.authorize(&mut invite, &hop, out);
-        if let SetUp::Outgoing(outgoing) = &mut self.set_up {
-            outgoing.invite = invite;
-        }
-    }
-
     /// A response to our INVITE.
     pub(super) fn on_invite_response(
         &mut self,
@@ -271,28 +266,33 @@ impl Leg {
         flow: &Flow,
         out: &mut Output<'_>,
     ) {
-        let SetUp::Outgoing(outgoing) = &self.set_up else { return };
-        let status = response.status;
-        if outgoing.branch() != branch || outgoing.invite.cseq != response.head.cseq.number {
-            // The refusal of an INVITE that another one has followed comes again: its ACK was lost.
-            let refused = outgoing.refused.iter().find(|(refused, _)| refused == branch && status >= 300);
-            if let Some((_, ack)) = refused {
-                out.send(ack.clone(), &outgoing.hop);
+        let SetUp::Outgoing(outgoing) = &mut self.set_up else { return };
+        if let Some(earlier) = outgoing.challenged.iter_mut().find(|earlier| earlier.branch == branch) {
+            // It has its final answer; what can still come is the same one again, whose ACK was lost.
+            let event = invite_client::Event::Response { status: response.status, ack: None };
+            for action in earlier.machine.handle(event, out.now) {
+                if let invite_client::Action::Send(ack) = action {
+                    out.send(ack, &earlier.hop);
+                }
             }
             return;
         }
+        if outgoing.branch() != branch || outgoing.invite.cseq != response.head.cseq.number {
+            return;
+        }
+        let status = response.status;
         let tag = response.head.to.tag().map(ToString::to_string);
         let ack =
             (status >= 300).then(|| identity::ack_of_failure(&outgoing.invite, tag.as_deref()).encode());
-        let (deliver, _) = self.feed_invite(invite_client::Event::Response { status, ack: ack.clone() }, out);
+        let (deliver, _) = self.feed_invite(invite_client::Event::Response { status, ack }, out);
         if !deliver {
             return;
         }
         match status {
             ..=199 => self.on_provisional(response, tag, out),
             200..=299 => self.on_success(response, &tag.unwrap_or_default(), out),
-            401 | 407 if self.prove(response, flow, &ack, out) => {}
-            422 if self.ask_for_longer(&response.head, ack, out) => {}
+            422 if self.ask_for_longer(&response.head, out) => {}
+            401 | 407 if self.state == State::SettingUp && self.invite_again(response, flow, out) => {}
             _ if self.state == State::SettingUp => {
                 self.state = State::Ended;
                 self.told = reason::q850(&response.head);
@@ -303,20 +303,43 @@ impl Leg {
     }
 
     /// The gateway wants to know who we are: the INVITE goes out once more, with what it asks for (RFC 3261 §22.2).
-    /// False when it cannot be told, or when nobody waits for the call any more. `ack` is that of the refusal.
-    fn prove(&mut self, response: &Response, flow: &Flow, ack: &Option<Bytes>, out: &mut Output<'_>) -> bool {
+    /// False when it cannot be told.
+    fn invite_again(&mut self, response: &Response, flow: &Flow, out: &mut Output<'_>) -> bool {
         let SetUp::Outgoing(outgoing) = &self.set_up else { return false };
-        if self.state != State::SettingUp {
-            return false;
-        }
-        let (mut invite, hop, answered) = (outgoing.invite.clone(), outgoing.hop.clone(), outgoing.answered);
+        let (mut invite, hop) = (outgoing.invite.clone(), outgoing.hop.clone());
+        let answered = outgoing.answered;
         if self.answer_challenge(&mut invite, &hop, answered, (response, flow), out).is_err() {
             return false;
         }
+        if let SetUp::Outgoing(outgoing) = &mut self.set_up {
+            outgoing.answered = outgoing.answered.saturating_add(1);
+        }
+        self.send_invite_again(invite, hop, out)
+    }
+
+    /// The INVITE once more, changed, as a transaction of its own (RFC 3261 §8.1.3.5).
+    pub(super) fn send_invite_again(
+        &mut self,
+        mut invite: RequestOut,
+        hop: Hop,
+        out: &mut Output<'_>,
+    ) -> bool {
+        invite.cseq = invite.cseq.saturating_add(1);
+        invite.via.branch = out.ids.branch();
+        let hop = Self::choose_transport(self.dialog_key(), &mut invite, hop);
+        let (machine, actions) = InviteClient::start(invite.encode(), hop.protocol != Protocol::Udp, out.now);
         let SetUp::Outgoing(outgoing) = &mut self.set_up else { return false };
+        let branch = outgoing.branch().to_owned();
+        let earlier = std::mem::replace(&mut outgoing.machine, machine);
+        let earlier_hop = std::mem::replace(&mut outgoing.hop, hop);
+        if !earlier.is_terminated() {
+            outgoing.challenged.push(ChallengedInvite { branch, machine: earlier, hop: earlier_hop });
+        }
         outgoing.invite = invite;
-        outgoing.answered = outgoing.answered.saturating_add(1);
-        self.send_invite_again(ack.clone(), out)
+        // Whoever has rung has gone with the INVITE before.
+        outgoing.forks.clear();
+        self.perform_invite(actions, out);
+        true
     }
 
     fn on_provisional(&mut self, response: &Response, tag: Option<String>, out: &mut Output<'_>) {
@@ -442,6 +465,13 @@ impl Leg {
 
     pub(super) fn on_set_up_timeout(&mut self, out: &mut Output<'_>) {
         let SetUp::Outgoing(outgoing) = &mut self.set_up else { return };
+        for earlier in &mut outgoing.challenged {
+            if earlier.machine.deadline().is_some_and(|at| at <= out.now) {
+                // Timer D: there is nothing to send.
+                let _ = earlier.machine.handle(invite_client::Event::Timeout, out.now);
+            }
+        }
+        outgoing.challenged.retain(|earlier| !earlier.machine.is_terminated());
         if outgoing.give_up.is_some_and(|at| at <= out.now) {
             outgoing.over = true;
             outgoing.give_up = None;
@@ -456,23 +486,6 @@ impl Leg {
             self.state = State::Ended;
             out.signal(Signal::Refused(408));
         }
-    }
-
-    /// The INVITE once more, changed, as a transaction of its own (RFC 3261 §8.1.3.5). `ack` is that of its refusal.
-    pub(super) fn send_invite_again(&mut self, ack: Option<Bytes>, out: &mut Output<'_>) -> bool {
-        let key = self.dialog_key();
-        let SetUp::Outgoing(outgoing) = &mut self.set_up else { return false };
-        outgoing.refused.extend(ack.map(|ack| (outgoing.invite.via.branch.clone(), ack)));
-        outgoing.invite.cseq = outgoing.invite.cseq.saturating_add(1);
-        outgoing.invite.via.branch = out.ids.branch();
-        // Credentials may make it too large for a datagram.
-        outgoing.hop = Self::choose_transport(key, &mut outgoing.invite, outgoing.hop.clone());
-        let reliable = outgoing.hop.protocol != Protocol::Udp;
-        let (machine, actions) = InviteClient::start(outgoing.invite.encode(), reliable, out.now);
-        outgoing.machine = machine;
-        outgoing.forks.clear();
-        self.perform_invite(actions, out);
-        true
     }
 
     /// Our INVITE could not be sent: over UDP when it only was too large for it, else the leg has failed

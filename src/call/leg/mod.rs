@@ -395,16 +395,14 @@ impl Leg {
         let actions = client.machine.handle(non_invite_client::Event::Response(response.status), out.now);
         let deliver = client.perform(actions, out).0;
         let of_update = client.request.method == Method::UPDATE;
+        let mut repeated = false;
         if deliver && matches!(response.status, 401 | 407) {
             let client = self.clients.swap_remove(index);
-            let sent_again = self.repeat_with_credentials(&client, response, flow, out);
+            repeated = self.repeat_with_credentials(&client, response, flow, out);
             push(&mut self.clients, client);
-            if sent_again {
-                return;
-            }
         }
         self.clients.retain(|client| !client.machine.is_terminated());
-        if deliver && of_update && response.status >= 200 {
+        if deliver && of_update && !repeated && response.status >= 200 {
             self.on_update_answered(response.status, Some(head), out);
         }
     }

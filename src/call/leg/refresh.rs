@@ -42,7 +42,7 @@ pub(super) struct Reinvite {
     ack: Option<(Bytes, Hop)>,
     /// Nobody is asked about a refresh, so that ringing is no answer.
     give_up: Instant,
-    /// Challenges of it that were answered before.
+    /// Challenges that were answered before it.
     answered: u8,
 }
 
@@ -122,16 +122,13 @@ impl Leg {
 
     /// 422 to our INVITE (RFC 4028 §7.4): it is sent once more with the interval that the peer demands. False when
     /// that cannot help.
-    pub(super) fn ask_for_longer(&mut self, head: &Head, ack: Option<Bytes>, out: &mut Output<'_>) -> bool {
-        let SetUp::Outgoing(outgoing) = &mut self.set_up else { return false };
+    pub(super) fn ask_for_longer(&mut self, head: &Head, out: &mut Output<'_>) -> bool {
+        let SetUp::Outgoing(outgoing) = &self.set_up else { return false };
         let Some(min_se) = session_timer::min_se(head).filter(|_| self.state == State::SettingUp) else {
             return false;
         };
-        if !outgoing.raise_interval(min_se) {
-            return false;
-        }
-        self.renew_proof(out);
-        self.send_invite_again(ack, out)
+        let Some((invite, hop)) = outgoing.with_interval(min_se) else { return false };
+        self.send_invite_again(invite, hop, out)
     }
 
     /// True while an offer of ours in a re-INVITE has no answer.
@@ -186,35 +183,37 @@ impl Leg {
         let offer = self.negotiation.as_mut().map(|negotiation| negotiation.repeat_offer());
         invite.body = offer.map(crate::sip::encode::BodyOut::Sdp);
         self.authorize(&mut invite, &hop, out);
-        self.send_reinvite(invite, hop, 0, out);
+        self.start_reinvite(invite, hop, 0, out);
     }
 
-    fn send_reinvite(&mut self, mut request: RequestOut, hop: Hop, answered: u8, out: &mut Output<'_>) {
+    fn start_reinvite(&mut self, mut request: RequestOut, hop: Hop, answered: u8, out: &mut Output<'_>) {
         let hop = Self::choose_transport(self.dialog_key(), &mut request, hop);
-        let (machine, actions) =
-            InviteClient::start(request.encode(), hop.protocol != Protocol::Udp, out.now);
-        let give_up = out.now + 64 * T1;
-        let reinvite = Reinvite { request, hop, machine, ack: None, give_up, answered };
+        let reliable = hop.protocol != Protocol::Udp;
+        let (machine, actions) = InviteClient::start(request.encode(), reliable, out.now);
+        let reinvite = Reinvite { request, hop, machine, ack: None, give_up: out.now + 64 * T1, answered };
         reinvite.perform(actions, out);
         self.reinvites.push(reinvite);
     }
 
-    /// A re-INVITE of ours was challenged: it goes out once more (RFC 3261 §22.2). False when its response is final.
-    fn prove_again(&mut self, response: &Response, index: usize, flow: &Flow, out: &mut Output<'_>) -> bool {
-        let room = self.reinvites.len() < MAX_REINVITES;
-        let Some(reinvite) = self.reinvites.get(index) else { return false };
-        if !room || !self.is_outgoing() || self.state != State::Answered {
-            return false;
-        }
+    /// The gateway asks who we are (RFC 3261 §22.2). False when it cannot be told.
+    fn reinvite_again(
+        &mut self,
+        index: usize,
+        response: &Response,
+        flow: &Flow,
+        out: &mut Output<'_>,
+    ) -> bool {
+        let Some(reinvite) = self.reinvites.get(index).filter(|_| self.is_outgoing()) else { return false };
         let (mut request, hop, answered) =
             (reinvite.request.clone(), reinvite.hop.clone(), reinvite.answered);
-        if self.answer_challenge(&mut request, &hop, answered, (response, flow), out).is_err() {
+        let room = self.state == State::Answered && self.reinvites.len() < MAX_REINVITES;
+        if !room || self.answer_challenge(&mut request, &hop, answered, (response, flow), out).is_err() {
             return false;
         }
         let Some(dialog) = &mut self.dialog else { return false };
         request.cseq = dialog.cseq_after(&request);
         request.via.branch = out.ids.branch();
-        self.send_reinvite(request, hop, answered.saturating_add(1), out);
+        self.start_reinvite(request, hop, answered.saturating_add(1), out);
         true
     }
 
@@ -254,7 +253,7 @@ impl Leg {
         let (deliver, _) = reinvite.perform(actions, out);
         match status {
             200..=299 if deliver => self.on_reinvite_success(response, index, out),
-            401 | 407 if deliver && self.prove_again(response, index, flow, out) => {}
+            401 | 407 if deliver && self.reinvite_again(index, response, flow, out) => {}
             300..=699 if deliver => self.on_refresh_refused(status, Some(&response.head), out),
             _ => {}
         }
@@ -273,7 +272,7 @@ impl Leg {
         let hop = Self::hop_to(&self.route, next.as_ref()).unwrap_or_else(|| reinvite.hop.clone());
         let via = self.address.via(hop.protocol, out.ids.branch());
         let mut ack = dialog.ack(reinvite.request.cseq, via);
-        // RFC 3261 §22.1: with its INVITE's credentials; those went to the gateway, and elsewhere goes nothing.
+        // RFC 3261 §22.1: with its INVITE's credentials; but where those did not go, nothing goes.
         if hop.place == reinvite.hop.place {
             ack.headers.extend(reinvite.request.credentials().cloned());
         }

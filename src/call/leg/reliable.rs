@@ -17,7 +17,7 @@ use crate::call::identity;
 use crate::call::signal::Signal;
 use crate::sip::body;
 use crate::sip::dialog::Dialog;
-use crate::sip::encode::HeaderOut;
+use crate::sip::encode::{HeaderOut, RequestOut};
 use crate::sip::message::{Head, Method, Request, Response};
 use crate::sip::transaction::timer::T1;
 use crate::sip::transport::Flow;
@@ -293,6 +293,16 @@ impl Leg {
         prack.headers.push(HeaderOut::RAck { rseq, cseq });
         self.start_client(prack, hop, out);
         Some(true)
+    }
+
+    /// The CSeq of `request` when it goes out once more, on the early dialog that it belongs to.
+    pub(super) fn early_cseq_after(&mut self, request: &RequestOut) -> u32 {
+        let tag = request.to.tag.as_deref().unwrap_or_default();
+        let early = match &mut self.set_up {
+            SetUp::Outgoing(outgoing) => outgoing.known_fork(tag).and_then(|fork| fork.early.as_mut()),
+            SetUp::Incoming(_) => None,
+        };
+        early.map_or(request.cseq.saturating_add(1), |early| early.dialog.cseq_after(request))
     }
 
     /// A request of a callee before his answer. It comes on the early dialog of one fork, of which nothing but the tag
