@@ -11,7 +11,7 @@ use crate::ids::IdSource;
 use crate::sip::encode::{HeaderOut, ResponseOut};
 use crate::sip::key::{DialogKey, TransactionKey};
 use crate::sip::message::{Message, Method, ParseError, Request};
-use crate::sip::transport::{Flow, Handler, SendToken};
+use crate::sip::transport::{Flow, Handler, SendFault, SendToken};
 use crate::sip::wire::ByteStr;
 use crate::trunk::TrunkId;
 use dashmap::DashMap;
@@ -160,7 +160,11 @@ impl Dispatcher {
                     shell.counters.inbox_full.increment(1);
                 }
             }
-            (None, Message::Response(_)) => shell.counters.stray_responses.increment(1),
+            (None, Message::Response(response)) => {
+                if !shell.outside.take(response) {
+                    shell.counters.stray_responses.increment(1);
+                }
+            }
             (None, Message::Request(request)) => self.answer(shell, &request, flow, peer),
         }
     }
@@ -243,7 +247,8 @@ impl Handler for Dispatcher {
     fn admit(&self, source: IpAddr) -> Option<Peer> {
         let shell = self.shell.upgrade()?;
         let trunk = shell.trunks.by_source(source);
-        (trunk.is_some() || shell.trunks.admits(source)).then_some(Peer { trunk })
+        let is_known = || shell.trunks.admits(source) || shell.gateways.has_address(source);
+        (trunk.is_some() || is_known()).then_some(Peer { trunk })
     }
 
     fn on_message(&self, message: Message, flow: Flow, peer: Peer) {
@@ -260,10 +265,12 @@ impl Handler for Dispatcher {
         }
     }
 
-    fn on_send_failed(&self, token: SendToken) {
-        if let Some(call) = self.index.dialog(Some(token.dialog)) {
+    fn on_send_failed(&self, token: SendToken, why: SendFault) {
+        if let Some(call) = self.index.dialog(Some(token.dialog.clone())) {
             // A full inbox loses nothing: the transaction's own timer ends it.
-            let _ = call.inbox.try_send(Event::SendFailed(token.branch));
+            let _ = call.inbox.try_send(Event::SendFailed(token.branch, why));
+        } else if let Some(shell) = self.shell.upgrade() {
+            shell.outside.not_sent(&token, why);
         }
     }
 }

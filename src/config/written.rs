@@ -204,6 +204,9 @@ pub struct TrunkConfig {
     pub max_calls: Option<u32>,
     /// New legs per second; without it only `sip.max_calls_per_second` limits them.
     pub max_calls_per_second: Option<u32>,
+    /// Every so many seconds each gateway is asked by OPTIONS whether it lives; 0: never. Each question costs both
+    /// sides two messages.
+    pub options_seconds: u64,
 }
 
 impl Default for TrunkConfig {
@@ -221,6 +224,7 @@ impl Default for TrunkConfig {
             default_country: None,
             max_calls: None,
             max_calls_per_second: None,
+            options_seconds: 0,
         }
     }
 }
