@@ -55,6 +55,12 @@ impl Outside {
         true
     }
 
+    /// Whether somebody waits for it.
+    #[must_use]
+    pub fn is_waiting_for(&self, response: &Response) -> bool {
+        DialogKey::of_response(response).is_some_and(|key| self.0.contains_key(&key))
+    }
+
     /// A request could not be sent that belongs to no call.
     pub fn not_sent(&self, token: &SendToken, why: SendFault) {
         let asker = self.0.get(&token.dialog).map(|entry| entry.value().clone());

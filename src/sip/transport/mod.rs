@@ -35,7 +35,7 @@ use tokio::sync::watch;
 use tracing::info;
 
 pub use address::{ListenAddress, ListenAddressError, Protocol, local_address_towards};
-pub use tls::{TlsError, TlsFiles};
+pub use tls::{TlsError, TlsFiles, client as tls_client, expected as tls_name};
 
 use self::gate::{Counters, Gate, Inbound};
 use self::tasks::Tasks;
