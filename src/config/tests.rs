@@ -540,10 +540,6 @@ fn what_is_allowed_but_hardly_meant_is_a_warning() {
             "[[trunks]]\nname = \"a\"\nallow = [\"10.0.0.0/8\"]\n[[trunks]]\nname = \"b\"\nallow = [\"10.1.0.0/16\"]",
             "trunks[1].allow[0] = \"10.1.0.0/16\" is never reached: trunk a takes",
         ),
-        (
-            "[[trunks]]\nname = \"a\"\ngateways = [\"sip:sbc.example\"]",
-            "trunks[0].gateways[0] = \"sip:sbc.example\" is a name",
-        ),
     ];
     for (text, expected) in table {
         let warnings = read(text).unwrap().warnings;

@@ -18,12 +18,11 @@ fn trunk(caller_from: &[CallerFrom]) -> Trunk {
         default_country: Country::parse("US"),
         max_calls: None,
         max_calls_per_second: None,
-        prack: crate::trunk::Prack::Supported,
-        session_timer: None,
         credentials: None,
         challenge: false,
         register: false,
         identity: IdentityHeader::None,
+        options: None,
         prack: Prack::Supported,
         session_timer: None,
     }

@@ -52,12 +52,11 @@ fn trunk(credentials: Option<(&str, &str)>) -> Arc<Trunk> {
         default_country: None,
         max_calls: None,
         max_calls_per_second: None,
-        prack: crate::trunk::Prack::Supported,
-        session_timer: None,
         credentials,
         challenge: false,
         register: false,
         identity: IdentityHeader::None,
+        options: None,
         prack: Prack::Supported,
         session_timer: Some(90),
     })
