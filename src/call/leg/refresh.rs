@@ -127,7 +127,9 @@ impl Leg {
         let Some(min_se) = session_timer::min_se(head).filter(|_| self.state == State::SettingUp) else {
             return false;
         };
-        let Some((invite, hop)) = outgoing.with_interval(min_se) else { return false };
+        let Some((mut invite, hop)) = outgoing.with_interval(min_se) else { return false };
+        // What was proved is proved again, with the next count (RFC 7616 §3.4).
+        self.authorize(&mut invite, &hop, out);
         self.send_invite_again(invite, hop, out)
     }
 
