@@ -45,6 +45,7 @@ pub(super) const CALLER_FROM: &str =
     "a list of \"p-asserted-identity\", \"remote-party-id\", \"from\", each once";
 pub(super) const CODECS: &str = "a list of \"PCMU\", \"PCMA\", each once";
 pub(super) const RTP_SOURCE: &str = "\"exact\" or \"address\"";
+pub(super) const SRTP: &str = "\"off\", \"optional\" or \"required\"";
 pub(super) const NUMBER_FORMAT: &str = "\"+e164\" or \"e164\"";
 pub(super) const COUNTRY: &str = "the two letters of a country (ISO 3166-1), such as \"US\"";
 pub(super) const NAME: &str = "1 to 64 letters, digits, \"-\", \"_\" and \".\", different for each trunk";
@@ -94,6 +95,7 @@ pub(super) const KEYS: &[Key] = &[
     key("trunks[].caller_from", Kind::List, CALLER_FROM),
     key("trunks[].rtp_source", Kind::Text, RTP_SOURCE),
     key("trunks[].codecs", Kind::List, CODECS),
+    key("trunks[].srtp", Kind::Text, SRTP),
     key("trunks[].early_media", Kind::Switch, "true or false"),
     key("trunks[].number_format", Kind::Text, NUMBER_FORMAT),
     key("trunks[].default_country", Kind::Text, COUNTRY),
@@ -102,7 +104,6 @@ pub(super) const KEYS: &[Key] = &[
     later("trunks[].username"),
     later("trunks[].password"),
     later("trunks[].register"),
-    later("trunks[].srtp"),
     later("trunks[].prack"),
     later("trunks[].session_timer"),
     key("accounts", Kind::Tables, "tables [[accounts]] with auth_id and auth_token"),
