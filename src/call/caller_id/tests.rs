@@ -19,6 +19,7 @@ fn trunk(caller_from: &[CallerFrom]) -> Trunk {
         max_calls: None,
         max_calls_per_second: None,
         prack: crate::trunk::Prack::Supported,
+        srtp: crate::trunk::SrtpPolicy::Off,
         session_timer: None,
         credentials: None,
         challenge: false,

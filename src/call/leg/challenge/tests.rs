@@ -53,6 +53,7 @@ fn trunk(credentials: Option<(&str, &str)>) -> Arc<Trunk> {
         max_calls: None,
         max_calls_per_second: None,
         prack: crate::trunk::Prack::Supported,
+        srtp: crate::trunk::SrtpPolicy::Off,
         session_timer: None,
         credentials,
         challenge: false,
@@ -98,6 +99,7 @@ impl Scene {
                 codecs: vec![Codec::Pcmu],
                 source: SourcePolicy::Exact,
                 allow: MediaAllow { networks: vec![], private: true },
+                srtp: None,
             },
         };
         let (mut ids, now, mut actions) = (IdSource::from_seed(1), clock::now(), vec![]);
