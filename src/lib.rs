@@ -78,7 +78,9 @@ pub mod service;
 pub mod sip;
 pub mod store;
 pub mod trunk;
+pub mod trunk_check;
 
 pub use command::{FAULTY_CONFIGURATION, PidFile, PidFileError, check, drain};
 pub use demo::demo;
 pub use service::serve;
+pub use trunk_check::trunk_check;

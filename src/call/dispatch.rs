@@ -13,7 +13,7 @@ use crate::sip::digest::{Guard, Verdict};
 use crate::sip::encode::{HeaderOut, ResponseOut};
 use crate::sip::key::{DialogKey, TransactionKey};
 use crate::sip::message::{Message, Method, ParseError, Request, Response};
-use crate::sip::transport::{Flow, Handler, Protocol, SendToken};
+use crate::sip::transport::{Flow, Handler, Protocol, SendFault, SendToken};
 use crate::sip::wire::ByteStr;
 use crate::trunk::TrunkId;
 use bytes::Bytes;
@@ -120,13 +120,10 @@ impl Index {
         (Listening { index: Arc::clone(self), key }, receiver)
     }
 
-    /// False when nobody listens.
-    fn tell(&self, key: Option<&DialogKey>, heard: Heard) -> bool {
-        let Some(key) = key.filter(|_| !self.requests.is_empty()) else { return false };
-        let Some(listener) = self.requests.get(key).map(|entry| entry.value().clone()) else { return false };
-        // A listener that is busy hears it again.
-        let _ = listener.try_send(heard);
-        true
+    /// Whoever listens for that.
+    fn listener(&self, key: Option<&DialogKey>) -> Option<mpsc::Sender<Heard>> {
+        let key = key.filter(|_| !self.requests.is_empty())?;
+        self.requests.get(key).map(|entry| entry.value().clone())
     }
 
     /// Keys of calls in all indexes, for the check that nothing is left behind.
@@ -209,7 +206,10 @@ impl Dispatcher {
             }
             (None, Message::Response(response)) => {
                 let key = DialogKey::of_response(&response).filter(|_| !response.is_misrouted());
-                if !self.index.tell(key.as_ref(), Heard::Response(Box::new((response, flow)))) {
+                if let Some(listener) = self.index.listener(key.as_ref()) {
+                    // A listener that is busy hears it again.
+                    let _ = listener.try_send(Heard::Response(Box::new((response, flow))));
+                } else if !shell.outside.take(response) {
                     shell.counters.stray_responses.increment(1);
                 }
             }
@@ -331,7 +331,8 @@ impl Handler for Dispatcher {
     fn admit(&self, source: IpAddr) -> Option<Peer> {
         let shell = self.shell.upgrade()?;
         let trunk = shell.trunks.by_source(source);
-        (trunk.is_some() || shell.trunks.admits(source)).then_some(Peer { trunk })
+        let is_known = || shell.trunks.admits(source) || shell.gateways.has_address(source);
+        (trunk.is_some() || is_known()).then_some(Peer { trunk })
     }
 
     fn on_message(&self, message: Message, flow: Flow, peer: Peer) {
@@ -348,13 +349,14 @@ impl Handler for Dispatcher {
         }
     }
 
-    fn on_send_failed(&self, token: SendToken) {
-        if self.index.tell(Some(&token.dialog), Heard::NotSent(token.branch.clone())) {
-            return;
-        }
-        if let Some(call) = self.index.dialog(Some(token.dialog)) {
+    fn on_send_failed(&self, token: SendToken, why: SendFault) {
+        if let Some(listener) = self.index.listener(Some(&token.dialog)) {
+            let _ = listener.try_send(Heard::NotSent(token.branch));
+        } else if let Some(call) = self.index.dialog(Some(token.dialog.clone())) {
             // A full inbox loses nothing: the transaction's own timer ends it.
-            let _ = call.inbox.try_send(Event::SendFailed(token.branch));
+            let _ = call.inbox.try_send(Event::SendFailed(token.branch, why));
+        } else if let Some(shell) = self.shell.upgrade() {
+            shell.outside.not_sent(&token, why);
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::sip::encode::{AddressOut, BodyOut, HeaderOut, RequestOut, ResponseHea
 use crate::sip::message::{Head, Method};
 use crate::sip::session_timer::Agreed;
 use crate::sip::transport::Protocol;
-use crate::trunk::{IdentityHeader, Prack, Trunk};
+use crate::trunk::{Gateway, IdentityHeader, Prack, Trunk};
 use std::net::{IpAddr, SocketAddr};
 
 /// Option tags that we understand (RFC 3262, RFC 4028); `Require` with any other is 420.
@@ -155,6 +155,33 @@ fn own_identity(wanted: IdentityHeader, caller: &str) -> Option<HeaderOut> {
         IdentityHeader::PAssertedIdentity => Some(HeaderOut::PAssertedIdentity(caller.to_owned())),
         IdentityHeader::RemotePartyId => Some(HeaderOut::RemotePartyId(caller.to_owned())),
     }
+}
+
+/// OPTIONS to a gateway, outside any call (RFC 3261 §11.1): from nobody, about nobody.
+#[must_use]
+pub fn options(gateway: &Gateway, address: &LegAddress, ids: InviteIds) -> RequestOut {
+    let uri = gateway.to_string();
+    RequestOut {
+        method: Method::OPTIONS,
+        uri: uri.clone(),
+        via: address.via(address.protocol, ids.branch),
+        max_forwards: 70,
+        from: AddressOut { uri: format!("sip:{}", host(address)), tag: Some(ids.tag) },
+        to: AddressOut { uri, tag: None },
+        call_id: ids.call_id,
+        cseq: ids.cseq,
+        contact: Some(address.contact()),
+        routes: Vec::new(),
+        headers: vec![HeaderOut::Allow, HeaderOut::Accept],
+        body: None,
+    }
+}
+
+/// Retry-After (RFC 3261 §20.33): seconds, then perhaps a comment and parameters, which change nothing here.
+#[must_use]
+pub fn retry_after(head: &Head) -> Option<u32> {
+    let value = head.header("Retry-After")?;
+    value.trim_start().split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 fn host(address: &LegAddress) -> String {

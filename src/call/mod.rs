@@ -46,6 +46,7 @@ pub mod identity;
 pub mod leg;
 pub mod machine;
 pub mod pin;
+pub mod prober;
 pub mod registrar;
 pub mod registry;
 pub mod signal;
@@ -62,10 +63,12 @@ use crate::recording::manifest::Names;
 use crate::sip::digest::Unanswered;
 use crate::sip::key::DialogKey;
 use crate::sip::message::Message;
-use crate::sip::transport::{Flow, Protocol, SendToken};
+use crate::sip::transport::{Flow, Protocol, SendFault, SendToken};
 use crate::sip::wire::ByteStr;
 use crate::store::{Cdr, LegOpened, Route};
 use crate::trunk::Trunk;
+use crate::trunk::health::Outcome;
+use crate::trunk::resolve::Target;
 use bytes::Bytes;
 use media::{MediaCommand, MediaEvent, RecordingReport};
 use std::net::{IpAddr, SocketAddr};
@@ -130,6 +133,10 @@ pub struct Outlet {
     pub host: String,
     /// Our side.
     pub address: LegAddress,
+    /// Where that is, for [`Action::Learned`].
+    pub target: Target,
+    /// Whether it is news that it is heard.
+    pub is_news: bool,
 }
 
 /// What the store and the configuration say about a dialled number.
@@ -158,11 +165,13 @@ pub enum Event {
     /// as big as its largest event, and lives on while the call's transactions do.
     Message(Box<(Message, Flow)>),
     /// A request of ours, known by its branch, could not be sent.
-    SendFailed(ByteStr),
+    SendFailed(ByteStr, SendFault),
     /// That look-up's result; `Err`: the store failed.
     Found(LookUp, Result<Box<Found>, StoreFailed>),
     /// The media's local RTP ports, A's and B's; `Err`: none is free.
     MediaOpened(Result<(u16, u16), NoPort>),
+    /// The INVITE may go now, as far as the trunk's calls per second are concerned; `false`: too many wait already.
+    Paced(bool),
     /// The media has something to say.
     Media(Box<MediaEvent>),
     /// Somebody wants the call to end.
@@ -228,4 +237,19 @@ pub enum Action {
         /// What was the matter.
         why: Unanswered,
     },
+    /// An INVITE wants to leave by this trunk, which takes only so many per second; the answer is [`Event::Paced`].
+    Pace(String),
+    /// What became of an INVITE, as far as it is news about the gateway that it went to.
+    Learned(Box<Learned>),
+}
+
+/// What a call has learned of a gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Learned {
+    /// The trunk's name.
+    pub trunk: String,
+    /// Where the INVITE went.
+    pub target: Target,
+    /// What became of it.
+    pub outcome: Outcome,
 }

@@ -539,10 +539,6 @@ fn what_is_allowed_but_hardly_meant_is_a_warning() {
             "trunks[1].allow[0] = \"10.1.0.0/16\" is never reached: trunk a takes",
         ),
         (
-            "[[trunks]]\nname = \"a\"\ngateways = [\"sip:sbc.example\"]",
-            "trunks[0].gateways[0] = \"sip:sbc.example\" is a name",
-        ),
-        (
             "[[trunks]]\nname = \"a\"\ngateways = [\"sips:192.0.2.1\", \"sip:192.0.2.2;transport=tcp\"]\nsrtp = \"required\"",
             "trunks[0].gateways[1] = \"sip:192.0.2.2;transport=tcp\" is not TLS, so the keys of trunks[0].srtp",
         ),

@@ -224,6 +224,9 @@ pub struct TrunkConfig {
     pub register: bool,
     /// What says who calls in INVITEs that we send, beside From: `none`, `p-asserted-identity` or `remote-party-id`.
     pub identity: String,
+    /// Every so many seconds each gateway is asked by OPTIONS whether it lives; 0: never. Each question costs both
+    /// sides two messages.
+    pub options_seconds: u64,
 }
 
 impl Default for TrunkConfig {
@@ -250,6 +253,7 @@ impl Default for TrunkConfig {
             challenge: None,
             register: false,
             identity: "none".to_owned(),
+            options_seconds: 0,
         }
     }
 }

@@ -14,6 +14,7 @@ mod grammar;
 pub mod key;
 pub mod message;
 mod method;
+pub mod outside;
 pub mod reason;
 pub mod session_timer;
 pub mod transaction;

@@ -19,10 +19,11 @@ use maskline::prompts::PromptLibrary;
 use maskline::sip::encode::HeaderOut;
 use maskline::sip::key::{DialogKey, TransactionKey};
 use maskline::sip::message::{Message, Method, Request};
-use maskline::sip::transport::{Flow, Protocol};
+use maskline::sip::transport::{Flow, Protocol, SendFault};
 use maskline::sip::wire::ByteStr;
 use maskline::store::{Cdr, Route, VirtualNumber};
-use maskline::trunk::{CallerFrom, IdentityHeader, NumberFormat, SrtpPolicy, Trunk};
+use maskline::trunk::resolve::Target;
+use maskline::trunk::{CallerFrom, IdentityHeader, NumberFormat, SrtpPolicy, Transport, Trunk};
 use media::{CallStatistics, Codec, Digit, LegRecording, MediaCommand, MediaEvent, PlayMode};
 use media::{RecordingReport, Side, SourcePolicy};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -132,6 +133,7 @@ fn trunk(name: &str, network: &str, early_media: bool, plan: &Plan) -> Arc<Trunk
         challenge: false,
         register: false,
         identity: IdentityHeader::None,
+        options: None,
     })
 }
 
@@ -406,7 +408,7 @@ impl Service {
                 Action::Send { wire, to } => {
                     if to.protocol == Protocol::Tcp && to.connection.is_none() && self.plan.tcp_fails {
                         let Some(token) = to.token else { continue };
-                        let event = Event::SendFailed(token.branch);
+                        let event = Event::SendFailed(token.branch, SendFault::NotSent);
                         self.later(now + Duration::from_millis(50), index, Pending::Event(event));
                     } else {
                         self.send(wire, &to);
@@ -423,7 +425,9 @@ impl Service {
                 | Action::LegAnswered(..)
                 | Action::Happened(_)
                 | Action::ForgiveGuess(_)
-                | Action::Unauthorized { .. } => {}
+                | Action::Unauthorized { .. }
+                | Action::Learned(_) => {}
+                Action::Pace(_) => self.later(now, index, Pending::Event(Event::Paced(true))),
                 Action::FileRecording(..) => {
                     let at = now + self.plan.media.filing_delay;
                     self.later(at, index, Pending::Event(Event::RecordingFiled));
@@ -509,6 +513,11 @@ impl Service {
                 },
                 host: gateway.to_string(),
                 address: self.leg_address(protocol),
+                target: Target {
+                    transport: if tcp { Transport::Tcp } else { Transport::Udp },
+                    address: gateway,
+                },
+                is_news: true,
             });
         }
         let at = at - self.start;

@@ -272,8 +272,10 @@ impl Leg {
         let hop = Self::hop_to(&self.route, next.as_ref()).unwrap_or_else(|| reinvite.hop.clone());
         let via = self.address.via(hop.protocol, out.ids.branch());
         let mut ack = dialog.ack(reinvite.request.cseq, via);
-        // RFC 3261 §22.1.
-        ack.headers.extend(reinvite.request.credentials().cloned());
+        // RFC 3261 §22.1: with its INVITE's credentials; but where those did not go, nothing goes.
+        if hop.place == reinvite.hop.place {
+            ack.headers.extend(reinvite.request.credentials().cloned());
+        }
         let ack = ack.encode();
         out.send(ack.clone(), &hop);
         if let Some(reinvite) = self.reinvites.get_mut(index) {
