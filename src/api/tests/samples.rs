@@ -330,7 +330,13 @@ async fn each_refusal_is_an_api_id_and_a_text() {
             invalid("pin_retry cannot be changed after the session was created."),
         ),
         (Method::PUT, &collection, pair(), 405, "Method not allowed.".into()),
-        (Method::GET, &"Masking/Nothing/".to_owned(), Value::Null, 404, "There is nothing at this path.".into()),
+        (
+            Method::GET,
+            &"Masking/Nothing/".to_owned(),
+            Value::Null,
+            404,
+            "There is nothing at this path.".into(),
+        ),
     ];
     for (method, path, body, status, text) in rows {
         let answer = service.call(method.clone(), path, body).await;
