@@ -63,7 +63,7 @@ fn is_well_formed(name: &str, value: &str) -> bool {
 }
 
 /// All of its fields, and each as it should be; what stands in the URL of the receiver comes back with them.
-pub fn assert_complete(callback: &Callback) {
+pub(crate) fn assert_complete(callback: &Callback) {
     let mut expected: Vec<&str> = ALWAYS.into_iter().chain(["app", "x"]).collect();
     expected.extend(further(callback.get("EventName")));
     expected.sort_unstable();

@@ -33,6 +33,8 @@ pub struct Callback {
     pub method: String,
     /// Another one of the same session had not been answered yet.
     pub overlaps: bool,
+    /// The request as it came.
+    pub raw: String,
 }
 
 impl Callback {
@@ -160,7 +162,8 @@ async fn serve(stream: TcpStream, token: String, mood: fn(usize) -> Mood, seen: 
             let mut came = seen.came.lock().unwrap();
             let mood = mood(came.len());
             let uuid = header("x-maskline-event-uuid").unwrap_or_default();
-            came.push(Callback { mood, parameters, signed, uuid, method, overlaps });
+            let raw = format!("{}\n\n{body}\n", head.join("\n"));
+            came.push(Callback { mood, parameters, signed, uuid, method, overlaps, raw });
             mood
         };
         // Long enough for another one to come in between, if there is one.
