@@ -201,7 +201,7 @@ pub async fn told_to_others(scene: &Scene) -> Vec<(String, String)> {
     let path = format!("/v1/Account/{}/Number/", other.0);
     let (status, text) = Server::ask(http, other, "POST", &path, Some(&number)).await;
     assert_eq!(status, 201, "{text}");
-    let mut told = vec![];
+    let mut waiting = vec![];
     for (name, account) in [("another session", owner), ("another account", other)] {
         let receiver = Receiver::start(account.1, |_| Mood::Take).await;
         let body = json!({
@@ -217,12 +217,16 @@ pub async fn told_to_others(scene: &Scene) -> Vec<(String, String)> {
         let buckets = vec![Bucket::Caller(caller.clone()), Bucket::Number { did, pin_sessions: 1 }];
         let store = &scene.server.service.shell().store;
         while store.count_guess(buckets.clone(), clock::wall_now()).await.unwrap() == Verdict::Judge {}
-        let path = format!("{path}{}/", session["session_uuid"].as_str().unwrap());
+        let uuid = session["session_uuid"].as_str().unwrap().to_owned();
         let soon = json!({ "session_expiry": 1 });
-        assert_eq!(Server::ask(http, account, "POST", &path, Some(&soon)).await.0, 200);
-        let uuid = session["session_uuid"].as_str().unwrap();
+        let (status, _) = Server::ask(http, account, "POST", &format!("{path}{uuid}/"), Some(&soon)).await;
+        assert_eq!(status, 200);
+        waiting.push((name, receiver, uuid));
+    }
+    let mut told = vec![];
+    for (name, receiver, uuid) in waiting {
         until("it is told of the guesser and of its end", || {
-            (receiver.taken(uuid) == ["SessionPinLockedOut", "SessionTimeout"]).then_some(())
+            (receiver.taken(&uuid) == ["SessionPinLockedOut", "SessionTimeout"]).then_some(())
         })
         .await;
         let raw: String = receiver.came().into_iter().map(|callback| callback.raw).collect();
