@@ -12,7 +12,8 @@ use tokio::process::{Child, ChildStdout, Command};
 /// Names the configuration file, in the child only.
 const CONFIG: &str = "MASKLINE_TEST_CHILD";
 const AUTH_ID: &str = "MATESTTESTTESTTEST01";
-const AUTH_TOKEN: &str = "a-token-that-is-long-enough-for-a-test-00";
+/// The token of its account.
+pub const AUTH_TOKEN: &str = "a-token-that-is-long-enough-for-a-test-00";
 
 /// A service in a process of its own.
 pub struct Process {
