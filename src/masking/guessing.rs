@@ -149,6 +149,20 @@ impl Tally {
     }
 }
 
+/// One entry that counts in several buckets: what they hold afterwards, in the same order. `None`: one of them is full
+/// or pauses, so that the entry is not judged, and then it counts nowhere.
+#[must_use]
+pub fn count_in_all<'a>(
+    buckets: impl IntoIterator<Item = (&'a Bucket, Tally)>,
+    now: Timestamp,
+) -> Option<Vec<Tally>> {
+    let count = |(bucket, tally): (&Bucket, Tally)| {
+        let tally = tally.at(now);
+        tally.is_open(bucket, now).then(|| tally.count(now))
+    };
+    buckets.into_iter().map(count).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,7 +9,7 @@ use super::row::{Columns, duration_micros, micros, stored};
 use super::sql::{Connection, query};
 use super::writer::Write;
 use super::{Store, StoreError};
-use crate::masking::guessing::{Bucket, Tally, WINDOW};
+use crate::masking::guessing::{Bucket, Tally, WINDOW, count_in_all};
 
 /// What other processes lock before they count: PINs are typed seldom enough.
 const LOCK: &str = "guesses";
@@ -64,13 +64,11 @@ impl Write for Count {
     async fn apply(&mut self, connection: &mut Connection) -> Result<Verdict, StoreError> {
         let mut tallies = Vec::with_capacity(self.buckets.len());
         for bucket in &self.buckets {
-            let tally = read(connection, bucket).await?;
-            let tally = tally.map_or_else(|| Tally::empty(self.now), |tally| tally.at(self.now));
-            if !tally.is_open(bucket, self.now) {
-                return Ok(Verdict::Locked);
-            }
-            tallies.push(tally.count(self.now));
+            tallies.push(read(connection, bucket).await?.unwrap_or_else(|| Tally::empty(self.now)));
         }
+        let Some(tallies) = count_in_all(self.buckets.iter().zip(tallies), self.now) else {
+            return Ok(Verdict::Locked);
+        };
         for (bucket, tally) in self.buckets.iter().zip(tallies) {
             save(connection, bucket, tally).await?;
         }
