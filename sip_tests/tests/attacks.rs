@@ -99,7 +99,8 @@ impl Spray {
 
 fn rtp(payload_type: u8, number: u16, payload: Vec<u8>) -> Vec<u8> {
     let timestamp = u32::from(number) * 160;
-    Packet { payload_type, sequence: number, timestamp, ssrc: 0x5757_5757, payload, ..Packet::default() }.encode()
+    Packet { payload_type, sequence: number, timestamp, ssrc: 0x5757_5757, payload, ..Packet::default() }
+        .encode()
 }
 
 /// One of the keys 4711 as a whole telephone-event.
@@ -365,7 +366,8 @@ async fn answers_go_to_the_source_and_to_nobody_else() {
         let (mut bytes, mut answers) = (0, vec![]);
         // The final answer; in between a 100 may come.
         while answers.last().is_none_or(|status| *status < 200) {
-            let received = tokio::time::timeout(PATIENCE, source.recv_from(&mut buffer)).await.unwrap().unwrap();
+            let received =
+                tokio::time::timeout(PATIENCE, source.recv_from(&mut buffer)).await.unwrap().unwrap();
             assert_eq!(received.1, scene.server.sip);
             let answer = Message::read(&buffer[..received.0]).unwrap();
             if answer.call_id() == format!("third{index}") {

@@ -44,7 +44,13 @@ fn epoch_plus<T: Default + std::ops::Add<Duration, Output = T>>(elapsed: Duratio
     T::default() + elapsed
 }
 
-fn session(number: &str, parties: [&str; 2], pins: [&str; 2], force: bool, ids: &mut IdSource) -> MaskingSession {
+fn session(
+    number: &str,
+    parties: [&str; 2],
+    pins: [&str; 2],
+    force: bool,
+    ids: &mut IdSource,
+) -> MaskingSession {
     MaskingSession {
         uuid: ids.uuid(),
         account: "MAGUESSERSGUESSERS01".into(),
@@ -181,7 +187,8 @@ impl Exchange {
         for n in 0..16 {
             let parties = [format!("+120255601{n:02}"), format!("+120255602{n:02}")];
             let pins = [format!("97{n:02}"), format!("96{n:02}")];
-            let (parties, pins) = (parties.each_ref().map(String::as_str), pins.each_ref().map(String::as_str));
+            let (parties, pins) =
+                (parties.each_ref().map(String::as_str), pins.each_ref().map(String::as_str));
             sessions.push(session(CROWDED, parties, pins, false, &mut ids));
         }
         Self {
@@ -215,7 +222,8 @@ impl Exchange {
     /// Until every call is over.
     fn run(&mut self) {
         loop {
-            let waits = |(line, entry): (&usize, &Line)| entry.call.deadline().map(|at| (at - self.start, *line));
+            let waits =
+                |(line, entry): (&usize, &Line)| entry.call.deadline().map(|at| (at - self.start, *line));
             let timer = self.lines.iter().filter_map(waits).min();
             let next = self.agenda.first_key_value().map(|(key, _)| key.0);
             match (timer, next) {
@@ -315,7 +323,9 @@ impl Exchange {
         for action in actions {
             let Some(entry) = self.lines.get_mut(&line) else { return };
             match action {
-                Action::Send { wire, .. } if wire.starts_with(b"SIP/2.0 200") => self.acknowledge(line, &wire),
+                Action::Send { wire, .. } if wire.starts_with(b"SIP/2.0 200") => {
+                    self.acknowledge(line, &wire)
+                }
                 Action::Send { wire, .. } if wire.starts_with(b"INVITE ") => {
                     entry.rung = true;
                     // Whoever is rung does not matter here.
@@ -402,7 +412,8 @@ impl Exchange {
         };
         entry.prompts += 1;
         for (n, key) in keys.unwrap_or_default().chars().enumerate() {
-            let at = self.now + Duration::from_secs(1) + Duration::from_millis(150) * u32::try_from(n).unwrap();
+            let at =
+                self.now + Duration::from_secs(1) + Duration::from_millis(150) * u32::try_from(n).unwrap();
             self.later(at, line, Due::Key(Digit::from_char(key).unwrap()));
         }
     }

@@ -465,8 +465,7 @@ mod tests {
         assert!(of_network.iter().all(Result::is_ok) && listener.place(ip("2001:db8::ffff")).is_err());
         assert!(listener.place(ip("2001:db8:0:1::1")).is_ok());
         listener.proxies = vec!["192.0.2.0/24".parse().unwrap()];
-        let of_proxy: Vec<_> =
-            (0..=CONNECTIONS_OF_SOURCE).map(|_| listener.place(ip("192.0.2.9"))).collect();
+        let of_proxy: Vec<_> = (0..=CONNECTIONS_OF_SOURCE).map(|_| listener.place(ip("192.0.2.9"))).collect();
         assert!(of_proxy.iter().all(Result::is_ok));
     }
 }

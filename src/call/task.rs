@@ -106,11 +106,7 @@ impl CallTask {
 
     /// Lets the machine do something, and does what it says. False: that met a bug, which must not be the end of
     /// anything but this call.
-    fn guarded(
-        &mut self,
-        hands: &mut Hands,
-        work: impl FnOnce(&mut Call, Instant) -> Vec<Action>,
-    ) -> bool {
+    fn guarded(&mut self, hands: &mut Hands, work: impl FnOnce(&mut Call, Instant) -> Vec<Action>) -> bool {
         let doing = AssertUnwindSafe(|| {
             #[cfg(debug_assertions)]
             self.shell.faults.strike(self.handle.id);

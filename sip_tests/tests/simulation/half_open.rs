@@ -113,7 +113,7 @@ fn a_call_to_a_gateway_that_is_silent_is_gone_soon_after_ring_timeout() {
     plan.caller().deeds.clear();
     let world = World::run(plan, true);
     let gone = noted(&world, "is gone");
-    assert!(gone <= s(30) + RINGING_GONE + s(2), "{gone:?}\n{}", world.ladder());
+    assert!(gone <= s(30) + RINGING_GONE, "{gone:?}\n{}", world.ladder());
 }
 
 /// INVITEs that are refused at once and never acknowledged cost their transaction and no more.
