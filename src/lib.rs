@@ -18,6 +18,7 @@
 //!   call/         machine/ pure: Call and all policy    leg/ pure: one dialog and its transactions
 //!                 identity  every outgoing message      pin  the PIN stage      cdr  what a call leaves
 //!                 task  the only async code of a call   dispatch, registry  find and make calls
+//!                 shares  what one source may take      fault  bugs on purpose, in debug builds only
 //!   trunk/        carriers: profile, access list, rate  prompts/  what ships inside the binary
 //!   store/        accounts, sealed tokens, numbers, sessions, calls, nodes (no SQL elsewhere); SQLite or PostgreSQL
 //!   recording/    manifest, mix, retention, repair      api/  REST and its description, health, metrics

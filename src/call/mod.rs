@@ -42,11 +42,14 @@
 pub mod caller_id;
 pub mod cdr;
 pub mod dispatch;
+#[cfg(debug_assertions)]
+pub mod fault;
 pub mod identity;
 pub mod leg;
 pub mod machine;
 pub mod pin;
 pub mod registry;
+mod shares;
 pub mod signal;
 pub mod task;
 pub mod tones;

@@ -5,6 +5,7 @@ use super::dispatch::{CallHandle, Index, KeyGuard};
 use super::identity::LegAddress;
 use super::leg::Refusal;
 use super::machine::CallParameters;
+use super::shares::{Place as SharePlace, Shares};
 use super::task::CallTask;
 use super::{Action, Call, Event, Found, Hop, Outlet, Place, StoreFailed};
 use crate::clock;
@@ -73,13 +74,16 @@ pub struct Shell {
     pub counters: Counters,
     /// When the service started; the beat of [`super::task`]'s lingering timers.
     pub started: Instant,
+    /// Bugs that a test has ordered.
+    #[cfg(debug_assertions)]
+    pub faults: super::fault::Faults,
     shared_trunks: Vec<Arc<Trunk>>,
     transports: OnceLock<Transports>,
     sip_public: Option<IpAddr>,
     media_public: Option<IpAddr>,
     limits: CallLimits,
     live: AtomicUsize,
-    rate: Mutex<RateLimit>,
+    shares: Mutex<Shares>,
     trunk_load: Vec<TrunkLoad>,
     draining: AtomicBool,
     calls: DashMap<Uuid, (CallHandle, Option<Uuid>)>,
@@ -152,10 +156,26 @@ pub(super) enum Admission {
 pub(super) struct Permit {
     shell: Arc<Shell>,
     trunk: usize,
+    /// Whose call it is, while it is not set up.
+    half_open: Option<SharePlace>,
+}
+
+impl Permit {
+    pub(super) fn is_half_open(&self) -> bool {
+        self.half_open.is_some()
+    }
+
+    /// The call is answered and acknowledged.
+    pub(super) fn set_up(&mut self) {
+        if let Some(place) = self.half_open.take() {
+            self.shell.shares.lock().unwrap_or_else(PoisonError::into_inner).set_up(place);
+        }
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        self.set_up();
         let live = self.shell.live.fetch_sub(1, Ordering::AcqRel).saturating_sub(1);
         self.shell.counters.live.set(live as f64);
         if let Some(load) = self.shell.trunk_load.get(self.trunk) {
@@ -224,13 +244,15 @@ impl Shell {
             filing: parts.filing,
             counters: Counters::default(),
             started: clock::now(),
+            #[cfg(debug_assertions)]
+            faults: super::fault::Faults::default(),
             shared_trunks,
             transports: OnceLock::new(),
             sip_public: parts.sip_public,
             media_public: parts.media_public,
             limits: parts.limits,
             live: AtomicUsize::new(0),
-            rate: Mutex::new(RateLimit::per_second(parts.limits.max_calls_per_second)),
+            shares: Mutex::new(Shares::new(parts.limits.max_calls, parts.limits.max_calls_per_second)),
             trunk_load,
             draining: AtomicBool::new(false),
             calls: DashMap::new(),
@@ -310,7 +332,7 @@ impl Shell {
             self.counters.full.increment(1);
             return Admission::Full { retry_after: RETRY_AFTER_DRAINING };
         }
-        let Some(permit) = self.permit(trunk, now) else {
+        let Some(permit) = self.permit(trunk, Some(flow.peer.ip()), now) else {
             self.counters.full.increment(1);
             return Admission::Full { retry_after: RETRY_AFTER_FULL };
         };
@@ -360,7 +382,7 @@ impl Shell {
             return;
         }
         let now = clock::now();
-        let permit = if self.is_draining() { None } else { self.permit(trunk, now) };
+        let permit = if self.is_draining() { None } else { self.permit(trunk, None, now) };
         let parameters = self.parameters(profile, IdSource::from_system(), now);
         let (mut call, mut actions) = Call::initiated(session, found.outlets, parameters, now);
         let Some(permit) = permit else {
@@ -412,8 +434,9 @@ impl Shell {
         );
     }
 
-    fn permit(self: &Arc<Self>, trunk: TrunkId, now: Instant) -> Option<Permit> {
-        let take = |rate: &Mutex<RateLimit>| rate.lock().unwrap_or_else(PoisonError::into_inner).take(now);
+    /// Room for one more call of the trunk, made by `source` or by ourselves. The trunk's own limits come first: what
+    /// they refuse must use up nothing that other trunks share.
+    fn permit(self: &Arc<Self>, trunk: TrunkId, source: Option<IpAddr>, now: Instant) -> Option<Permit> {
         let below = |count: &AtomicUsize, limit: usize| {
             count
                 .fetch_update(Ordering::AcqRel, Ordering::Acquire, |live| (live < limit).then_some(live + 1))
@@ -421,20 +444,36 @@ impl Shell {
         };
         let load = self.trunk_load.get(trunk.index())?;
         let profile = self.shared_trunks.get(trunk.index())?;
-        if !take(&self.rate) || !load.rate.as_ref().is_none_or(take) {
-            return None;
-        }
-        if !below(&self.live, self.limits.max_calls) {
+        let take = |rate: &Mutex<RateLimit>| rate.lock().unwrap_or_else(PoisonError::into_inner).take(now);
+        if !load.rate.as_ref().is_none_or(take) {
             return None;
         }
         let trunk_limit =
             profile.max_calls.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
         if !below(&load.live, trunk_limit) {
-            self.live.fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        if !below(&self.live, self.limits.max_calls) {
+            load.live.fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        // From here on dropping it gives back what was taken.
+        let mut permit = Permit { shell: Arc::clone(self), trunk: trunk.index(), half_open: None };
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = match source {
+            Some(source) => {
+                permit.half_open = shares.take_for(source, self.live_calls().saturating_sub(1), now);
+                permit.is_half_open()
+            }
+            None => shares.take(now),
+        };
+        // Its drop takes the same lock.
+        drop(shares);
+        if !taken {
             return None;
         }
         self.counters.live.set(self.live_calls() as f64);
-        Some(Permit { shell: Arc::clone(self), trunk: trunk.index() })
+        Some(permit)
     }
 
     /// What a leg towards `peer` shows of us; `None` when there is no route to it or no listener of that kind.

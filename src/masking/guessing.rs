@@ -202,6 +202,25 @@ impl Tally {
     }
 }
 
+/// One entry that counts in several buckets: what they hold afterwards, in the same order.
+///
+/// # Errors
+/// The first bucket that is full or pauses, by its place, with what it holds: the entry is not judged, and counts
+/// nowhere.
+pub fn count_in_all<'a>(
+    buckets: impl IntoIterator<Item = (&'a Bucket, Tally)>,
+    now: Timestamp,
+) -> Result<Vec<Tally>, (usize, Tally, LockOut)> {
+    let count = |(place, (bucket, tally)): (usize, (&Bucket, Tally))| {
+        let tally = tally.at(now);
+        match tally.lock_out(bucket, now) {
+            None => Ok(tally.count(now)),
+            Some(lock_out) => Err((place, tally, lock_out)),
+        }
+    };
+    buckets.into_iter().enumerate().map(count).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

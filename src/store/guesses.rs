@@ -15,7 +15,7 @@ use super::sql::{Connection, query};
 use super::writer::Write;
 use super::{Store, StoreError};
 use crate::callbacks::event::{CallEvent, Happening, Subject};
-use crate::masking::guessing::{Bucket, LockOut, Tally, WINDOW};
+use crate::masking::guessing::{Bucket, LockOut, Tally, WINDOW, count_in_all};
 use crate::number::Did;
 
 /// What other processes lock before they count: PINs are typed seldom enough.
@@ -89,14 +89,18 @@ impl Write for Count {
     async fn apply(&mut self, connection: &mut Connection) -> Result<Verdict, StoreError> {
         let mut tallies = Vec::with_capacity(self.rows.len());
         for row in &self.rows {
-            let tally = read(connection, row).await?;
-            let tally = tally.map_or_else(|| Tally::empty(self.now), |tally| tally.at(self.now));
-            if let Some(lock_out) = tally.lock_out(&row.bucket, self.now) {
-                self.tell(connection, row, tally, lock_out).await?;
+            tallies.push(read(connection, row).await?.unwrap_or_else(|| Tally::empty(self.now)));
+        }
+        let buckets = self.rows.iter().map(|row| &row.bucket).zip(tallies);
+        let tallies = match count_in_all(buckets, self.now) {
+            Ok(tallies) => tallies,
+            Err((place, tally, lock_out)) => {
+                if let Some(row) = self.rows.get(place) {
+                    self.tell(connection, row, tally, lock_out).await?;
+                }
                 return Ok(Verdict::Locked);
             }
-            tallies.push(tally.count(self.now));
-        }
+        };
         for (row, tally) in self.rows.iter().zip(tallies) {
             save(connection, row, tally).await?;
         }

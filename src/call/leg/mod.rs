@@ -174,6 +174,12 @@ impl Leg {
         self.state == State::Answered
     }
 
+    /// True when the leg is answered and nobody waits for the ACK of our 2xx.
+    #[must_use]
+    pub fn is_acknowledged(&self) -> bool {
+        self.is_answered() && self.ok.is_none()
+    }
+
     /// True when the leg was refused, cancelled or hung up, by whomever.
     #[must_use]
     pub fn has_ended(&self) -> bool {
