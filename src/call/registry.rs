@@ -16,9 +16,11 @@ use crate::masking::session::MaskingSession;
 use crate::number::{Did, E164};
 use crate::prompts::PromptLibrary;
 use crate::recording::{Recordings, manifest};
+use crate::sip::digest::Unanswered;
 use crate::sip::message::Request;
 use crate::sip::transport::{Destination, Flow, Protocol, Transports, local_address_towards};
 use crate::store::{Cdr, Route, Store, StoreError, Verdict};
+use crate::trunk::registration::Way;
 use crate::trunk::{Gateway, RateLimit, Transport, Trunk, TrunkId, Trunks};
 use bytes::Bytes;
 use dashmap::DashMap;
@@ -112,6 +114,10 @@ pub struct Counters {
     pub no_media: Counter,
     /// INVITEs from where nobody may call in.
     pub refused_source: Counter,
+    /// INVITEs whose caller was asked for user name and password.
+    pub challenged: Counter,
+    /// INVITEs with a wrong one.
+    pub wrong_credentials: Counter,
     /// Responses of no call.
     pub stray_responses: Counter,
     /// Messages dropped because their call was busy.
@@ -133,6 +139,8 @@ impl Default for Counters {
             internal_errors: metrics::counter!("maskline_internal_errors_total"),
             no_media: metrics::counter!("maskline_calls_without_port_total"),
             refused_source: metrics::counter!("maskline_sip_invites_refused_source_total"),
+            challenged: metrics::counter!("maskline_sip_invites_challenged_total"),
+            wrong_credentials: metrics::counter!("maskline_sip_invites_wrong_credentials_total"),
             stray_responses: metrics::counter!("maskline_sip_stray_responses_total"),
             inbox_full: metrics::counter!("maskline_sip_inbox_full_total"),
             pin_locked: metrics::counter!("maskline_pin_locked_total"),
@@ -668,9 +676,44 @@ impl Shell {
         }
     }
 
+    /// A carrier wanted to know who we are, and we could not tell to its content.
+    pub(super) fn unauthorized(&self, trunk: &str, why: Unanswered) {
+        metrics::counter!("maskline_trunk_unauthorized_total", "trunk" => trunk.to_owned()).increment(1);
+        self.say("credentials", &Unauthorized { trunk: trunk.to_owned(), why });
+    }
+
+    /// Somebody tries passwords, or a trunk is configured with a wrong one.
+    pub(super) fn wrong_credentials(&self, source: IpAddr) {
+        self.counters.wrong_credentials.increment(1);
+        self.say("callers", &WrongCredentials(source));
+    }
+
+    /// The gateway of that number, counted over all of the trunk's again and again: how it is reached, and what a
+    /// Contact with this user is there.
+    pub(super) async fn registrar(&self, id: TrunkId, number: usize) -> Option<(Hop, Way)> {
+        let trunk = self.shared_trunks.get(id.index())?;
+        let gateway = trunk.gateways.get(number.checked_rem(trunk.gateways.len())?)?;
+        let Outlet { hop, host, mut address, .. } = self.outlet(trunk, gateway).await?;
+        address.contact_user = trunk.registered_user();
+        let way = Way {
+            registrar: host,
+            address: hop.address()?.ip(),
+            transport: hop.protocol.via_name(),
+            reliable: hop.protocol != Protocol::Udp,
+            sent_by: address.sip.to_string(),
+            contact: address.contact(),
+        };
+        Some((hop, way))
+    }
+
     /// Something of ours fails: said once in a while, so that no fault fills the log.
     pub(super) fn complain(&self, what: &'static str, error: &dyn std::error::Error) {
         metrics::counter!("maskline_failures_total", "of" => what).increment(1);
+        self.say(what, error);
+    }
+
+    /// The same for a fault of others, which is none of ours.
+    fn say(&self, what: &'static str, error: &dyn std::error::Error) {
         let now = clock::now();
         let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
         let due = complaints.get(what).is_none_or(|last| now.duration_since(*last) >= COMPLAINT_PAUSE);
@@ -685,6 +728,19 @@ impl Shell {
 #[derive(Debug, thiserror::Error)]
 #[error("too many wrong PINs from a caller or on {0}: further ones are not judged for a while")]
 struct TooManyGuesses(Did);
+
+/// Somebody calls in by a trunk that challenges.
+#[derive(Debug, thiserror::Error)]
+#[error("a caller at {0} gives a wrong user name or password")]
+struct WrongCredentials(IpAddr);
+
+/// A carrier turned a request of ours away.
+#[derive(Debug, thiserror::Error)]
+#[error("trunk {trunk}: the carrier asks for user name and password, and the request fails: {why}")]
+struct Unauthorized {
+    trunk: String,
+    why: Unanswered,
+}
 
 /// Takes the call off the list when its task ends.
 struct RegistryEntry {

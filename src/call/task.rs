@@ -180,6 +180,7 @@ impl CallTask {
                     });
                 }
                 Action::Bridged => shell.counters.bridged.increment(1),
+                Action::Unauthorized { trunk, why } => shell.unauthorized(&trunk, why),
             }
         }
         if !notes.is_empty() {

@@ -30,7 +30,7 @@ pub(super) fn warnings(checked: &Checked) -> Vec<String> {
     for (index, (_, trunk)) in checked.trunks.iter().enumerate() {
         for (entry, network) in trunk.allow.iter().enumerate() {
             let path = format!("trunks[{index}].allow[{entry}] = \"{network}\"");
-            if network.prefix_len() == 0 {
+            if network.prefix_len() == 0 && !trunk.challenge {
                 warnings.push(format!("{path} lets everybody call in, without a password"));
             }
             if let Some((name, _)) =
@@ -38,6 +38,13 @@ pub(super) fn warnings(checked: &Checked) -> Vec<String> {
             {
                 warnings.push(format!("{path} is never reached: trunk {name} takes these addresses first"));
             }
+        }
+        let short =
+            trunk.credentials.as_ref().is_some_and(|known| known.password.reveal().chars().count() < 12);
+        if trunk.challenge && short {
+            warnings.push(format!(
+                "trunks[{index}].password has fewer than 12 characters, and whoever is in trunks[{index}].allow may try"
+            ));
         }
         earlier.extend(trunk.allow.iter().map(|network| (trunk.name.as_str(), network)));
         for (entry, gateway) in

@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods)]
 
 pub mod child;
+pub mod digest;
 pub mod receiver;
 pub mod talk;
 

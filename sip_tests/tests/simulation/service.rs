@@ -22,7 +22,7 @@ use maskline::sip::message::{Message, Method, Request};
 use maskline::sip::transport::{Flow, Protocol};
 use maskline::sip::wire::ByteStr;
 use maskline::store::{Cdr, Route, VirtualNumber};
-use maskline::trunk::{CallerFrom, NumberFormat, Trunk};
+use maskline::trunk::{CallerFrom, IdentityHeader, NumberFormat, Trunk};
 use media::{CallStatistics, Codec, Digit, LegRecording, MediaCommand, MediaEvent, PlayMode};
 use media::{RecordingReport, Side, SourcePolicy};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -125,6 +125,10 @@ fn trunk(name: &str, network: &str, early_media: bool) -> Arc<Trunk> {
         default_country: None,
         max_calls: None,
         max_calls_per_second: None,
+        credentials: None,
+        challenge: false,
+        register: false,
+        identity: IdentityHeader::None,
     })
 }
 
@@ -415,7 +419,8 @@ impl Service {
                 Action::LegOpened(_)
                 | Action::LegAnswered(..)
                 | Action::Happened(_)
-                | Action::ForgiveGuess(_) => {}
+                | Action::ForgiveGuess(_)
+                | Action::Unauthorized { .. } => {}
                 Action::FileRecording(..) => {
                     let at = now + self.plan.media.filing_delay;
                     self.later(at, index, Pending::Event(Event::RecordingFiled));
