@@ -12,7 +12,9 @@ use super::{
 use crate::number::Did;
 use crate::sip::digest::Credentials;
 use crate::sip::transport::TlsFiles;
-use crate::trunk::{CallerFrom, Country, Gateway, IdentityHeader, NumberFormat, Transport, Trunk, Trunks};
+use crate::trunk::{
+    CallerFrom, Country, Gateway, IdentityHeader, NumberFormat, SrtpPolicy, Transport, Trunk, Trunks,
+};
 use ipnet::IpNet;
 use media::engine::MediaLimits;
 use media::{Codec, SourcePolicy};
@@ -310,6 +312,10 @@ fn trunk_of(path: &str, written: &TrunkConfig, faults: &mut Faults) -> Trunk {
             keys::RTP_SOURCE,
         );
     }
+    let srtp = SrtpPolicy::parse(&written.srtp);
+    if srtp.is_none() {
+        faults.wrong(&at("srtp"), &text(&written.srtp), "there is no such rule", keys::SRTP);
+    }
     let default_country = written.default_country.as_deref().and_then(|code| {
         let country = Country::parse(code);
         if country.is_none() {
@@ -345,6 +351,7 @@ fn trunk_of(path: &str, written: &TrunkConfig, faults: &mut Faults) -> Trunk {
         caller_from: words(&at("caller_from"), &written.caller_from, caller_from, keys::CALLER_FROM, faults),
         rtp_source: rtp_source.unwrap_or(SourcePolicy::Exact),
         codecs: words(&at("codecs"), &written.codecs, codec, keys::CODECS, faults),
+        srtp: srtp.unwrap_or_default(),
         early_media: written.early_media,
         number_format,
         default_country,

@@ -51,6 +51,7 @@ pub(super) const USERNAME: &str =
     "1 to 128 printable ASCII characters without space, quotation mark and backslash";
 pub(super) const PASSWORD: &str = "1 to 256 characters without control characters";
 pub(super) const REALM: &str = "1 to 128 printable ASCII characters without quotation mark and backslash";
+pub(super) const SRTP: &str = "\"off\", \"optional\" or \"required\"";
 pub(super) const COUNTRY: &str = "the two letters of a country (ISO 3166-1), such as \"US\"";
 pub(super) const NAME: &str = "1 to 64 letters, digits, \"-\", \"_\" and \".\", different for each trunk";
 pub(super) const NUMBER: &str = "\"+\" and 7 to 15 digits, country code first, each number once";
@@ -99,6 +100,7 @@ pub(super) const KEYS: &[Key] = &[
     key("trunks[].caller_from", Kind::List, CALLER_FROM),
     key("trunks[].rtp_source", Kind::Text, RTP_SOURCE),
     key("trunks[].codecs", Kind::List, CODECS),
+    key("trunks[].srtp", Kind::Text, SRTP),
     key("trunks[].early_media", Kind::Switch, "true or false"),
     key("trunks[].number_format", Kind::Text, NUMBER_FORMAT),
     key("trunks[].default_country", Kind::Text, COUNTRY),
@@ -110,7 +112,6 @@ pub(super) const KEYS: &[Key] = &[
     key("trunks[].challenge", Kind::Switch, "true or false"),
     key("trunks[].register", Kind::Switch, "true or false"),
     key("trunks[].identity", Kind::Text, IDENTITY),
-    later("trunks[].srtp"),
     later("trunks[].prack"),
     later("trunks[].session_timer"),
     key("accounts", Kind::Tables, "tables [[accounts]] with auth_id and auth_token"),

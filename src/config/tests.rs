@@ -382,7 +382,7 @@ fn all_faults_of_a_file_are_reported_together_and_none_twice() {
         name = 7
         gateways = [\"sip:a.example\", 5, \"nonsense\"]
         allow = [\"300.1.1.1\"]
-        srtp = \"required\"
+        srtp = \"sometimes\"
         [[trunks]]
         name = \"b\"
         gatways = []
@@ -543,6 +543,14 @@ fn what_is_allowed_but_hardly_meant_is_a_warning() {
         (
             "[[trunks]]\nname = \"a\"\ngateways = [\"sip:sbc.example\"]",
             "trunks[0].gateways[0] = \"sip:sbc.example\" is a name",
+        ),
+        (
+            "[[trunks]]\nname = \"a\"\ngateways = [\"sips:192.0.2.1\", \"sip:192.0.2.2;transport=tcp\"]\nsrtp = \"required\"",
+            "trunks[0].gateways[1] = \"sip:192.0.2.2;transport=tcp\" is not TLS, so the keys of trunks[0].srtp",
+        ),
+        (
+            "[[trunks]]\nname = \"a\"\nallow = [\"192.0.2.1\"]\nsrtp = \"optional\"",
+            "trunks[0].srtp is on, but sip.listen has no tls://",
         ),
     ];
     for (text, expected) in table {

@@ -195,6 +195,8 @@ pub struct TrunkConfig {
     pub rtp_source: String,
     /// In the order of preference.
     pub codecs: Vec<String>,
+    /// `off`; `optional`: encrypted where the peer agrees; `required`: a peer that does not is refused.
+    pub srtp: String,
     /// Whether the called side's audio before the answer reaches the caller.
     pub early_media: bool,
     /// How the trunk wants numbers written: `+e164`, `e164` or `national`.
@@ -229,6 +231,7 @@ impl Default for TrunkConfig {
             caller_from: vec!["p-asserted-identity".to_owned(), "from".to_owned()],
             rtp_source: "exact".to_owned(),
             codecs: vec!["PCMU".to_owned(), "PCMA".to_owned()],
+            srtp: "off".to_owned(),
             early_media: true,
             number_format: "+e164".to_owned(),
             default_country: None,

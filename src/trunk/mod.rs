@@ -214,6 +214,31 @@ impl IdentityHeader {
     }
 }
 
+/// Whether a trunk's RTP is encrypted (SRTP with keys in the SDP, RFC 4568).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SrtpPolicy {
+    /// Never.
+    #[default]
+    Off,
+    /// Where the peer agrees.
+    Optional,
+    /// A peer that does not agree is refused.
+    Required,
+}
+
+impl SrtpPolicy {
+    /// The configuration's word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "off" => Some(Self::Off),
+            "optional" => Some(Self::Optional),
+            "required" => Some(Self::Required),
+            _ => None,
+        }
+    }
+}
+
 /// A country that numbers without a country code are read in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Country(Region);
@@ -245,6 +270,8 @@ pub struct Trunk {
     pub rtp_source: SourcePolicy,
     /// In the order of preference; never empty.
     pub codecs: Vec<Codec>,
+    /// Whether its RTP is encrypted.
+    pub srtp: SrtpPolicy,
     /// Whether a B-leg's audio before its answer may reach the caller.
     pub early_media: bool,
     /// How the trunk wants numbers written.
@@ -438,6 +465,7 @@ mod tests {
             caller_from: vec![CallerFrom::From],
             rtp_source: SourcePolicy::Exact,
             codecs: vec![Codec::Pcmu],
+            srtp: SrtpPolicy::Off,
             early_media: true,
             number_format: NumberFormat::PlusE164,
             default_country: None,

@@ -144,6 +144,7 @@ impl Phone {
         let sdp = options.sdp.unwrap_or_default();
         media.set_local(sdp.telephone_event_pt, sdp.ptime_ms);
         media.set_codecs(&sdp.codecs);
+        media.set_key(sdp.key.as_ref());
         let (logs, session) = (shared.logs.clone(), media.clone());
         let asked = shared.ask(move |agent, now| {
             let local = LocalMedia::new(session.address(), sdp, agent.session_id());

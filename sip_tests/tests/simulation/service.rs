@@ -22,7 +22,7 @@ use maskline::sip::message::{Message, Method, Request};
 use maskline::sip::transport::{Flow, Protocol};
 use maskline::sip::wire::ByteStr;
 use maskline::store::{Cdr, Route, VirtualNumber};
-use maskline::trunk::{CallerFrom, IdentityHeader, NumberFormat, Trunk};
+use maskline::trunk::{CallerFrom, IdentityHeader, NumberFormat, SrtpPolicy, Trunk};
 use media::{CallStatistics, Codec, Digit, LegRecording, MediaCommand, MediaEvent, PlayMode};
 use media::{RecordingReport, Side, SourcePolicy};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -120,6 +120,7 @@ fn trunk(name: &str, network: &str, early_media: bool) -> Arc<Trunk> {
         caller_from: vec![CallerFrom::PAssertedIdentity, CallerFrom::From],
         rtp_source: SourcePolicy::Exact,
         codecs: vec![Codec::Pcma, Codec::Pcmu],
+        srtp: SrtpPolicy::Off,
         early_media,
         number_format: NumberFormat::PlusE164,
         default_country: None,
