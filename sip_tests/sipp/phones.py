@@ -9,6 +9,7 @@ import threading
 import time
 
 import cases
+import processes
 import scenario
 import server
 
@@ -41,14 +42,7 @@ class Phone:
         self.process = None
 
     def start(self):
-        with self.screen.open("wb") as screen:
-            self.process = subprocess.Popen(
-                self.command,
-                cwd=self.screen.parent,
-                stdin=subprocess.DEVNULL,
-                stdout=screen,
-                stderr=subprocess.STDOUT,
-            )
+        self.process = processes.ALL.start(self.command, self.screen.parent, self.screen)
 
     def wait_until_bound(self, limit=10):
         until = time.monotonic() + limit
@@ -64,9 +58,8 @@ class Phone:
             return None
 
     def end(self):
-        if self.process and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        if self.process:
+            processes.ALL.end(self.process)
 
     def received(self):
         return [message for way, message in scenario.messages(self.log) if way == "received"]
@@ -140,9 +133,16 @@ class Play:
         self.caller_port, self.callee_port = ports.take(), ports.take()
         self.first_port = ports.take() if case.first_gateway else None
         self.caller_media, self.callee_media = ports.take(), ports.take()
+        self.line = self.make_line(index)
+
+    def make_line(self, index):
         gateways = [self.first_port, self.callee_port] if self.first_port else [self.callee_port]
-        addresses = [f"sip:127.0.0.1:{port};transport={case.callee_transport}" for port in gateways]
-        self.line = server.Line(index, self.numbers["virtual"], addresses)
+        addresses = [f"sip:127.0.0.1:{port};transport={self.case.callee_transport}" for port in gateways]
+        return server.Line(index, self.numbers["virtual"], addresses)
+
+    def remote(self):
+        """Where the caller calls."""
+        return f"127.0.0.1:{self.ports.sip}"
 
     def values(self, callee_port):
         case, numbers = self.case, self.numbers
@@ -195,9 +195,16 @@ class Play:
             for phone in phones:
                 phone.wait_until_bound()
             text = scenario.scenario("caller", case.caller, self.values(self.callee_port))
-            remote = f"127.0.0.1:{self.ports.sip}"
             caller = Phone(
-                directory, "caller", text, self.caller_port, self.ports, case.caller_transport, limit, case.repetitions, remote
+                directory,
+                "caller",
+                text,
+                self.caller_port,
+                self.ports,
+                case.caller_transport,
+                limit,
+                case.repetitions,
+                self.remote(),
             )
             phones.append(caller)
             caller.start()

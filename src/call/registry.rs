@@ -461,6 +461,7 @@ impl Shell {
             media: self.media_public.unwrap_or(local),
             bind: local,
             contact_user: ids.contact_user(),
+            sips: false,
         })
     }
 
