@@ -271,7 +271,7 @@ request_route {
         exit;
     }
     # What the server sends goes to the phone that has the number.
-    xlog("L_ERR", "CALL $proto port=$Rp\\n");
+    xlog("L_NOTICE", "CALL $proto port=$Rp\\n");
 @ways@
     sl_send_reply("404", "Not Found");
 }
@@ -303,11 +303,11 @@ failure_route[NEXT] {
 
 reply_route {
     if (is_method("OPTIONS")) {
-        xlog("L_ERR", "PING $proto $rs\\n");
+        xlog("L_NOTICE", "PING $proto $rs\\n");
     }
 }
 
 event_route[dispatcher:dst-down] {
-    xlog("L_ERR", "DOWN $du\\n");
+    xlog("L_NOTICE", "DOWN $ru\\n");
 }
 """

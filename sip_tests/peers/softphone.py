@@ -127,6 +127,11 @@ class Softphone:
             whole.extend(sound.read(path))
         return whole
 
+    def packets_received(self):
+        """RTP packets of its last call."""
+        found = re.findall(r"^packets:\s+\d+\s+(\d+)", COLOUR.sub("", self.read_log()), re.MULTILINE)
+        return int(found[-1]) if found else 0
+
     def stop(self):
         if self.control:
             try:
@@ -161,6 +166,7 @@ auplay_channels 1
 audio_level no
 rtp_ports {media}
 rtcp_mux no
+rtp_stats yes
 jitter_buffer_delay 2-10
 net_interface 127.0.0.1
 module_path {modules}

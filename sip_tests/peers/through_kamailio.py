@@ -32,7 +32,14 @@ CASES = [
     *through("callee_holds_through_kamailio", "is_hung_up", "holds"),
     *through("caller_hangs_up_through_kamailio", "hangs_up", "is_hung_up"),
     *through("callee_hangs_up_through_kamailio", "is_hung_up", "hangs_up"),
-    *through("cancel_through_kamailio", "cancels", "is_cancelled", causes=(1000, 1000)),
+    # Kamailio answers CANCEL itself, hop by hop.
+    *through(
+        "cancel_through_kamailio",
+        "cancels",
+        "is_cancelled",
+        values={"cancel_phrase": "canceling"},
+        causes=(1000, 1000),
+    ),
     *through(
         "busy_through_kamailio",
         "is_refused",
@@ -61,7 +68,7 @@ CASES = [
         values={"method": "UPDATE", "rest": "rest_empty", "caller_status": "200", "caller_phrase": "OK"},
     ),
     Proxied("carriers_first_destination_is_dead_and_it_comes_again", "hangs_up", "is_hung_up", by="failover"),
-    Proxied("our_first_gateway_is_dead", "hangs_up", "is_hung_up", leaves_by="tcp", dead_first=True, causes=(4000, 0, 4000)),
+    Proxied("our_first_gateway_is_dead", "hangs_up", "is_hung_up", leaves_by="tcp", dead_first=True, causes=(4000, 3090, 4000)),
     Proxied("kamailio_says_503_and_the_next_gateway_is_tried", "hangs_up", "is_hung_up", busy_first=True, causes=(4000, 3090, 4000)),
 ]
 

@@ -31,6 +31,7 @@ DEFAULTS = {
     "caller_check": "check_nothing",
     "rest": "rest_empty",
     "fork": "1",
+    "cancel_phrase": "OK",
     "retrans": "500",
     "max_forwards": "70",
     "extra_header": "X-Account: caller-mark",
