@@ -84,6 +84,12 @@ class Carrier:
     def read_log(self):
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
+    def complaints(self):
+        """Its own errors, such as a message that it cannot read."""
+        marks = ("parse", "ERROR", "CRITICAL")
+        lines = [line for line in self.read_log().splitlines() if any(mark in line for mark in marks)]
+        return "\n".join(lines)[:3000]
+
     def us(self, transport):
         port = self.ports.sip_tls if transport == "tls" else self.ports.sip
         return f"sip:127.0.0.1:{port};transport={transport}"
