@@ -254,7 +254,7 @@ def numbers(index):
     }
 
 
-def marks(side, numbers_hidden, port, media):
+def marks(side, numbers_hidden, port, media, host="127.0.0.1"):
     """A pattern of everything of one side that the other must not see."""
     hidden = [number.removeprefix("+1") for number in numbers_hidden]
-    return "|".join([*hidden, f"{side}-mark", re.escape(f"127.0.0.1:{port}"), f"m=audio {media} "])
+    return "|".join([*hidden, f"{side}-mark", re.escape(f"{host}:{port}"), f"m=audio {media} "])

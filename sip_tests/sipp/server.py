@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import socket
+import sys
 import time
 
 import processes
@@ -27,6 +28,10 @@ class Ports:
                 self.claim.close()
                 continue
             self.sip, self.sip_tls, self.http = base + 60, base + 61, base + 80
+            if not all(map(is_free, (self.sip, self.sip_tls, self.http))):
+                # A server that somebody has left there would answer instead of ours.
+                self.claim.close()
+                continue
             self.media = (base + 2000, base + 4998)
             self.next = base + 100
             self.last = base + 1998
@@ -54,9 +59,11 @@ def is_free(port):
     return True
 
 
-def is_bound(port, transport):
+def is_bound(port, transport, host="127.0.0.1"):
     """True once somebody waits at the port."""
-    wanted = f"0100007F:{port:04X}"
+    # As the kernel keeps it: the bytes of the address as they lie in memory.
+    number = int.from_bytes(socket.inet_aton(host), sys.byteorder)
+    wanted = f"{number:08X}:{port:04X}"
     for line in pathlib.Path(f"/proc/net/{transport}").read_text().splitlines()[1:]:
         fields = line.split()
         if fields[1] == wanted and (transport == "udp" or fields[3] == "0A"):
