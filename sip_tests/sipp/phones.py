@@ -261,7 +261,7 @@ class Play:
             for message in phone.received():
                 if message.startswith("INVITE "):
                     branches.update(re.findall(r"^Via:.*;branch=([^;\s]+)", message, re.MULTILINE)[:1])
-            if len(branches) > 1:
+            if len(branches) > case.invites:
                 wrong.append(f"{phone.side} gets {len(branches)} INVITEs")
             if phone.side == "caller":
                 wrong += self.audit_caller(phone)

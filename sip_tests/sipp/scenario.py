@@ -31,6 +31,7 @@ DEFAULTS = {
     "caller_check": "check_nothing",
     "rest": "rest_empty",
     "fork": "1",
+    "changed_media": "m=video 40000 RTP/AVP 96",
     "cancel_phrase": "OK",
     "retrans": "500",
     "max_forwards": "70",

@@ -17,9 +17,12 @@ TOKEN = "0123456789abcdefghijklmnopqrstuvwxyzABCD"
 
 
 class Ports:
-    """A block of ports for this run alone, below the kernel's ephemeral ones: another run takes another block."""
+    """A block of ports for this run alone, below the kernel's ephemeral ones: another run takes another block.
 
-    def __init__(self):
+    Of its 5000 the first so many are for phones, the rest for the server's media.
+    """
+
+    def __init__(self, phones=2000):
         for base in (15000, 20000, 25000, 10000):
             self.claim = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             try:
@@ -32,9 +35,9 @@ class Ports:
                 # A server that somebody has left there would answer instead of ours.
                 self.claim.close()
                 continue
-            self.media = (base + 2000, base + 4998)
+            self.media = (base + phones, base + 4998)
             self.next = base + 100
-            self.last = base + 1998
+            self.last = base + phones - 2
             return
         raise SystemExit("all blocks of ports are in use")
 
