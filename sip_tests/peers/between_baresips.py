@@ -28,7 +28,10 @@ class Talk:
     pin: str = ""
     through_kamailio: bool = False
     holder: str = ""  # caller or callee
+    types: bool = False  # each types keys that the other is to get
     ends: str = "caller"  # who hangs up
+    # While it rings: "cancelled" by the caller, "refused" by the callee. They do not talk then.
+    instead: str = ""
     settings: str = ""  # of the trunk
     account: str = ""  # parameters of baresip's account
     causes: tuple = (4000, 4000)
@@ -45,7 +48,9 @@ TALKS = [
     Talk("stranger_types_the_pin_at_a_baresip", who="stranger", session=PIN, pin="1397"),
     Talk("baresip_holds_and_resumes", holder="caller", ends="callee"),
     Talk("called_baresip_holds_and_resumes_over_tls", by="tls", holder="callee"),
-    Talk("baresips_talk_over_udp", ends="callee"),
+    Talk("baresips_talk_and_type_over_udp", ends="callee", types=True),
+    Talk("called_baresip_refuses", instead="refused", causes=(3010, 3010)),
+    Talk("calling_baresip_gives_up_over_tls", by="tls", instead="cancelled", causes=(1000, 1000)),
     Talk("baresips_talk_over_tcp", by="tcp"),
     Talk("baresips_talk_over_tls", by="tls", ends="callee"),
     Talk("baresips_talk_through_kamailio_over_tls", by="tls", through_kamailio=True),
@@ -117,12 +122,11 @@ class Play:
         finally:
             for phone in both:
                 phone.stop()
-        if not wrong:
+        if not wrong and not case.instead:
             wrong += self.audit_sound(maskline, caller, callee)
         wrong += self.audit_logs(caller, callee)
         if not wrong:
-            causes = maskline.causes(self.line)
-            wrong += [] if causes == case.causes else [f"the records' hang-up codes are {causes}, not {case.causes}"]
+            wrong += maskline.wrong_causes(self.line, case.causes)
         if wrong:
             wrong += [phone.story() for phone in both]
         return wrong
@@ -136,12 +140,21 @@ class Play:
             time.sleep(1)
             caller.tell("sndcode", case.pin)
         callee.wait_for("CALL_INCOMING", 20)
+        if case.instead:
+            self.end_before_it_begins(caller, callee)
+            return
         callee.tell("accept")
         callee.wait_for("CALL_ESTABLISHED")
         if not case.pin:
             caller.wait_for("CALL_ESTABLISHED")
         # Not synchronisation: this long they talk.
         time.sleep(TALK_SECONDS)
+        if case.types:
+            for phone, other, keys in ((caller, callee, "147*"), (callee, caller, "036#")):
+                phone.tell("sndcode", keys)
+                typed = "".join(other.wait_for("CALL_DTMF_START")["param"] for _ in keys)
+                if typed != keys:
+                    raise AssertionError(f"{other.name} gets {typed}, not {keys}")
         if case.holder:
             holder = caller if case.holder == "caller" else callee
             holder.tell("hold")
@@ -151,6 +164,17 @@ class Play:
         ends, other = (caller, callee) if case.ends == "caller" else (callee, caller)
         ends.tell("hangup")
         other.wait_for("CALL_CLOSED")
+
+    def end_before_it_begins(self, caller, callee):
+        caller.wait_for("CALL_RINGING")
+        if self.case.instead == "cancelled":
+            caller.tell("hangup")
+            callee.wait_for("CALL_CLOSED")
+            return
+        callee.tell("hangup")
+        closed = caller.wait_for("CALL_CLOSED")["param"]
+        if "486" not in closed:
+            raise AssertionError(f"the caller is told {closed!r}, not 486")
 
     def audit_sound(self, maskline, caller, callee):
         seconds = HEARD_SECONDS * (2 if self.case.holder else 1)

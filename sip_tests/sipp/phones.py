@@ -274,13 +274,7 @@ class Play:
         return wrong
 
     def audit_records(self, maskline):
-        """Each leg has left a record with its cause; they are written when the media has closed."""
-        expected = self.case.causes
-        until = time.monotonic() + 5
-        while maskline.causes(self.line) != expected and time.monotonic() < until:
-            time.sleep(0.1)
-        causes = maskline.causes(self.line)
-        return [] if causes == expected else [f"the records' hang-up codes are {causes}, not {expected}"]
+        return maskline.wrong_causes(self.line, self.case.causes)
 
     def audit_caller(self, caller):
         wrong = []

@@ -182,6 +182,13 @@ class Server:
         legs.sort(key=lambda leg: (leg["call_direction"] == "outbound", leg["attempt"]))
         return tuple(leg["hangup_cause_code"] if leg["end_time"] else None for leg in legs)
 
+    def wrong_causes(self, line, expected):
+        """What is wrong when these are not the causes of the legs; they are written when the media has closed."""
+        until = time.monotonic() + 5
+        while (causes := self.causes(line)) != expected and time.monotonic() < until:
+            time.sleep(0.1)
+        return [] if causes == expected else [f"the records' hang-up codes are {causes}, not {expected}"]
+
     def metrics(self):
         """Sum of all series of each metric."""
         sums = {}
