@@ -110,7 +110,7 @@ class Packed:
         return f"{self.carrier.profile}_{self.case.name}"
 
 
-PACKS = [Packed(carrier, place, case) for place, carrier in enumerate(habits.CARRIERS) for case in BASE]
+PACKS = [Packed(carrier, place, case) for case in [*LATER, *BASE] for place, carrier in enumerate(habits.CARRIERS)]
 
 
 def profile(name):
