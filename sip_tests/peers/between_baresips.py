@@ -30,10 +30,14 @@ class Talk:
     holder: str = ""  # caller or callee
     types: bool = False  # each types keys that the other is to get
     ends: str = "caller"  # who hangs up
-    # While it rings: "cancelled" by the caller, "refused" by the callee. They do not talk then.
+    # "cancelled" by the caller while it rings, "refused" then by the callee, or what the caller is told: 488.
     instead: str = ""
     settings: str = ""  # of the trunk
-    account: str = ""  # parameters of baresip's account
+    # Parameters of the phones' accounts.
+    calling: str = ""
+    called: str = ""
+    alone: str = ""  # the caller's own address: calls from it come in by a trunk with these settings
+    encrypted: bool = False  # the SDP of both legs has keys
     causes: tuple = (4000, 4000)
 
 
@@ -58,6 +62,45 @@ TALKS = [
 ]
 
 
+SDES = ";mediaenc=srtp-mand"
+ENCRYPTED = [
+    Talk(
+        "baresips_talk_encrypted_over_tls",
+        by="tls",
+        settings='srtp = "required"',
+        calling=SDES,
+        called=SDES,
+        encrypted=True,
+    ),
+    Talk("encrypted_baresip_talks_to_a_plain_one", by="tls", calling=SDES),
+    Talk("plain_baresip_talks_to_an_encrypted_one", by="tls", settings='srtp = "optional"', called=SDES, ends="callee"),
+    Talk(
+        "encrypted_pin",
+        by="tls",
+        who="stranger",
+        session=PIN,
+        pin="1397",
+        settings='srtp = "required"',
+        calling=SDES,
+        called=SDES,
+        encrypted=True,
+    ),
+    Talk(
+        "plain_caller_is_refused_where_keys_are_required",
+        settings='srtp = "required"',
+        alone="127.0.0.2",
+        instead="488",
+        causes=(3020,),
+    ),
+    Talk(
+        "plain_callee_gets_no_call_where_keys_are_required",
+        settings='srtp = "required"',
+        instead="488",
+        causes=(3020, 3020),
+    ),
+]
+
+
 class Play:
     """One talk with its numbers, phones and line."""
 
@@ -79,7 +122,9 @@ class Play:
             place = f"sip:127.0.0.1:{self.port['callee']};transport=tcp"
             self.kamailio.ways.append(carrier.Way(self.numbers[self.callee_role], [place]))
             callee = self.kamailio.gateway(case.by)
-        return server.Line(self.index, self.numbers["virtual"], [callee], case.settings)
+        return server.Line(
+            self.index, self.numbers["virtual"], [callee], case.settings, f"{case.alone}/32" if case.alone else "127.0.0.0/8"
+        )
 
     def listens(self, side):
         return self.port[side] + (1 if self.case.by == "tls" else 0)
@@ -101,7 +146,8 @@ class Play:
             f"sip:127.0.0.1:{port}",
             self.certificate,
             self.ca,
-            case.account,
+            case.calling if side == "caller" else case.called,
+            case.alone if side == "caller" and case.alone else "127.0.0.1",
         )
 
     def run(self, maskline, directory):
@@ -134,6 +180,11 @@ class Play:
     def talk(self, caller, callee):
         case = self.case
         caller.dial(self.line.number)
+        if case.instead.isdigit():
+            closed = caller.wait_for("CALL_CLOSED")["param"]
+            if case.instead not in closed:
+                raise AssertionError(f"the caller is told {closed!r}, not {case.instead}")
+            return
         if case.pin:
             caller.wait_for("CALL_ESTABLISHED")
             # The prompt may be interrupted.
@@ -230,8 +281,10 @@ class Play:
                 found = re.search(pattern, log)
                 if found and not (self.case.through_kamailio and pattern.startswith("127")):
                     wrong.append(f"{phone.name} sees {found[0]!r} of the other side")
-            if self.line.number.removeprefix("+") not in log:
+            if self.line.number.removeprefix("+") not in log and not self.case.instead.isdigit():
                 wrong.append(f"{phone.name} does not see the virtual number")
+            if self.case.encrypted and log.count("a=crypto:") < 2:
+                wrong.append(f"{phone.name} has no keys of both sides in its SDP")
         if self.case.pin and re.search(r"CALL_DTMF|telephone-event.*start", callee.read_log()):
             wrong.append("the callee is told the digits of the PIN")
         return wrong

@@ -29,7 +29,7 @@ def modules():
 class Softphone:
     """One baresip with one number. `outbound` is where its requests go, `transport` how."""
 
-    def __init__(self, directory, name, number, said, ports, port, transport, outbound, certificate, ca, account=""):
+    def __init__(self, directory, name, number, said, ports, port, transport, outbound, certificate, ca, account="", host="127.0.0.1"):
         self.directory = pathlib.Path(directory) / name
         self.directory.mkdir()
         self.name, self.number, self.said = name, number, said
@@ -46,6 +46,7 @@ class Softphone:
         speech = self.directory / "speech.wav"
         sound.write(speech, said)
         config = CONFIG.format(
+            host=host,
             port=self.port,
             certificate=certificate,
             ca=ca,
@@ -151,7 +152,7 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 CONFIG = """
 poll_method epoll
-sip_listen 127.0.0.1:{port}
+sip_listen {host}:{port}
 sip_certificate {certificate}
 sip_cafile {ca}
 call_local_timeout 120
@@ -168,7 +169,7 @@ rtp_ports {media}
 rtcp_mux no
 rtp_stats yes
 jitter_buffer_delay 2-10
-net_interface 127.0.0.1
+net_interface {host}
 module_path {modules}
 module g711.so
 module aufile.so

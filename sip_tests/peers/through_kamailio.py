@@ -73,6 +73,19 @@ CASES = [
 ]
 
 
+CREDENTIALS = f'username = "{carrier.USER}"\npassword = "{carrier.PASSWORD}"'
+DIGEST = [
+    *through("kamailio_challenges_and_is_answered", "hangs_up", "is_hung_up", challenges=True, settings=CREDENTIALS),
+    Proxied(
+        "kamailio_challenges_and_the_password_is_wrong",
+        "is_refused",
+        challenges=True,
+        settings=f'username = "{carrier.USER}"\npassword = "another password"',
+        values={"caller_status": "500", "caller_phrase": "Server Internal Error"},
+        causes=(3040, 3040),
+    ),
+]
+
 # Lives for some pings of Kamailio's.
 LAST = Proxied("call_that_is_drained", "hangs_up", "is_hung_up", by="tls", values={"talk_ms": "6000"}, causes=None)
 
