@@ -25,7 +25,7 @@
 //!   recording/    manifest, mix, retention, repair      api/  REST and its description, health, metrics
 //!   callbacks/    event: what is told    signature    the courier that empties the outbox (store/outbox)
 //! media/          RTP, RTCP, SDP, telephone-event, prompts, recorder; the engine that owns the sockets
-//! sip_tests/      phones, a simulated network, SIPp scenarios, benchmarks, and the tests that use them
+//! sip_tests/      phones, a simulated network, SIPp scenarios, real peers, benchmarks, and the tests that use them
 //! ```
 //!
 //! # One call, in the order a reader meets it

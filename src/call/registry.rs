@@ -508,6 +508,7 @@ impl Shell {
             media: self.media_public.unwrap_or(local),
             bind: local,
             contact_user: ids.contact_user(),
+            sips: false,
         })
     }
 

@@ -9,9 +9,11 @@ pub mod child;
 pub mod digest;
 pub mod receiver;
 pub mod talk;
+pub mod tls;
 
 use maskline::config::Config;
 use maskline::service::Service;
+use maskline::sip::transport::Protocol;
 use serde_json::{Value, json};
 use sip_tests::phone::{CallOptions, IncomingCall, OutgoingCall, Phone, PhoneConfig};
 use sip_tests::sdp::SdpOptions;
@@ -38,6 +40,8 @@ pub struct Server {
     pub sip: SocketAddr,
     /// Its TCP listener.
     pub sip_tcp: SocketAddr,
+    /// Its TLS listener, when it has one.
+    pub sip_tls: Option<SocketAddr>,
     /// Database and recordings.
     pub folder: PathBuf,
     auth_id: String,
@@ -52,6 +56,8 @@ pub struct Folder(PathBuf);
 pub struct Setup {
     /// Lines of `[sip]`.
     pub sip: &'static str,
+    /// Lines of `[sip.tls]`: it listens on TLS too.
+    pub tls: Option<String>,
     /// Lines of `[media]`.
     pub media: &'static str,
     /// Lines of `[http]`.
@@ -78,6 +84,7 @@ impl Default for Setup {
         let (gateways, allow) = (vec![], "127.0.0.0/8");
         Self {
             sip: "",
+            tls: None,
             media: "",
             http: "",
             recordings: None,
@@ -101,8 +108,19 @@ impl Server {
     pub async fn with(gateway: SocketAddr, setup: Setup) -> Self {
         let folder = std::env::temp_dir().join(format!("maskline-test-{:016x}", rand::random::<u64>()));
         let path = folder.display();
-        let Setup { sip, media, http, recordings, trunk, numbers, number, mut gateways, allow, accounts } =
-            setup;
+        let Setup {
+            sip,
+            tls,
+            media,
+            http,
+            recordings,
+            trunk,
+            numbers,
+            number,
+            mut gateways,
+            allow,
+            accounts,
+        } = setup;
         let recordings = recordings.unwrap_or_else(|| folder.join("recordings"));
         let recordings = recordings.display();
         if gateways.is_empty() {
@@ -115,8 +133,10 @@ impl Server {
             .iter()
             .map(|(id, token)| format!("[[accounts]]\nauth_id = \"{id}\"\nauth_token = \"{token}\"\n"))
             .collect();
+        let secure = if tls.is_some() { ", \"tls://127.0.0.1:0\"" } else { "" };
+        let tls = tls.map(|lines| format!("[sip.tls]\n{lines}")).unwrap_or_default();
         let text = format!(
-            "[sip]\nlisten = [\"udp://127.0.0.1:0\", \"tcp://127.0.0.1:0\"]\n{sip}\n[media]\n{media}\n\
+            "[sip]\nlisten = [\"udp://127.0.0.1:0\", \"tcp://127.0.0.1:0\"{secure}]\n{sip}\n{tls}\n[media]\n{media}\n\
              [http]\nlisten = \"127.0.0.1:0\"\n{http}\n[store]\nurl = \"sqlite://{path}/maskline.db\"\n\
              [recordings]\ndirectory = \"{recordings}\"\n\
              [[trunks]]\nname = \"carrier\"\ngateways = {gateways:?}\n\
@@ -126,15 +146,10 @@ impl Server {
             Config::read(&text, std::iter::empty()).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
         let service = Service::start(&config).await.unwrap();
         let of = |wanted| {
-            service
-                .sip()
-                .into_iter()
-                .find(|(protocol, _)| *protocol == wanted)
-                .map(|(_, address)| address)
-                .unwrap()
+            service.sip().into_iter().find(|(protocol, _)| *protocol == wanted).map(|(_, address)| address)
         };
-        let (sip, sip_tcp) =
-            (of(maskline::sip::transport::Protocol::Udp), of(maskline::sip::transport::Protocol::Tcp));
+        let (sip, sip_tcp) = (of(Protocol::Udp).unwrap(), of(Protocol::Tcp).unwrap());
+        let sip_tls = of(Protocol::Tls);
         let (auth_id, auth_token) = match accounts.first() {
             Some((id, token)) => ((*id).to_owned(), (*token).to_owned()),
             None => {
@@ -143,7 +158,7 @@ impl Server {
             }
         };
         let guard = Folder(folder.clone());
-        Self { service, sip, sip_tcp, folder, auth_id, auth_token, guard }
+        Self { service, sip, sip_tcp, sip_tls, folder, auth_id, auth_token, guard }
     }
 
     /// The service alone, to be drained, and its folder.

@@ -23,7 +23,7 @@ use crate::sip::transaction::timer::{T1, T2};
 use crate::sip::transaction::{InviteServer, NonInviteClient, NonInviteServer};
 use crate::sip::transaction::{invite_server, non_invite_client, non_invite_server};
 use crate::sip::transport::{Flow, Protocol, SendToken};
-use crate::sip::uri::Uri;
+use crate::sip::uri::{Scheme, Uri};
 use crate::sip::wire::ByteStr;
 use bytes::Bytes;
 use callee::Outgoing;
@@ -274,6 +274,8 @@ impl Leg {
             });
         };
         let protocol = match target.transport().map(str::to_ascii_lowercase).as_deref() {
+            // RFC 3261 §26.2.2: sips is TLS, whatever carries it.
+            _ if target.scheme() == Scheme::Sips => Protocol::Tls,
             Some("tcp") => Protocol::Tcp,
             Some("tls") => Protocol::Tls,
             Some(_) => Protocol::Udp,
@@ -293,7 +295,7 @@ impl Leg {
             place,
             connection: self.route.connection.filter(|_| protocol != Protocol::Udp),
             local: self.route.local.filter(|_| protocol == Protocol::Udp),
-            pinned: target.transport().is_some(),
+            pinned: target.transport().is_some() || protocol == Protocol::Tls,
             name: self.route.name.clone().or(named).filter(|_| protocol == Protocol::Tls),
             token: None,
         })

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, Wr
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::table::Outgoing;
 use super::tcp::Tcp;
@@ -145,6 +145,9 @@ impl Connection {
             Ok(stream) => self.serve(stream).await,
             Err(end) => {
                 self.tcp().counters.tls_failed.increment(1);
+                // The operator must know: no call leaves by this gateway until its certificate is in order.
+                let name = name.as_deref().unwrap_or("its address");
+                warn!(peer = %self.flow.peer, must_prove = name, reason = %end, "no TLS with a gateway");
                 self.finish(&end);
             }
         }
