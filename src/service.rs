@@ -4,6 +4,7 @@ use crate::api::{self, ApiState, CallControl, Limiter, Readiness};
 use crate::call::cdr::HangupCause;
 use crate::call::dispatch::{Dispatcher, Index};
 use crate::call::prober;
+use crate::call::registrar::Registrar;
 use crate::call::registry::{CallLimits, Shell, ShellParts, protocol_of};
 use crate::callbacks::Courier;
 use crate::clock;
@@ -29,6 +30,8 @@ use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
+/// How many things may wait for the disk, or for the system's resolver, at one time.
+const BLOCKING_THREADS: usize = 16;
 /// How often the store learns that this process lives; the end of an orphaned call is known as exactly.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// After so many heartbeats it is looked for calls of processes that have died.
@@ -88,6 +91,10 @@ pub fn serve(config: &Checked) -> ExitCode {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let outcome = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores.div_ceil(2))
+        // They wait for the disk, and each keeps memory of its own: a few that stay instead of a crowd that comes
+        // and goes with the load, and leaves the memory in pieces.
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(Duration::from_secs(3600))
         .enable_all()
         .build()
         .map_err(StartError::Runtime)
@@ -129,6 +136,7 @@ pub struct Service {
     new_account: Option<NewAccount>,
     jobs: JoinSet<()>,
     stop_http: oneshot::Sender<()>,
+    registrar: Registrar,
     /// Nobody else records into our directory.
     _recordings: DirectoryLock,
 }
@@ -205,6 +213,7 @@ impl Service {
             base_url: config.http.public_url.clone(),
             now: clock::wall_now,
         });
+        let proxies = config.http.trusted_proxies.clone();
         let (stop_http, stopped) = oneshot::channel::<()>();
         let mut jobs = JoinSet::new();
         jobs.spawn(async move {
@@ -212,7 +221,7 @@ impl Service {
                 // Dropped without a word it means the same: stop.
                 let _ = stopped.await;
             };
-            if let Err(error) = api::serve(listener, router, until).await {
+            if let Err(error) = api::serve(listener, router, proxies, until).await {
                 error!("http: {error}");
             }
         });
@@ -225,6 +234,7 @@ impl Service {
         recordings.reached_at(base);
         jobs.spawn(worker::run(recordings, config.recordings.retention));
         readiness.set(true);
+        let registrar = Registrar::start(&shell, &index);
         Ok(Self {
             shell,
             index,
@@ -234,6 +244,7 @@ impl Service {
             new_account,
             jobs,
             stop_http,
+            registrar,
             _recordings: recordings_lock,
         })
     }
@@ -272,6 +283,7 @@ impl Service {
     pub async fn drain(mut self, limit: Duration) {
         self.readiness.set(false);
         self.shell.start_draining();
+        self.registrar.stop();
         info!(calls = self.shell.live_calls(), "draining: no new call is taken");
         let deadline = clock::now() + limit;
         while self.shell.live_calls() > 0 && clock::now() < deadline {
@@ -289,6 +301,7 @@ impl Service {
         while self.shell.unsettled_calls() > 0 && clock::now() < deadline {
             clock::sleep(DRAIN_STEP).await;
         }
+        self.registrar.finished(LAST_WORDS).await;
         let _ = self.stop_http.send(());
         self.transports.shutdown().await;
         self.jobs.abort_all();

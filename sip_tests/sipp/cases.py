@@ -26,6 +26,9 @@ class Case:
     # Hang-up codes of Plivo in the CDRs of the A-leg and of each B-leg.
     causes: tuple = (4000, 4000)
     limit: int = 20  # seconds
+    settings: str = ""  # of the trunk, in packs
+    takes_update: bool = True  # what the caller of a pack allows
+    invites: int = 1  # that each phone gets; a challenge leads to another
 
 
 def refusal(name, callee_status, caller_status, phrase, cause):
@@ -217,7 +220,7 @@ CASES = [
     # During the call. The other side's scenario has no room for a request, so it must not see any.
     Case("hold_and_resume_by_the_caller_stay_on_his_leg", "holds", "is_hung_up"),
     Case("hold_and_resume_by_the_callee_stay_on_his_leg", "is_hung_up", "holds"),
-    Case("change_that_we_cannot_take_leaves_the_call", "asks_for_video", "is_hung_up"),
+    Case("change_that_we_cannot_take_leaves_the_call", "asks_for_a_change", "is_hung_up"),
     inside("update_refreshes", "UPDATE", "rest_empty", "200", "OK"),
     inside("info_with_dtmf_relay_is_taken", "INFO", "rest_dtmf", "200", "OK", digit="5"),
     inside("info_of_another_package_gets_469", "INFO", "rest_package", "469", "Bad Info Package", "check_recv_info"),
@@ -254,7 +257,7 @@ def numbers(index):
     }
 
 
-def marks(side, numbers_hidden, port, media):
+def marks(side, numbers_hidden, port, media, host="127.0.0.1"):
     """A pattern of everything of one side that the other must not see."""
     hidden = [number.removeprefix("+1") for number in numbers_hidden]
-    return "|".join([*hidden, f"{side}-mark", re.escape(f"127.0.0.1:{port}"), f"m=audio {media} "])
+    return "|".join([*hidden, f"{side}-mark", re.escape(f"{host}:{port}"), f"m=audio {media} "])

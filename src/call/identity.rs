@@ -8,7 +8,7 @@ use crate::number::{Did, E164};
 use crate::sip::encode::{AddressOut, BodyOut, HeaderOut, RequestOut, ResponseHead, ResponseOut, ViaOut};
 use crate::sip::message::{Head, Method};
 use crate::sip::transport::Protocol;
-use crate::trunk::{Gateway, Trunk};
+use crate::trunk::{Gateway, IdentityHeader, Trunk};
 use std::net::{IpAddr, SocketAddr};
 
 /// Option tags that we understand. None may be required of us yet, so `Require` with any is 420.
@@ -35,6 +35,8 @@ pub struct LegAddress {
     pub bind: IpAddr,
     /// An opaque user part for Contact, the same for the whole leg.
     pub contact_user: String,
+    /// The peer asked for `sips:`, so our Contact is such a URI too (RFC 3261 §12.1.1).
+    pub sips: bool,
 }
 
 impl LegAddress {
@@ -47,6 +49,9 @@ impl LegAddress {
     /// Our Contact URI on this leg.
     #[must_use]
     pub fn contact(&self) -> String {
+        if self.sips {
+            return format!("sips:{}@{}", self.contact_user, self.sip);
+        }
         let transport = match self.protocol {
             Protocol::Udp => "",
             Protocol::Tcp => ";transport=tcp",
@@ -106,21 +111,21 @@ pub fn invite(
     sdp: String,
 ) -> RequestOut {
     let uri = callee.uri(trunk);
+    let caller = format!("sip:{}@{};user=phone", trunk.write_number(from.digits()), host(address));
+    let mut headers = vec![HeaderOut::Allow, HeaderOut::Accept];
+    headers.extend(own_identity(trunk.identity, &caller));
     RequestOut {
         method: Method::INVITE,
         uri: uri.clone(),
         via: address.via(address.protocol, ids.branch),
         max_forwards,
-        from: AddressOut {
-            uri: format!("sip:{}@{};user=phone", trunk.write_number(from.digits()), host(address)),
-            tag: Some(ids.tag),
-        },
+        from: AddressOut { uri: caller, tag: Some(ids.tag) },
         to: AddressOut { uri, tag: None },
         call_id: ids.call_id,
         cseq: ids.cseq,
         contact: Some(address.contact()),
         routes: Vec::new(),
-        headers: vec![HeaderOut::Allow, HeaderOut::Accept],
+        headers,
         body: Some(BodyOut::Sdp(sdp)),
     }
 }
@@ -150,6 +155,15 @@ pub fn options(gateway: &Gateway, address: &LegAddress, ids: InviteIds) -> Reque
 pub fn retry_after(head: &Head) -> Option<u32> {
     let value = head.header("Retry-After")?;
     value.trim_start().split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// Who calls, once more, for a carrier that looks elsewhere than in From. `caller` is the virtual number's URI.
+fn own_identity(wanted: IdentityHeader, caller: &str) -> Option<HeaderOut> {
+    match wanted {
+        IdentityHeader::None => None,
+        IdentityHeader::PAssertedIdentity => Some(HeaderOut::PAssertedIdentity(caller.to_owned())),
+        IdentityHeader::RemotePartyId => Some(HeaderOut::RemotePartyId(caller.to_owned())),
+    }
 }
 
 fn host(address: &LegAddress) -> String {

@@ -243,8 +243,38 @@ fn each_fault_names_its_key_its_value_and_what_is_allowed() {
             "trunks[0].gateways[0] = \"sip:a.example;transport=sctp\": it is no gateway",
         ),
         (
+            "[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\nusername = \"u\"\npassword = \"hunter\\u00072\"",
+            "trunks[0].password = (hidden): it is no password",
+        ),
+        (
             "[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\npassword = \"hunter2\"",
-            "trunks[0].password = (hidden): this setting is not available in this version",
+            "trunks[0].username is missing",
+        ),
+        (
+            "[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\nusername = \"hunter\"",
+            "trunks[0].password is missing",
+        ),
+        (
+            "[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\nusername = \"a b\"\npassword = \"hunter2\"",
+            "trunks[0].username = \"a b\": it is no user name",
+        ),
+        ("[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\nchallenge = true", "trunks[0].username is missing"),
+        (
+            "[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\nusername = \"u\"\npassword = \"hunter2\"\nregister = true",
+            "trunks[0].gateways is missing",
+        ),
+        (
+            "[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\nidentity = \"pai\"",
+            "trunks[0].identity = \"pai\": there is no such header",
+        ),
+        (
+            "[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\nnumber_format = \"national\"",
+            "trunks[0].default_country is missing",
+        ),
+        (
+            "[[trunks]]\nname = \"a\"\nallow = [\"0.0.0.0/0\"]\nusername = \"u\"\npassword = \"hunter2\"\n\
+             [[trunks]]\nname = \"b\"\nallow = [\"::/0\"]\nusername = \"u\"\npassword = \"hunter3\"",
+            "trunks[1].username = \"u\": another trunk that challenges has this user name",
         ),
         (
             "[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\npasword = \"hunter2\"",
@@ -269,10 +299,6 @@ fn each_fault_names_its_key_its_value_and_what_is_allowed() {
         (
             "[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\nrtp_source = \"any\"",
             "trunks[0].rtp_source = \"any\": there is no such rule; allowed: \"exact\" or \"address\"",
-        ),
-        (
-            "[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\nnumber_format = \"national\"",
-            "trunks[0].number_format = \"national\": writing national numbers is not available in this version",
         ),
         (
             "[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\ndefault_country = \"XX\"",
@@ -356,7 +382,7 @@ fn all_faults_of_a_file_are_reported_together_and_none_twice() {
         name = 7
         gateways = [\"sip:a.example\", 5, \"nonsense\"]
         allow = [\"300.1.1.1\"]
-        srtp = \"required\"
+        srtp = \"sometimes\"
         [[trunks]]
         name = \"b\"
         gatways = []
@@ -514,6 +540,14 @@ fn what_is_allowed_but_hardly_meant_is_a_warning() {
             "[[trunks]]\nname = \"a\"\nallow = [\"10.0.0.0/8\"]\n[[trunks]]\nname = \"b\"\nallow = [\"10.1.0.0/16\"]",
             "trunks[1].allow[0] = \"10.1.0.0/16\" is never reached: trunk a takes",
         ),
+        (
+            "[[trunks]]\nname = \"a\"\ngateways = [\"sips:192.0.2.1\", \"sip:192.0.2.2;transport=tcp\"]\nsrtp = \"required\"",
+            "trunks[0].gateways[1] = \"sip:192.0.2.2;transport=tcp\" is not TLS, so the keys of trunks[0].srtp",
+        ),
+        (
+            "[[trunks]]\nname = \"a\"\nallow = [\"192.0.2.1\"]\nsrtp = \"optional\"",
+            "trunks[0].srtp is on, but sip.listen has no tls://",
+        ),
     ];
     for (text, expected) in table {
         let warnings = read(text).unwrap().warnings;
@@ -534,6 +568,27 @@ fn ports_that_the_kernel_gives_to_others_are_a_warning() {
     }
     for range in ["", "x y", "1"] {
         assert_eq!(warnings::ephemeral_overlap(&checked, range), None, "{range}");
+    }
+}
+
+#[test]
+fn the_profiles_of_carriers_pass_the_check() {
+    let profiles = [
+        ("bandwidth", include_str!("../../deploy/trunks/bandwidth.toml")),
+        ("didww", include_str!("../../deploy/trunks/didww.toml")),
+        ("plivo", include_str!("../../deploy/trunks/plivo.toml")),
+        ("teams", include_str!("../../deploy/trunks/teams.toml")),
+        ("telnyx", include_str!("../../deploy/trunks/telnyx.toml")),
+        ("twilio", include_str!("../../deploy/trunks/twilio.toml")),
+    ];
+    let folder = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/trunks")).unwrap();
+    assert_eq!(folder.count(), profiles.len(), "each profile is checked");
+    for (name, text) in profiles {
+        let checked = read(text).unwrap_or_else(|faults| panic!("{name}: {faults}"));
+        let trunk = checked.trunks.get(name).unwrap_or_else(|| panic!("{name}"));
+        assert!(!trunk.gateways.is_empty() && !trunk.allow.is_empty(), "{name}");
+        assert!(checked.numbers.iter().all(|number| number.trunk == name), "{name}");
+        assert_eq!(checked.warnings, Vec::<String>::new(), "{name}");
     }
 }
 
@@ -591,5 +646,27 @@ proptest! {
                 prop_assert!(line.starts_with(section) && !line.contains(['\n', '\r', '\u{1b}']), "{}", line);
             }
         }
+    }
+}
+
+#[test]
+fn a_password_and_an_access_list_of_everybody_challenge_whoever_calls_in() {
+    let known = "username = \"carrier\"\npassword = \"correct horse\"";
+    let table = [
+        ("allow = [\"198.51.100.0/24\"]", known, false),
+        ("allow = [\"0.0.0.0/0\"]", known, true),
+        ("allow = [\"::/0\"]", known, true),
+        ("allow = [\"0.0.0.0/0\"]", "", false),
+        ("allow = [\"198.51.100.0/24\"]\nchallenge = true", known, true),
+        ("allow = [\"0.0.0.0/0\"]\nchallenge = false", known, false),
+    ];
+    for (allow, known, challenges) in table {
+        let text = format!("[[trunks]]\nname = \"a\"\n{allow}\n{known}");
+        let checked = Config::read(&text, std::iter::empty()).unwrap();
+        let (_, trunk) = checked.trunks.iter().next().unwrap();
+        assert_eq!(trunk.challenge, challenges, "{text}");
+        let open = checked.warnings.iter().any(|warning| warning.contains("without a password"));
+        assert_eq!(open, allow.contains("/0\"") && !challenges, "{text}");
+        assert!(!format!("{checked:?} {}", checked.summary()).contains("horse"));
     }
 }

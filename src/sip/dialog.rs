@@ -7,7 +7,7 @@ use super::address::NameAddr;
 use super::encode::{AddressOut, HeaderOut, RequestOut, ViaOut};
 use super::key::DialogKey;
 use super::message::{Method, Request, Response};
-use super::uri::Uri;
+use super::uri::{Scheme, Uri};
 use super::wire::ByteStr;
 
 /// One dialog, early or confirmed.
@@ -115,11 +115,31 @@ impl Dialog {
         }
     }
 
+    /// Must the Contact of our answer to `invite`, which this dialog is of, be a SIPS URI (RFC 3261 §12.1.1)? When
+    /// the Request-URI is one, or the top Record-Route, or without any Record-Route the peer's Contact.
+    #[must_use]
+    pub fn wants_sips(&self, invite: &Request) -> bool {
+        let is_sips = |uri: &Uri| uri.scheme() == Scheme::Sips;
+        is_sips(&invite.uri) || self.next_hop().as_ref().is_some_and(is_sips)
+    }
+
     /// A new request inside the dialog, with the next CSeq (RFC 3261 §12.2.1.1).
     #[must_use]
     pub fn request(&mut self, method: Method, via: ViaOut, contact: Option<String>) -> RequestOut {
         self.local_cseq = self.local_cseq.saturating_add(1);
         self.build(method, self.local_cseq, via, contact)
+    }
+
+    /// The CSeq of a request of this dialog that is sent once more, with credentials (RFC 3261 §22.2); of a request of
+    /// another fork's dialog it is simply the next one.
+    #[must_use]
+    pub fn cseq_after(&mut self, request: &RequestOut) -> u32 {
+        let ours = request.to.tag.as_deref().unwrap_or_default() == self.remote_tag;
+        if !ours {
+            return request.cseq.saturating_add(1);
+        }
+        self.local_cseq = self.local_cseq.max(request.cseq).saturating_add(1);
+        self.local_cseq
     }
 
     /// The ACK of a 2xx: a transaction of its own with the INVITE's CSeq (RFC 3261 §13.2.2.4).

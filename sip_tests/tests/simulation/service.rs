@@ -23,7 +23,7 @@ use maskline::sip::transport::{Flow, Protocol, SendFault};
 use maskline::sip::wire::ByteStr;
 use maskline::store::{Cdr, Route, VirtualNumber};
 use maskline::trunk::resolve::Target;
-use maskline::trunk::{CallerFrom, NumberFormat, Transport, Trunk};
+use maskline::trunk::{CallerFrom, IdentityHeader, NumberFormat, SrtpPolicy, Transport, Trunk};
 use media::{CallStatistics, Codec, Digit, LegRecording, MediaCommand, MediaEvent, PlayMode};
 use media::{RecordingReport, Side, SourcePolicy};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -121,12 +121,17 @@ fn trunk(name: &str, network: &str, early_media: bool) -> Arc<Trunk> {
         caller_from: vec![CallerFrom::PAssertedIdentity, CallerFrom::From],
         rtp_source: SourcePolicy::Exact,
         codecs: vec![Codec::Pcma, Codec::Pcmu],
+        srtp: SrtpPolicy::Off,
         early_media,
         number_format: NumberFormat::PlusE164,
         default_country: None,
         max_calls: None,
         max_calls_per_second: None,
         options: None,
+        credentials: None,
+        challenge: false,
+        register: false,
+        identity: IdentityHeader::None,
     })
 }
 
@@ -290,6 +295,7 @@ impl Service {
             media: self.address.ip(),
             bind: self.address.ip(),
             contact_user: self.ids.contact_user(),
+            sips: false,
         }
     }
 
@@ -418,6 +424,7 @@ impl Service {
                 | Action::LegAnswered(..)
                 | Action::Happened(_)
                 | Action::ForgiveGuess(_)
+                | Action::Unauthorized { .. }
                 | Action::Learned(_) => {}
                 Action::Pace(_) => self.later(now, index, Pending::Event(Event::Paced(true))),
                 Action::FileRecording(..) => {

@@ -23,7 +23,7 @@ on_both!(tokio::test(flavor = "multi_thread", worker_threads = 2):
 );
 
 /// As many processes as may use such a database at one time.
-async fn processes(database: &Database, numbers_in_pool: usize) -> Vec<Store> {
+pub(super) async fn processes(database: &Database, numbers_in_pool: usize) -> Vec<Store> {
     let mut stores = vec![store(database, numbers_in_pool).await];
     if database.is_postgres() {
         stores.push(Store::open(&database.url()).await.unwrap());
@@ -116,6 +116,7 @@ async fn a_create_that_is_killed_midway_leaves_nothing(database: &Database) {
         let page = store.list_sessions(ACCOUNT, &SessionFilter::default(), 20, 0, at(0)).await.unwrap();
         assert_eq!((page.total, page.sessions), (1, vec![session.clone()]));
         store.write(Run("DELETE FROM sessions")).await.unwrap();
+        store.write(Run("DELETE FROM session_hours")).await.unwrap();
     }
 }
 
