@@ -92,6 +92,9 @@ LATER = [
             "refresher": "uac",
         },
     ),
+]
+
+CHALLENGED = [
     challenged("401_is_answered_with_the_password", "401", "WWW-Authenticate", "Authorization"),
     challenged("407_is_answered_with_the_password", "407", "Proxy-Authenticate", "Proxy-Authorization"),
 ]
@@ -110,7 +113,7 @@ class Packed:
         return f"{self.carrier.profile}_{self.case.name}"
 
 
-PACKS = [Packed(carrier, place, case) for case in [*LATER, *BASE] for place, carrier in enumerate(habits.CARRIERS)]
+PACKS = [Packed(carrier, place, case) for case in BASE for place, carrier in enumerate(habits.CARRIERS)]
 
 
 def profile(name):
