@@ -13,12 +13,14 @@
 //!   clock.rs      the only now()                      ids.rs      tags, branches, uuids
 //!   number.rs     E164 (a party's, never printed) and Did (a virtual number)
 //!   masking/      pure: session, route (decide), allocate, guessing (limits of wrong PINs)
-//!   sip/          wire → message → key; encode; dialog; body (which part is SDP); transaction/ pure
+//!   sip/          wire → message → key; encode; dialog; body (which part is SDP); digest, both roles; transaction/ pure
 //!                 transport/  UDP, TCP and TLS sockets, framing, the access check
 //!   call/         machine/ pure: Call and all policy    leg/ pure: one dialog and its transactions
 //!                 identity  every outgoing message      pin  the PIN stage      cdr  what a call leaves
 //!                 task  the only async code of a call   dispatch, registry  find and make calls
-//!   trunk/        carriers: profile, access list, rate  prompts/  what ships inside the binary
+//!                 shares  what one source may take      fault  bugs on purpose, in debug builds only
+//!                 registrar  what keeps trunks registered
+//!   trunk/        carriers: profile, access list, rate, registration (pure)     prompts/  what ships inside the binary
 //!   store/        accounts, sealed tokens, numbers, sessions, calls, nodes (no SQL elsewhere); SQLite or PostgreSQL
 //!   recording/    manifest, mix, retention, repair      api/  REST and its description, health, metrics
 //!   callbacks/    event: what is told    signature    the courier that empties the outbox (store/outbox)
@@ -33,6 +35,7 @@
 //! | 0 | [`sip::transport`] → [`call::dispatch::Dispatcher`] `admit` | the access list, by source address, before any parsing |
 //! | 1 | [`sip::message::Message::parse`] | bytes → typed message; what cannot be parsed is counted, dropped or answered 400 |
 //! | 2 | `Dispatcher::route` | key known → that call's inbox; INVITE without To tag → 3; else 481, or 200 to OPTIONS |
+//! | | `Dispatcher::authenticate` → [`sip::digest::Guard`] | on a trunk that challenges: 401 until the password is proved |
 //! | 3 | `Shell::admit` in [`call::registry`] → `CallTask::run` | limits (503 with Retry-After), one task per call, its keys |
 //! | 4 | [`call::Call::offered`] → `Leg::offered` | 100; who calls what ([`call::caller_id`]) |
 //! | 5 | `Call::on_offered` | state `Routing`: [`call::Action::FindSession`] |

@@ -3,6 +3,7 @@
 use crate::api::{self, ApiState, CallControl, Limiter, Readiness};
 use crate::call::cdr::HangupCause;
 use crate::call::dispatch::{Dispatcher, Index};
+use crate::call::registrar::Registrar;
 use crate::call::registry::{CallLimits, Shell, ShellParts};
 use crate::callbacks::Courier;
 use crate::clock;
@@ -133,6 +134,7 @@ pub struct Service {
     new_account: Option<NewAccount>,
     jobs: JoinSet<()>,
     stop_http: oneshot::Sender<()>,
+    registrar: Registrar,
     /// Nobody else records into our directory.
     _recordings: DirectoryLock,
 }
@@ -200,6 +202,7 @@ impl Service {
             base_url: config.http.public_url.clone(),
             now: clock::wall_now,
         });
+        let proxies = config.http.trusted_proxies.clone();
         let (stop_http, stopped) = oneshot::channel::<()>();
         let mut jobs = JoinSet::new();
         jobs.spawn(async move {
@@ -207,7 +210,7 @@ impl Service {
                 // Dropped without a word it means the same: stop.
                 let _ = stopped.await;
             };
-            if let Err(error) = api::serve(listener, router, until).await {
+            if let Err(error) = api::serve(listener, router, proxies, until).await {
                 error!("http: {error}");
             }
         });
@@ -218,6 +221,7 @@ impl Service {
         recordings.reached_at(base);
         jobs.spawn(worker::run(recordings, config.recordings.retention));
         readiness.set(true);
+        let registrar = Registrar::start(&shell, &index);
         Ok(Self {
             shell,
             index,
@@ -227,6 +231,7 @@ impl Service {
             new_account,
             jobs,
             stop_http,
+            registrar,
             _recordings: recordings_lock,
         })
     }
@@ -265,6 +270,7 @@ impl Service {
     pub async fn drain(mut self, limit: Duration) {
         self.readiness.set(false);
         self.shell.start_draining();
+        self.registrar.stop();
         info!(calls = self.shell.live_calls(), "draining: no new call is taken");
         let deadline = clock::now() + limit;
         while self.shell.live_calls() > 0 && clock::now() < deadline {
@@ -282,6 +288,7 @@ impl Service {
         while self.shell.unsettled_calls() > 0 && clock::now() < deadline {
             clock::sleep(DRAIN_STEP).await;
         }
+        self.registrar.finished(LAST_WORDS).await;
         let _ = self.stop_http.send(());
         self.transports.shutdown().await;
         self.jobs.abort_all();

@@ -15,6 +15,7 @@ pub mod rtcp;
 pub mod rtp;
 pub mod sdp;
 pub mod source;
+pub mod srtp;
 pub mod time;
 pub mod tone;
 
@@ -119,6 +120,8 @@ pub struct Stream {
     pub direction: Direction,
     /// Which packets are the peer's.
     pub source: SourcePolicy,
+    /// The keys of both directions; `None`: RTP and RTCP are plain.
+    pub srtp: Option<Arc<srtp::SrtpKeys>>,
 }
 
 /// A piece of audio that can be played to a leg: mono, 8000 Hz, 16 bit. Decoded once, shared by all calls.
@@ -323,6 +326,8 @@ pub struct LegStatistics {
     pub sent: u64,
     /// Packets from elsewhere or of no use: dropped.
     pub foreign: u64,
+    /// Of these, packets from the right place whose tag was wrong or whose number had been used (RFC 3711 §3.3).
+    pub unauthentic: u64,
     /// Sequence numbers that never came (RFC 3550 §6.4.1, cumulative).
     pub lost: u64,
     /// Interarrival jitter in RTP timestamp units (RFC 3550 §6.4.1).

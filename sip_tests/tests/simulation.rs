@@ -18,6 +18,7 @@
 
 #[allow(unreachable_pub)] // One crate, in several files.
 mod simulation {
+    mod half_open;
     pub mod judge;
     pub mod phone;
     pub mod plan;

@@ -7,17 +7,20 @@ use super::Event;
 use super::identity;
 use super::leg::response_hop;
 use super::registry::{Admission, Shell};
+use crate::clock;
 use crate::ids::IdSource;
+use crate::sip::digest::{Guard, Verdict};
 use crate::sip::encode::{HeaderOut, ResponseOut};
 use crate::sip::key::{DialogKey, TransactionKey};
-use crate::sip::message::{Message, Method, ParseError, Request};
-use crate::sip::transport::{Flow, Handler, SendToken};
+use crate::sip::message::{Message, Method, ParseError, Request, Response};
+use crate::sip::transport::{Flow, Handler, Protocol, SendToken};
 use crate::sip::wire::ByteStr;
 use crate::trunk::TrunkId;
+use bytes::Bytes;
 use dashmap::DashMap;
 use sha2::{Digest, Sha256};
 use std::net::IpAddr;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -43,6 +46,31 @@ pub struct Index {
     dialogs: DashMap<DialogKey, CallHandle>,
     invites: DashMap<TransactionKey, CallHandle>,
     merges: DashMap<MergeKey, ()>,
+    requests: DashMap<DialogKey, mpsc::Sender<Heard>>,
+}
+
+/// What comes back to a request of ours that belongs to no call.
+#[derive(Debug)]
+pub(super) enum Heard {
+    /// A response, and how it came.
+    Response(Box<(Response, Flow)>),
+    /// The request with this branch could not be sent.
+    NotSent(ByteStr),
+}
+
+/// Responses waiting for whoever sent such requests; more are dropped, and a UDP peer repeats them.
+const HEARD: usize = 16;
+
+/// Ends it when it is dropped.
+pub(super) struct Listening {
+    index: Arc<Index>,
+    key: DialogKey,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.index.requests.remove(&self.key);
+    }
 }
 
 /// Removes a call's keys when its task ends, however it ends.
@@ -85,7 +113,23 @@ impl Index {
         KeyGuard { index: Arc::clone(self), dialogs: Vec::new(), invite: None }
     }
 
-    /// Keys in all indexes, for the check that nothing is left behind.
+    /// From now on what comes back to requests of ours with this Call-ID and From tag is heard there.
+    pub(super) fn listen(self: &Arc<Self>, key: DialogKey) -> (Listening, mpsc::Receiver<Heard>) {
+        let (sender, receiver) = mpsc::channel(HEARD);
+        self.requests.insert(key.clone(), sender);
+        (Listening { index: Arc::clone(self), key }, receiver)
+    }
+
+    /// False when nobody listens.
+    fn tell(&self, key: Option<&DialogKey>, heard: Heard) -> bool {
+        let Some(key) = key.filter(|_| !self.requests.is_empty()) else { return false };
+        let Some(listener) = self.requests.get(key).map(|entry| entry.value().clone()) else { return false };
+        // A listener that is busy hears it again.
+        let _ = listener.try_send(heard);
+        true
+    }
+
+    /// Keys of calls in all indexes, for the check that nothing is left behind.
     #[must_use]
     pub fn len(&self) -> usize {
         self.dialogs.len() + self.invites.len() + self.merges.len()
@@ -127,13 +171,16 @@ pub struct Dispatcher {
     index: Arc<Index>,
     /// Makes the To tags of stateless answers the same for a repeated request (RFC 3261 §8.2.7) and unguessable.
     secret: [u8; 32],
+    /// Asks those who call in by a trunk that challenges, and judges what they say.
+    guard: Mutex<Guard>,
 }
 
 impl Dispatcher {
     /// For `shell`, which owns the transports that call this.
     #[must_use]
     pub fn new(shell: &Weak<Shell>, index: Arc<Index>, secret: [u8; 32]) -> Self {
-        Self { shell: Weak::clone(shell), index, secret }
+        let guard = Mutex::new(Guard::new(&secret, clock::now()));
+        Self { shell: Weak::clone(shell), index, secret, guard }
     }
 
     fn route(&self, shell: &Arc<Shell>, message: Message, flow: Flow, peer: Peer) {
@@ -160,7 +207,12 @@ impl Dispatcher {
                     shell.counters.inbox_full.increment(1);
                 }
             }
-            (None, Message::Response(_)) => shell.counters.stray_responses.increment(1),
+            (None, Message::Response(response)) => {
+                let key = DialogKey::of_response(&response).filter(|_| !response.is_misrouted());
+                if !self.index.tell(key.as_ref(), Heard::Response(Box::new((response, flow)))) {
+                    shell.counters.stray_responses.increment(1);
+                }
+            }
             (None, Message::Request(request)) => self.answer(shell, &request, flow, peer),
         }
     }
@@ -176,6 +228,13 @@ impl Dispatcher {
                 let Some(trunk) = peer.trunk else {
                     shell.counters.refused_source.increment(1);
                     return;
+                };
+                // Before anything of it costs a call or a look-up.
+                let trunk = if shell.trunks.challenges(trunk) {
+                    let Some(trunk) = self.authenticate(shell, request, flow) else { return };
+                    trunk
+                } else {
+                    trunk
                 };
                 if self.index.merges.contains_key(&merge_key(request)) {
                     482
@@ -211,6 +270,31 @@ impl Dispatcher {
         }
     }
 
+    /// The trunk whose user name and password the caller knows. `None`: he was asked for them (RFC 3261 §22.2, §22.4).
+    /// An ACK and a CANCEL are never asked, nor is what comes inside a dialog, whose tags nobody else knows.
+    fn authenticate(&self, shell: &Arc<Shell>, invite: &Request, flow: Flow) -> Option<TrunkId> {
+        let (source, now) = (flow.peer.ip(), clock::now());
+        let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = |username: &str| shell.trunks.by_username(source, username);
+        let (stale, given) = match guard.judge(invite, source, known, now) {
+            Verdict::Accepted(trunk) => return Some(trunk),
+            Verdict::Challenge { stale, given } => (stale, given),
+        };
+        let challenges = guard.challenges(invite, source, stale, now);
+        drop(guard);
+        shell.counters.challenged.increment(1);
+        if given && !stale {
+            shell.wrong_credentials(source);
+        }
+        let headers = challenges.map(|challenge| HeaderOut::WwwAuthenticate(Box::new(challenge)));
+        let wire = self.reply(invite, flow, 401, headers.into());
+        // Anybody may have sent it in anybody's name: nobody gets more than twice of what it cost.
+        if flow.protocol != Protocol::Udp || wire.len() <= 2 * invite.size() {
+            shell.send(wire, &response_hop(invite, &flow));
+        }
+        None
+    }
+
     fn reply_with(
         &self,
         shell: &Arc<Shell>,
@@ -219,11 +303,15 @@ impl Dispatcher {
         status: u16,
         headers: Vec<HeaderOut>,
     ) {
+        shell.send(self.reply(request, flow, status, headers), &response_hop(request, &flow));
+    }
+
+    fn reply(&self, request: &Request, flow: Flow, status: u16, headers: Vec<HeaderOut>) -> Bytes {
         let tag = self.stateless_tag(request);
         let mut response: ResponseOut =
             identity::response(&request.response_head(flow.peer), status, Some(&tag));
         response.headers.extend(headers);
-        shell.send(response.encode(), &response_hop(request, &flow));
+        response.encode()
     }
 
     fn stateless_tag(&self, request: &Request) -> String {
@@ -261,6 +349,9 @@ impl Handler for Dispatcher {
     }
 
     fn on_send_failed(&self, token: SendToken) {
+        if self.index.tell(Some(&token.dialog), Heard::NotSent(token.branch.clone())) {
+            return;
+        }
         if let Some(call) = self.index.dialog(Some(token.dialog)) {
             // A full inbox loses nothing: the transaction's own timer ends it.
             let _ = call.inbox.try_send(Event::SendFailed(token.branch));

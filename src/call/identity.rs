@@ -8,7 +8,7 @@ use crate::number::{Did, E164};
 use crate::sip::encode::{AddressOut, BodyOut, HeaderOut, RequestOut, ResponseHead, ResponseOut, ViaOut};
 use crate::sip::message::{Head, Method};
 use crate::sip::transport::Protocol;
-use crate::trunk::Trunk;
+use crate::trunk::{IdentityHeader, Trunk};
 use std::net::{IpAddr, SocketAddr};
 
 /// Option tags that we understand. None may be required of us yet, so `Require` with any is 420.
@@ -111,22 +111,31 @@ pub fn invite(
     sdp: String,
 ) -> RequestOut {
     let uri = callee.uri(trunk);
+    let caller = format!("sip:{}@{};user=phone", trunk.write_number(from.digits()), host(address));
+    let mut headers = vec![HeaderOut::Allow, HeaderOut::Accept];
+    headers.extend(own_identity(trunk.identity, &caller));
     RequestOut {
         method: Method::INVITE,
         uri: uri.clone(),
         via: address.via(address.protocol, ids.branch),
         max_forwards,
-        from: AddressOut {
-            uri: format!("sip:{}@{};user=phone", trunk.write_number(from.digits()), host(address)),
-            tag: Some(ids.tag),
-        },
+        from: AddressOut { uri: caller, tag: Some(ids.tag) },
         to: AddressOut { uri, tag: None },
         call_id: ids.call_id,
         cseq: ids.cseq,
         contact: Some(address.contact()),
         routes: Vec::new(),
-        headers: vec![HeaderOut::Allow, HeaderOut::Accept],
+        headers,
         body: Some(BodyOut::Sdp(sdp)),
+    }
+}
+
+/// Who calls, once more, for a carrier that looks elsewhere than in From. `caller` is the virtual number's URI.
+fn own_identity(wanted: IdentityHeader, caller: &str) -> Option<HeaderOut> {
+    match wanted {
+        IdentityHeader::None => None,
+        IdentityHeader::PAssertedIdentity => Some(HeaderOut::PAssertedIdentity(caller.to_owned())),
+        IdentityHeader::RemotePartyId => Some(HeaderOut::RemotePartyId(caller.to_owned())),
     }
 }
 

@@ -37,16 +37,20 @@
 //! `Bridged` both legs are answered; from `Draining` on neither leg gets an order any more.
 //!
 //! [`machine`] and everything below it is pure. [`task`] is the only async code of a call; [`dispatch`] and
-//! [`registry`] find and make calls.
+//! [`registry`] find and make calls; [`registrar`] tells carriers where they find us.
 
 pub mod caller_id;
 pub mod cdr;
 pub mod dispatch;
+#[cfg(debug_assertions)]
+pub mod fault;
 pub mod identity;
 pub mod leg;
 pub mod machine;
 pub mod pin;
+pub mod registrar;
 pub mod registry;
+mod shares;
 pub mod signal;
 pub mod task;
 pub mod tones;
@@ -58,6 +62,7 @@ use crate::masking::guessing::Bucket;
 use crate::masking::route::Query;
 use crate::number::E164;
 use crate::recording::manifest::Names;
+use crate::sip::digest::Unanswered;
 use crate::sip::key::DialogKey;
 use crate::sip::message::Message;
 use crate::sip::transport::{Flow, Protocol, SendToken};
@@ -219,4 +224,11 @@ pub enum Action {
     CloseCall(Box<Cdr>),
     /// The call is answered on both legs; for counters.
     Bridged,
+    /// A carrier asked for credentials and did not get them, or did not take them; for counters and log.
+    Unauthorized {
+        /// The trunk's name.
+        trunk: String,
+        /// What was the matter.
+        why: Unanswered,
+    },
 }

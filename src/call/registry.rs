@@ -5,6 +5,7 @@ use super::dispatch::{CallHandle, Index, KeyGuard};
 use super::identity::LegAddress;
 use super::leg::Refusal;
 use super::machine::CallParameters;
+use super::shares::{Place as SharePlace, Shares};
 use super::task::CallTask;
 use super::{Action, Call, Event, Found, Hop, Outlet, Place, StoreFailed};
 use crate::clock;
@@ -15,9 +16,11 @@ use crate::masking::session::MaskingSession;
 use crate::number::{Did, E164};
 use crate::prompts::PromptLibrary;
 use crate::recording::{Recordings, manifest};
+use crate::sip::digest::Unanswered;
 use crate::sip::message::Request;
 use crate::sip::transport::{Destination, Flow, Protocol, Transports, local_address_towards};
 use crate::store::{Cdr, Route, Store, StoreError, Verdict};
+use crate::trunk::registration::Way;
 use crate::trunk::{Gateway, RateLimit, Transport, Trunk, TrunkId, Trunks};
 use bytes::Bytes;
 use dashmap::DashMap;
@@ -73,13 +76,16 @@ pub struct Shell {
     pub counters: Counters,
     /// When the service started; the beat of [`super::task`]'s lingering timers.
     pub started: Instant,
+    /// Bugs that a test has ordered.
+    #[cfg(debug_assertions)]
+    pub faults: super::fault::Faults,
     shared_trunks: Vec<Arc<Trunk>>,
     transports: OnceLock<Transports>,
     sip_public: Option<IpAddr>,
     media_public: Option<IpAddr>,
     limits: CallLimits,
     live: AtomicUsize,
-    rate: Mutex<RateLimit>,
+    shares: Mutex<Shares>,
     trunk_load: Vec<TrunkLoad>,
     draining: AtomicBool,
     calls: DashMap<Uuid, (CallHandle, Option<Uuid>)>,
@@ -108,6 +114,10 @@ pub struct Counters {
     pub no_media: Counter,
     /// INVITEs from where nobody may call in.
     pub refused_source: Counter,
+    /// INVITEs whose caller was asked for user name and password.
+    pub challenged: Counter,
+    /// INVITEs with a wrong one.
+    pub wrong_credentials: Counter,
     /// Responses of no call.
     pub stray_responses: Counter,
     /// Messages dropped because their call was busy.
@@ -129,6 +139,8 @@ impl Default for Counters {
             internal_errors: metrics::counter!("maskline_internal_errors_total"),
             no_media: metrics::counter!("maskline_calls_without_port_total"),
             refused_source: metrics::counter!("maskline_sip_invites_refused_source_total"),
+            challenged: metrics::counter!("maskline_sip_invites_challenged_total"),
+            wrong_credentials: metrics::counter!("maskline_sip_invites_wrong_credentials_total"),
             stray_responses: metrics::counter!("maskline_sip_stray_responses_total"),
             inbox_full: metrics::counter!("maskline_sip_inbox_full_total"),
             pin_locked: metrics::counter!("maskline_pin_locked_total"),
@@ -152,10 +164,26 @@ pub(super) enum Admission {
 pub(super) struct Permit {
     shell: Arc<Shell>,
     trunk: usize,
+    /// Whose call it is, while it is not set up.
+    half_open: Option<SharePlace>,
+}
+
+impl Permit {
+    pub(super) fn is_half_open(&self) -> bool {
+        self.half_open.is_some()
+    }
+
+    /// The call is answered and acknowledged.
+    pub(super) fn set_up(&mut self) {
+        if let Some(place) = self.half_open.take() {
+            self.shell.shares.lock().unwrap_or_else(PoisonError::into_inner).set_up(place);
+        }
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        self.set_up();
         let live = self.shell.live.fetch_sub(1, Ordering::AcqRel).saturating_sub(1);
         self.shell.counters.live.set(live as f64);
         if let Some(load) = self.shell.trunk_load.get(self.trunk) {
@@ -224,13 +252,15 @@ impl Shell {
             filing: parts.filing,
             counters: Counters::default(),
             started: clock::now(),
+            #[cfg(debug_assertions)]
+            faults: super::fault::Faults::default(),
             shared_trunks,
             transports: OnceLock::new(),
             sip_public: parts.sip_public,
             media_public: parts.media_public,
             limits: parts.limits,
             live: AtomicUsize::new(0),
-            rate: Mutex::new(RateLimit::per_second(parts.limits.max_calls_per_second)),
+            shares: Mutex::new(Shares::new(parts.limits.max_calls, parts.limits.max_calls_per_second)),
             trunk_load,
             draining: AtomicBool::new(false),
             calls: DashMap::new(),
@@ -310,7 +340,7 @@ impl Shell {
             self.counters.full.increment(1);
             return Admission::Full { retry_after: RETRY_AFTER_DRAINING };
         }
-        let Some(permit) = self.permit(trunk, now) else {
+        let Some(permit) = self.permit(trunk, Some(flow.peer.ip()), now) else {
             self.counters.full.increment(1);
             return Admission::Full { retry_after: RETRY_AFTER_FULL };
         };
@@ -360,7 +390,7 @@ impl Shell {
             return;
         }
         let now = clock::now();
-        let permit = if self.is_draining() { None } else { self.permit(trunk, now) };
+        let permit = if self.is_draining() { None } else { self.permit(trunk, None, now) };
         let parameters = self.parameters(profile, IdSource::from_system(), now);
         let (mut call, mut actions) = Call::initiated(session, found.outlets, parameters, now);
         let Some(permit) = permit else {
@@ -412,8 +442,9 @@ impl Shell {
         );
     }
 
-    fn permit(self: &Arc<Self>, trunk: TrunkId, now: Instant) -> Option<Permit> {
-        let take = |rate: &Mutex<RateLimit>| rate.lock().unwrap_or_else(PoisonError::into_inner).take(now);
+    /// Room for one more call of the trunk, made by `source` or by ourselves. The trunk's own limits come first: what
+    /// they refuse must use up nothing that other trunks share.
+    fn permit(self: &Arc<Self>, trunk: TrunkId, source: Option<IpAddr>, now: Instant) -> Option<Permit> {
         let below = |count: &AtomicUsize, limit: usize| {
             count
                 .fetch_update(Ordering::AcqRel, Ordering::Acquire, |live| (live < limit).then_some(live + 1))
@@ -421,20 +452,36 @@ impl Shell {
         };
         let load = self.trunk_load.get(trunk.index())?;
         let profile = self.shared_trunks.get(trunk.index())?;
-        if !take(&self.rate) || !load.rate.as_ref().is_none_or(take) {
-            return None;
-        }
-        if !below(&self.live, self.limits.max_calls) {
+        let take = |rate: &Mutex<RateLimit>| rate.lock().unwrap_or_else(PoisonError::into_inner).take(now);
+        if !load.rate.as_ref().is_none_or(take) {
             return None;
         }
         let trunk_limit =
             profile.max_calls.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
         if !below(&load.live, trunk_limit) {
-            self.live.fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        if !below(&self.live, self.limits.max_calls) {
+            load.live.fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        // From here on dropping it gives back what was taken.
+        let mut permit = Permit { shell: Arc::clone(self), trunk: trunk.index(), half_open: None };
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = match source {
+            Some(source) => {
+                permit.half_open = shares.take_for(source, self.live_calls().saturating_sub(1), now);
+                permit.is_half_open()
+            }
+            None => shares.take(now),
+        };
+        // Its drop takes the same lock.
+        drop(shares);
+        if !taken {
             return None;
         }
         self.counters.live.set(self.live_calls() as f64);
-        Some(Permit { shell: Arc::clone(self), trunk: trunk.index() })
+        Some(permit)
     }
 
     /// What a leg towards `peer` shows of us; `None` when there is no route to it or no listener of that kind.
@@ -630,9 +677,44 @@ impl Shell {
         }
     }
 
+    /// A carrier wanted to know who we are, and we could not tell to its content.
+    pub(super) fn unauthorized(&self, trunk: &str, why: Unanswered) {
+        metrics::counter!("maskline_trunk_unauthorized_total", "trunk" => trunk.to_owned()).increment(1);
+        self.say("credentials", &Unauthorized { trunk: trunk.to_owned(), why });
+    }
+
+    /// Somebody tries passwords, or a trunk is configured with a wrong one.
+    pub(super) fn wrong_credentials(&self, source: IpAddr) {
+        self.counters.wrong_credentials.increment(1);
+        self.say("callers", &WrongCredentials(source));
+    }
+
+    /// The gateway of that number, counted over all of the trunk's again and again: how it is reached, and what a
+    /// Contact with this user is there.
+    pub(super) async fn registrar(&self, id: TrunkId, number: usize) -> Option<(Hop, Way)> {
+        let trunk = self.shared_trunks.get(id.index())?;
+        let gateway = trunk.gateways.get(number.checked_rem(trunk.gateways.len())?)?;
+        let Outlet { hop, host, mut address, .. } = self.outlet(trunk, gateway).await?;
+        address.contact_user = trunk.registered_user();
+        let way = Way {
+            registrar: host,
+            address: hop.address()?.ip(),
+            transport: hop.protocol.via_name(),
+            reliable: hop.protocol != Protocol::Udp,
+            sent_by: address.sip.to_string(),
+            contact: address.contact(),
+        };
+        Some((hop, way))
+    }
+
     /// Something of ours fails: said once in a while, so that no fault fills the log.
     pub(super) fn complain(&self, what: &'static str, error: &dyn std::error::Error) {
         metrics::counter!("maskline_failures_total", "of" => what).increment(1);
+        self.say(what, error);
+    }
+
+    /// The same for a fault of others, which is none of ours.
+    fn say(&self, what: &'static str, error: &dyn std::error::Error) {
         let now = clock::now();
         let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
         let due = complaints.get(what).is_none_or(|last| now.duration_since(*last) >= COMPLAINT_PAUSE);
@@ -647,6 +729,19 @@ impl Shell {
 #[derive(Debug, thiserror::Error)]
 #[error("too many wrong PINs from a caller or on {0}: further ones are not judged for a while")]
 struct TooManyGuesses(Did);
+
+/// Somebody calls in by a trunk that challenges.
+#[derive(Debug, thiserror::Error)]
+#[error("a caller at {0} gives a wrong user name or password")]
+struct WrongCredentials(IpAddr);
+
+/// A carrier turned a request of ours away.
+#[derive(Debug, thiserror::Error)]
+#[error("trunk {trunk}: the carrier asks for user name and password, and the request fails: {why}")]
+struct Unauthorized {
+    trunk: String,
+    why: Unanswered,
+}
 
 /// Takes the call off the list when its task ends.
 struct RegistryEntry {

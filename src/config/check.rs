@@ -10,8 +10,11 @@ use super::{
     StoreSettings, keys, warnings,
 };
 use crate::number::Did;
+use crate::sip::digest::Credentials;
 use crate::sip::transport::TlsFiles;
-use crate::trunk::{CallerFrom, Country, Gateway, NumberFormat, Transport, Trunk, Trunks};
+use crate::trunk::{
+    CallerFrom, Country, Gateway, IdentityHeader, NumberFormat, SrtpPolicy, Transport, Trunk, Trunks,
+};
 use ipnet::IpNet;
 use media::engine::MediaLimits;
 use media::{Codec, SourcePolicy};
@@ -20,6 +23,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use toml::Value;
 
@@ -255,7 +259,23 @@ fn trunks_of(written: &[TrunkConfig], faults: &mut Faults) -> Vec<Trunk> {
         }
         trunk_of(&path, trunk, faults)
     });
-    trunks.collect()
+    let trunks: Vec<Trunk> = trunks.collect();
+    let mut users = BTreeSet::new();
+    for (index, trunk) in trunks.iter().enumerate().filter(|(_, trunk)| trunk.challenge) {
+        // The user name alone says which of them calls.
+        if let Some(known) = &trunk.credentials
+            && !users.insert(known.username.as_str())
+        {
+            let problem = "another trunk that challenges has this user name";
+            faults.wrong(
+                &format!("trunks[{index}].username"),
+                &text(&known.username),
+                problem,
+                keys::USERNAME,
+            );
+        }
+    }
+    trunks
 }
 
 fn trunk_of(path: &str, written: &TrunkConfig, faults: &mut Faults) -> Trunk {
@@ -292,6 +312,10 @@ fn trunk_of(path: &str, written: &TrunkConfig, faults: &mut Faults) -> Trunk {
             keys::RTP_SOURCE,
         );
     }
+    let srtp = SrtpPolicy::parse(&written.srtp);
+    if srtp.is_none() {
+        faults.wrong(&at("srtp"), &text(&written.srtp), "there is no such rule", keys::SRTP);
+    }
     let default_country = written.default_country.as_deref().and_then(|code| {
         let country = Country::parse(code);
         if country.is_none() {
@@ -299,19 +323,83 @@ fn trunk_of(path: &str, written: &TrunkConfig, faults: &mut Faults) -> Trunk {
         }
         country
     });
+    let gateways = gateways(&gateways_key, &written.gateways, faults);
+    let allow = networks(&allow_key, &written.allow, faults);
+    let credentials = credentials(&at, written, faults);
+    let everybody = allow.iter().any(|network| network.prefix_len() == 0);
+    let challenge = written.challenge.unwrap_or(credentials.is_some() && everybody);
+    let neither = written.username.is_none() && written.password.is_none();
+    if neither && (written.challenge == Some(true) || written.register) {
+        faults.missing(&at("username"), keys::USERNAME);
+    }
+    if written.register && gateways.is_empty() && written.gateways.is_empty() {
+        faults.missing(&gateways_key, keys::GATEWAYS);
+    }
+    let identity = IdentityHeader::ALL.into_iter().find(|known| known.as_str() == written.identity);
+    if identity.is_none() {
+        faults.wrong(&at("identity"), &text(&written.identity), "there is no such header", keys::IDENTITY);
+    }
+    let number_format = number_format(&at("number_format"), &written.number_format, faults);
+    if number_format == NumberFormat::National && written.default_country.is_none() {
+        faults.missing(&at("default_country"), keys::COUNTRY);
+    }
     Trunk {
         name: written.name.clone(),
-        gateways: gateways(&gateways_key, &written.gateways, faults),
-        allow: networks(&allow_key, &written.allow, faults),
+        gateways,
+        allow,
         media_allow: networks(&at("media_allow"), &written.media_allow, faults),
         caller_from: words(&at("caller_from"), &written.caller_from, caller_from, keys::CALLER_FROM, faults),
         rtp_source: rtp_source.unwrap_or(SourcePolicy::Exact),
         codecs: words(&at("codecs"), &written.codecs, codec, keys::CODECS, faults),
+        srtp: srtp.unwrap_or_default(),
         early_media: written.early_media,
-        number_format: number_format(&at("number_format"), &written.number_format, faults),
+        number_format,
         default_country,
         max_calls: limit("max_calls", written.max_calls, faults),
         max_calls_per_second: limit("max_calls_per_second", written.max_calls_per_second, faults),
+        challenge,
+        register: written.register,
+        credentials: credentials.map(Arc::new),
+        identity: identity.unwrap_or(IdentityHeader::None),
+    }
+}
+
+/// User name and password, which go together.
+fn credentials(
+    at: &impl Fn(&str) -> String,
+    written: &TrunkConfig,
+    faults: &mut Faults,
+) -> Option<Credentials> {
+    let plain = |text: &str, space: bool| {
+        (1..=128).contains(&text.len())
+            && text.bytes().all(|b| (b.is_ascii_graphic() || (space && b == b' ')) && !b"\"\\".contains(&b))
+    };
+    if let Some(username) = written.username.as_deref().filter(|name| !plain(name, false)) {
+        faults.wrong(&at("username"), &text(username), "it is no user name", keys::USERNAME);
+    }
+    if let Some(realm) = written.realm.as_deref().filter(|realm| !plain(realm, true)) {
+        faults.wrong(&at("realm"), &text(realm), "it is no realm", keys::REALM);
+    }
+    let fits =
+        |password: &str| (1..=256).contains(&password.len()) && !password.chars().any(char::is_control);
+    if written.password.as_ref().is_some_and(|password| !fits(password.reveal())) {
+        faults.wrong(&at("password"), &text(""), "it is no password", keys::PASSWORD);
+    }
+    match (&written.username, &written.password) {
+        (Some(username), Some(password)) => Some(Credentials {
+            username: username.clone(),
+            password: password.clone(),
+            realm: written.realm.clone(),
+        }),
+        (Some(_), None) => {
+            faults.missing(&at("password"), keys::PASSWORD);
+            None
+        }
+        (None, Some(_)) => {
+            faults.missing(&at("username"), keys::USERNAME);
+            None
+        }
+        (None, None) => None,
     }
 }
 
@@ -334,7 +422,7 @@ fn number_format(path: &str, written: &str, faults: &mut Faults) -> NumberFormat
     match written {
         "+e164" => return NumberFormat::PlusE164,
         "e164" => return NumberFormat::E164,
-        "national" => faults.not_available(path, &text(written), "writing national numbers"),
+        "national" => return NumberFormat::National,
         _ => faults.wrong(path, &text(written), "there is no such format", keys::NUMBER_FORMAT),
     }
     NumberFormat::PlusE164

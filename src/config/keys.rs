@@ -45,7 +45,13 @@ pub(super) const CALLER_FROM: &str =
     "a list of \"p-asserted-identity\", \"remote-party-id\", \"from\", each once";
 pub(super) const CODECS: &str = "a list of \"PCMU\", \"PCMA\", each once";
 pub(super) const RTP_SOURCE: &str = "\"exact\" or \"address\"";
-pub(super) const NUMBER_FORMAT: &str = "\"+e164\" or \"e164\"";
+pub(super) const NUMBER_FORMAT: &str = "\"+e164\", \"e164\" or \"national\"";
+pub(super) const IDENTITY: &str = "\"none\", \"p-asserted-identity\" or \"remote-party-id\"";
+pub(super) const USERNAME: &str =
+    "1 to 128 printable ASCII characters without space, quotation mark and backslash";
+pub(super) const PASSWORD: &str = "1 to 256 characters without control characters";
+pub(super) const REALM: &str = "1 to 128 printable ASCII characters without quotation mark and backslash";
+pub(super) const SRTP: &str = "\"off\", \"optional\" or \"required\"";
 pub(super) const COUNTRY: &str = "the two letters of a country (ISO 3166-1), such as \"US\"";
 pub(super) const NAME: &str = "1 to 64 letters, digits, \"-\", \"_\" and \".\", different for each trunk";
 pub(super) const NUMBER: &str = "\"+\" and 7 to 15 digits, country code first, each number once";
@@ -94,15 +100,18 @@ pub(super) const KEYS: &[Key] = &[
     key("trunks[].caller_from", Kind::List, CALLER_FROM),
     key("trunks[].rtp_source", Kind::Text, RTP_SOURCE),
     key("trunks[].codecs", Kind::List, CODECS),
+    key("trunks[].srtp", Kind::Text, SRTP),
     key("trunks[].early_media", Kind::Switch, "true or false"),
     key("trunks[].number_format", Kind::Text, NUMBER_FORMAT),
     key("trunks[].default_country", Kind::Text, COUNTRY),
     key("trunks[].max_calls", Kind::Number, CALLS),
     key("trunks[].max_calls_per_second", Kind::Number, CALLS),
-    later("trunks[].username"),
-    later("trunks[].password"),
-    later("trunks[].register"),
-    later("trunks[].srtp"),
+    key("trunks[].username", Kind::Text, USERNAME),
+    key("trunks[].password", Kind::Text, PASSWORD),
+    key("trunks[].realm", Kind::Text, REALM),
+    key("trunks[].challenge", Kind::Switch, "true or false"),
+    key("trunks[].register", Kind::Switch, "true or false"),
+    key("trunks[].identity", Kind::Text, IDENTITY),
     later("trunks[].prack"),
     later("trunks[].session_timer"),
     key("accounts", Kind::Tables, "tables [[accounts]] with auth_id and auth_token"),

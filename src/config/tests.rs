@@ -243,8 +243,38 @@ fn each_fault_names_its_key_its_value_and_what_is_allowed() {
             "trunks[0].gateways[0] = \"sip:a.example;transport=sctp\": it is no gateway",
         ),
         (
+            "[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\nusername = \"u\"\npassword = \"hunter\\u00072\"",
+            "trunks[0].password = (hidden): it is no password",
+        ),
+        (
             "[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\npassword = \"hunter2\"",
-            "trunks[0].password = (hidden): this setting is not available in this version",
+            "trunks[0].username is missing",
+        ),
+        (
+            "[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\nusername = \"hunter\"",
+            "trunks[0].password is missing",
+        ),
+        (
+            "[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\nusername = \"a b\"\npassword = \"hunter2\"",
+            "trunks[0].username = \"a b\": it is no user name",
+        ),
+        ("[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\nchallenge = true", "trunks[0].username is missing"),
+        (
+            "[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\nusername = \"u\"\npassword = \"hunter2\"\nregister = true",
+            "trunks[0].gateways is missing",
+        ),
+        (
+            "[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\nidentity = \"pai\"",
+            "trunks[0].identity = \"pai\": there is no such header",
+        ),
+        (
+            "[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\nnumber_format = \"national\"",
+            "trunks[0].default_country is missing",
+        ),
+        (
+            "[[trunks]]\nname = \"a\"\nallow = [\"0.0.0.0/0\"]\nusername = \"u\"\npassword = \"hunter2\"\n\
+             [[trunks]]\nname = \"b\"\nallow = [\"::/0\"]\nusername = \"u\"\npassword = \"hunter3\"",
+            "trunks[1].username = \"u\": another trunk that challenges has this user name",
         ),
         (
             "[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\npasword = \"hunter2\"",
@@ -269,10 +299,6 @@ fn each_fault_names_its_key_its_value_and_what_is_allowed() {
         (
             "[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\nrtp_source = \"any\"",
             "trunks[0].rtp_source = \"any\": there is no such rule; allowed: \"exact\" or \"address\"",
-        ),
-        (
-            "[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\nnumber_format = \"national\"",
-            "trunks[0].number_format = \"national\": writing national numbers is not available in this version",
         ),
         (
             "[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\ndefault_country = \"XX\"",
@@ -356,7 +382,7 @@ fn all_faults_of_a_file_are_reported_together_and_none_twice() {
         name = 7
         gateways = [\"sip:a.example\", 5, \"nonsense\"]
         allow = [\"300.1.1.1\"]
-        srtp = \"required\"
+        srtp = \"sometimes\"
         [[trunks]]
         name = \"b\"
         gatways = []
@@ -518,6 +544,14 @@ fn what_is_allowed_but_hardly_meant_is_a_warning() {
             "[[trunks]]\nname = \"a\"\ngateways = [\"sip:sbc.example\"]",
             "trunks[0].gateways[0] = \"sip:sbc.example\" is a name",
         ),
+        (
+            "[[trunks]]\nname = \"a\"\ngateways = [\"sips:192.0.2.1\", \"sip:192.0.2.2;transport=tcp\"]\nsrtp = \"required\"",
+            "trunks[0].gateways[1] = \"sip:192.0.2.2;transport=tcp\" is not TLS, so the keys of trunks[0].srtp",
+        ),
+        (
+            "[[trunks]]\nname = \"a\"\nallow = [\"192.0.2.1\"]\nsrtp = \"optional\"",
+            "trunks[0].srtp is on, but sip.listen has no tls://",
+        ),
     ];
     for (text, expected) in table {
         let warnings = read(text).unwrap().warnings;
@@ -595,5 +629,27 @@ proptest! {
                 prop_assert!(line.starts_with(section) && !line.contains(['\n', '\r', '\u{1b}']), "{}", line);
             }
         }
+    }
+}
+
+#[test]
+fn a_password_and_an_access_list_of_everybody_challenge_whoever_calls_in() {
+    let known = "username = \"carrier\"\npassword = \"correct horse\"";
+    let table = [
+        ("allow = [\"198.51.100.0/24\"]", known, false),
+        ("allow = [\"0.0.0.0/0\"]", known, true),
+        ("allow = [\"::/0\"]", known, true),
+        ("allow = [\"0.0.0.0/0\"]", "", false),
+        ("allow = [\"198.51.100.0/24\"]\nchallenge = true", known, true),
+        ("allow = [\"0.0.0.0/0\"]\nchallenge = false", known, false),
+    ];
+    for (allow, known, challenges) in table {
+        let text = format!("[[trunks]]\nname = \"a\"\n{allow}\n{known}");
+        let checked = Config::read(&text, std::iter::empty()).unwrap();
+        let (_, trunk) = checked.trunks.iter().next().unwrap();
+        assert_eq!(trunk.challenge, challenges, "{text}");
+        let open = checked.warnings.iter().any(|warning| warning.contains("without a password"));
+        assert_eq!(open, allow.contains("/0\"") && !challenges, "{text}");
+        assert!(!format!("{checked:?} {}", checked.summary()).contains("horse"));
     }
 }

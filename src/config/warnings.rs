@@ -1,7 +1,7 @@
 //! What is allowed and probably not meant.
 
 use super::Checked;
-use crate::trunk::Transport;
+use crate::trunk::{SrtpPolicy, Transport};
 use ipnet::IpNet;
 
 /// One line each. The configuration has no faults.
@@ -30,13 +30,36 @@ pub(super) fn warnings(checked: &Checked) -> Vec<String> {
     for (index, (_, trunk)) in checked.trunks.iter().enumerate() {
         for (entry, network) in trunk.allow.iter().enumerate() {
             let path = format!("trunks[{index}].allow[{entry}] = \"{network}\"");
-            if network.prefix_len() == 0 {
+            if network.prefix_len() == 0 && !trunk.challenge {
                 warnings.push(format!("{path} lets everybody call in, without a password"));
             }
             if let Some((name, _)) =
                 earlier.iter().find(|(name, wider)| *name != trunk.name && wider.contains(network))
             {
                 warnings.push(format!("{path} is never reached: trunk {name} takes these addresses first"));
+            }
+        }
+        let short =
+            trunk.credentials.as_ref().is_some_and(|known| known.password.reveal().chars().count() < 12);
+        if trunk.challenge && short {
+            warnings.push(format!(
+                "trunks[{index}].password has fewer than 12 characters, and whoever is in trunks[{index}].allow may try"
+            ));
+        }
+        // The keys stand in the SDP: whoever reads it hears the call (RFC 4568 §8).
+        if trunk.srtp != SrtpPolicy::Off {
+            let open = trunk.gateways.iter().enumerate().filter(|(_, gateway)| !gateway.is_secure());
+            warnings.extend(open.map(|(entry, gateway)| {
+                format!(
+                    "trunks[{index}].gateways[{entry}] = \"{gateway}\" is not TLS, so the keys of \
+                     trunks[{index}].srtp can be read on the way"
+                )
+            }));
+            let listens = checked.sip.listen.iter().any(|listen| listen.transport == Transport::Tls);
+            if !trunk.allow.is_empty() && !listens {
+                warnings.push(format!(
+                    "trunks[{index}].srtp is on, but sip.listen has no tls:// for the calls that come in"
+                ));
             }
         }
         earlier.extend(trunk.allow.iter().map(|network| (trunk.name.as_str(), network)));

@@ -1,6 +1,7 @@
 //! The configuration as written: what TOML says, with a default for every key and nothing checked but types.
 
 use super::AuthToken;
+use crate::sip::digest::Secret;
 use serde::Deserialize;
 use std::fmt;
 
@@ -194,9 +195,11 @@ pub struct TrunkConfig {
     pub rtp_source: String,
     /// In the order of preference.
     pub codecs: Vec<String>,
+    /// `off`; `optional`: encrypted where the peer agrees; `required`: a peer that does not is refused.
+    pub srtp: String,
     /// Whether the called side's audio before the answer reaches the caller.
     pub early_media: bool,
-    /// How the trunk wants numbers written: `+e164` or `e164`.
+    /// How the trunk wants numbers written: `+e164`, `e164` or `national`.
     pub number_format: String,
     /// Numbers without a country code are read as of this country.
     pub default_country: Option<String>,
@@ -204,6 +207,18 @@ pub struct TrunkConfig {
     pub max_calls: Option<u32>,
     /// New legs per second; without it only `sip.max_calls_per_second` limits them.
     pub max_calls_per_second: Option<u32>,
+    /// Who we are when the gateway asks, and who must call in where `challenge` holds; goes with `password`.
+    pub username: Option<String>,
+    /// Goes with `username`.
+    pub password: Option<Secret>,
+    /// The only realm that is answered; without it the first that the gateway names.
+    pub realm: Option<String>,
+    /// Whether INVITEs that come in must prove the password; without it: when there is one and everybody may call in.
+    pub challenge: Option<bool>,
+    /// Whether we register with the gateway.
+    pub register: bool,
+    /// What says who calls in INVITEs that we send, beside From: `none`, `p-asserted-identity` or `remote-party-id`.
+    pub identity: String,
 }
 
 impl Default for TrunkConfig {
@@ -216,11 +231,18 @@ impl Default for TrunkConfig {
             caller_from: vec!["p-asserted-identity".to_owned(), "from".to_owned()],
             rtp_source: "exact".to_owned(),
             codecs: vec!["PCMU".to_owned(), "PCMA".to_owned()],
+            srtp: "off".to_owned(),
             early_media: true,
             number_format: "+e164".to_owned(),
             default_country: None,
             max_calls: None,
             max_calls_per_second: None,
+            username: None,
+            password: None,
+            realm: None,
+            challenge: None,
+            register: false,
+            identity: "none".to_owned(),
         }
     }
 }

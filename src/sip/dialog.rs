@@ -130,6 +130,18 @@ impl Dialog {
         self.build(method, self.local_cseq, via, contact)
     }
 
+    /// The CSeq of a request of this dialog that is sent once more, with credentials (RFC 3261 §22.2); of a request of
+    /// another fork's dialog it is simply the next one.
+    #[must_use]
+    pub fn cseq_after(&mut self, request: &RequestOut) -> u32 {
+        let ours = request.to.tag.as_deref().unwrap_or_default() == self.remote_tag;
+        if !ours {
+            return request.cseq.saturating_add(1);
+        }
+        self.local_cseq = self.local_cseq.max(request.cseq).saturating_add(1);
+        self.local_cseq
+    }
+
     /// The ACK of a 2xx: a transaction of its own with the INVITE's CSeq (RFC 3261 §13.2.2.4).
     #[must_use]
     pub fn ack(&self, invite_cseq: u32, via: ViaOut) -> RequestOut {

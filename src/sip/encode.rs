@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 
 use super::address::{NameAddr, Via};
+use super::digest::{Authorization, ChallengeOut};
 use super::grammar::split_first;
 use super::message::Method;
 use super::wire::{ByteStr, Field, Name};
@@ -234,6 +235,11 @@ impl fmt::Debug for RequestOut {
 }
 
 impl RequestOut {
+    /// The credentials among its headers: the ACK of a 2xx repeats its INVITE's (RFC 3261 §22.1).
+    pub fn credentials(&self) -> impl Iterator<Item = &HeaderOut> {
+        self.headers.iter().filter(|header| matches!(header, HeaderOut::Authorization(_)))
+    }
+
     /// The text as it goes on the wire.
     #[must_use]
     pub fn encode(&self) -> Bytes {
@@ -287,6 +293,16 @@ pub enum HeaderOut {
     Server,
     /// No Info Package is wanted: an empty list (RFC 6086 §5.2, mandatory in a 469).
     RecvInfo,
+    /// Our credentials, for the peer that asked for them (RFC 3261 §20.7, §20.28).
+    Authorization(Box<Authorization>),
+    /// What a caller must prove (RFC 3261 §20.44).
+    WwwAuthenticate(Box<ChallengeOut>),
+    /// The virtual number's URI, for a carrier that wants it here (RFC 3325 §9.1).
+    PAssertedIdentity(String),
+    /// The same for carriers of an older habit (draft-ietf-sip-privacy-04).
+    RemotePartyId(String),
+    /// Seconds (RFC 3261 §20.19).
+    Expires(u32),
 }
 
 /// A body that we may send.
@@ -380,6 +396,21 @@ impl Text {
             HeaderOut::UserAgent => self.plain("User-Agent: ").plain(PRODUCT).plain("\r\n"),
             HeaderOut::Server => self.plain("Server: ").plain(PRODUCT).plain("\r\n"),
             HeaderOut::RecvInfo => self.plain("Recv-Info:\r\n"),
+            HeaderOut::Authorization(authorization) => {
+                let (name, text) = authorization.header();
+                self.plain(name).line(&text).plain("\r\n")
+            }
+            HeaderOut::WwwAuthenticate(challenge) => {
+                self.plain("WWW-Authenticate: ").line(&challenge.text()).plain("\r\n")
+            }
+            HeaderOut::PAssertedIdentity(uri) => {
+                self.plain("P-Asserted-Identity: ").bracketed(uri).plain("\r\n")
+            }
+            HeaderOut::RemotePartyId(uri) => self
+                .plain("Remote-Party-ID: ")
+                .bracketed(uri)
+                .plain(";party=calling;privacy=off;screen=yes\r\n"),
+            HeaderOut::Expires(seconds) => self.plain("Expires: ").number(*seconds).plain("\r\n"),
         };
     }
 

@@ -334,6 +334,12 @@ fn read_contact(wire: &Bytes, field: &Field, is_request: bool) -> Result<Option<
 }
 
 impl Request {
+    /// Its length as it came, in bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.head.wire.len()
+    }
+
     /// What every response to this request repeats of it (RFC 3261 §8.2.6.2), with the topmost Via completed
     /// by where the request came from (§18.2.1, RFC 3581 §4).
     #[must_use]

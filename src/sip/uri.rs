@@ -213,9 +213,39 @@ impl Uri {
 
     /// The telephone number of a tel URI, or of a sip URI whose user looks like one: digits after an optional
     /// `+`, visual separators dropped (RFC 3966 §5.1.1). `user=phone` is not asked for: many trunks leave it
-    /// out.
+    /// out. A local number that says which numbers it is local to has those digits before its own (§5.1.5).
     #[must_use]
     pub fn number(&self) -> Option<Cow<'_, str>> {
+        let number = self.local_number()?;
+        if number.starts_with('+') {
+            return Some(number);
+        }
+        match self.phone_context() {
+            Some(context) => Some((context + &number).into()),
+            None => Some(number),
+        }
+    }
+
+    /// The leading digits with `+` that a local number belongs to; `None` also for a context that is a domain.
+    fn phone_context(&self) -> Option<String> {
+        let context = match self.scheme {
+            Scheme::Tel => self.param("phone-context")?.into_owned(),
+            // RFC 3261 §19.1.6: what a tel URI has as parameters stands in the user part.
+            _ => {
+                let (_, params) = split_while(self.raw_user()?, |b| b != b';');
+                let mut params = params.split(';').filter_map(|param| param.split_once('='));
+                let (_, value) = params.find(|(name, _)| name.eq_ignore_ascii_case("phone-context"))?;
+                unescape(value).into_owned()
+            }
+        };
+        let digits = context.strip_prefix('+')?;
+        let known = digits.bytes().all(|b| b.is_ascii_digit() || is_separator(b));
+        let digits: String = digits.chars().filter(char::is_ascii_digit).collect();
+        // RFC 3966 §3: a global number's digits; no number has more than 15.
+        (known && (1..=15).contains(&digits.len())).then(|| format!("+{digits}"))
+    }
+
+    fn local_number(&self) -> Option<Cow<'_, str>> {
         let user = self.user()?;
         let digits = user.strip_prefix('+').unwrap_or(&user);
         let known = digits.bytes().all(|b| b.is_ascii_digit() || is_separator(b));
@@ -321,7 +351,18 @@ mod tests {
             ("sip:+12025550100;npdi;rn=+12025550199@h", Some("+12025550100")),
             ("sips:+12025550100:secret@h", Some("+12025550100")),
             ("tel:+1-202-555-0100", Some("+12025550100")),
-            ("TEL:555-0100;phone-context=+1202", Some("5550100")),
+            ("TEL:555-0100;phone-context=+1202", Some("+12025550100")),
+            ("tel:555.0100;phone-context=+1-202", Some("+12025550100")),
+            ("tel:2025550100;phone-context=+1;ext=7", Some("+12025550100")),
+            ("tel:+12025550100;phone-context=+44", Some("+12025550100")),
+            ("tel:5550100;phone-context=carrier.example", Some("5550100")),
+            ("tel:5550100;phone-context=+", Some("5550100")),
+            ("tel:5550100;phone-context=+1x", Some("5550100")),
+            ("tel:5550100;phone-context=+1234567890123456", Some("5550100")),
+            ("tel:5550100;phone-context=+%31202", Some("+12025550100")),
+            ("sip:5550100;phone-context=+1202@h;user=phone", Some("+12025550100")),
+            ("sip:5550100@h;phone-context=+1202;user=phone", Some("5550100")),
+            ("sip:5550100;Phone-Context=%2B1202@h", Some("+12025550100")),
             ("tel:+", None),
             ("tel:-.()", None),
             ("sip:anonymous@anonymous.invalid", None),

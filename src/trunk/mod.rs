@@ -5,15 +5,19 @@
 //! address before anything is parsed; it never looks at what a message says about itself.
 
 mod rate;
+pub mod registration;
 
 pub use rate::RateLimit;
 
 use crate::number::{Did, E164};
+use crate::sip::digest::Credentials;
 use ipnet::IpNet;
 use media::{Codec, SourcePolicy};
 use rlibphonenumber::{PHONE_NUMBER_UTIL, PhoneNumberFormat, Region};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
+use subtle::ConstantTimeEq;
 
 /// A SIP transport that a gateway or a listener names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -179,6 +183,60 @@ pub enum NumberFormat {
     PlusE164,
     /// `12025550100`.
     E164,
+    /// As dialled within `default_country`: `2025550100` in the US, `01234567890` where a trunk prefix is used; numbers
+    /// of other countries with the prefix for calls abroad.
+    National,
+}
+
+/// The header that says who calls, beside From, to a carrier that wants it. It holds the virtual number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdentityHeader {
+    /// From is enough.
+    None,
+    /// RFC 3325.
+    PAssertedIdentity,
+    /// What came before it.
+    RemotePartyId,
+}
+
+impl IdentityHeader {
+    /// The configuration's words.
+    pub const ALL: [Self; 3] = [Self::None, Self::PAssertedIdentity, Self::RemotePartyId];
+
+    /// As the configuration writes it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::PAssertedIdentity => "p-asserted-identity",
+            Self::RemotePartyId => "remote-party-id",
+        }
+    }
+}
+
+/// Whether a trunk's RTP is encrypted (SRTP with keys in the SDP, RFC 4568).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SrtpPolicy {
+    /// Never.
+    #[default]
+    Off,
+    /// Where the peer agrees.
+    Optional,
+    /// A peer that does not agree is refused.
+    Required,
+}
+
+impl SrtpPolicy {
+    /// The configuration's word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "off" => Some(Self::Off),
+            "optional" => Some(Self::Optional),
+            "required" => Some(Self::Required),
+            _ => None,
+        }
+    }
 }
 
 /// A country that numbers without a country code are read in.
@@ -212,6 +270,8 @@ pub struct Trunk {
     pub rtp_source: SourcePolicy,
     /// In the order of preference; never empty.
     pub codecs: Vec<Codec>,
+    /// Whether its RTP is encrypted.
+    pub srtp: SrtpPolicy,
     /// Whether a B-leg's audio before its answer may reach the caller.
     pub early_media: bool,
     /// How the trunk wants numbers written.
@@ -222,6 +282,14 @@ pub struct Trunk {
     pub max_calls: Option<u32>,
     /// New legs of this trunk per second, both directions; `None`: only the limit of the whole service holds.
     pub max_calls_per_second: Option<u32>,
+    /// What we are known by to the carrier; and the carrier to us, where `challenge` says so.
+    pub credentials: Option<Arc<Credentials>>,
+    /// Each INVITE that comes in must prove that it knows the password; `credentials` are there then.
+    pub challenge: bool,
+    /// We tell the first gateway that answers where we are, and keep telling it; `credentials` are there then.
+    pub register: bool,
+    /// What says who calls in the INVITEs that we send, beside From.
+    pub identity: IdentityHeader,
 }
 
 impl Trunk {
@@ -258,7 +326,29 @@ impl Trunk {
         match self.number_format {
             NumberFormat::PlusE164 => format!("+{digits}"),
             NumberFormat::E164 => digits.to_owned(),
+            NumberFormat::National => self.write_national(digits).unwrap_or_else(|| format!("+{digits}")),
         }
+    }
+
+    /// `None` for what is no number of any country.
+    fn write_national(&self, digits: &str) -> Option<String> {
+        let Country(region) = self.default_country?;
+        let number = PHONE_NUMBER_UTIL.parse(format!("+{digits}"), None).ok()?;
+        // No country code begins with another one (ITU-T E.164 §6.2.1).
+        let code = PHONE_NUMBER_UTIL.get_country_code_for_region(region)?.to_string();
+        let text = if digits.starts_with(&code) {
+            number.format_as(PhoneNumberFormat::National)
+        } else {
+            number.format_out_of_country_calling_number(region)
+        };
+        Some(text.chars().filter(|c| c.is_ascii_digit() || *c == '+').collect())
+    }
+
+    /// The user of our Contact where we register: the same after a restart, so that the carrier replaces the old
+    /// place by the new one, and never a number.
+    #[must_use]
+    pub fn registered_user(&self) -> String {
+        format!("trunk-{}", self.name)
     }
 }
 
@@ -296,6 +386,26 @@ impl Trunks {
         // A socket bound to [::] sees IPv4 peers as ::ffff:a.b.c.d (RFC 4291 §2.5.5.2).
         let source = source.to_canonical();
         self.position(|trunk| trunk.allow.iter().any(|network| network.contains(&source)))
+    }
+
+    /// Whether who calls in as this trunk must prove that he knows its password.
+    #[must_use]
+    pub fn challenges(&self, id: TrunkId) -> bool {
+        self.trunk(id).is_some_and(|trunk| trunk.challenge)
+    }
+
+    /// The trunk that challenges, takes calls from this address, and has this user name. All are looked at, so that
+    /// the time tells nothing.
+    #[must_use]
+    pub fn by_username(&self, source: IpAddr, username: &str) -> Option<(TrunkId, &Credentials)> {
+        let source = source.to_canonical();
+        let challenging = self.iter().filter(|(_, trunk)| trunk.challenge);
+        let reachable =
+            challenging.filter(|(_, trunk)| trunk.allow.iter().any(|network| network.contains(&source)));
+        let known = reachable.filter_map(|(id, trunk)| Some((id, trunk.credentials.as_deref()?)));
+        known
+            .filter(|(_, known)| bool::from(known.username.as_bytes().ct_eq(username.as_bytes())))
+            .fold(None, |first, found| first.or(Some(found)))
     }
 
     /// The trunk that has the address as a gateway. A gateway given by name is known by `allow` only.
@@ -355,11 +465,16 @@ mod tests {
             caller_from: vec![CallerFrom::From],
             rtp_source: SourcePolicy::Exact,
             codecs: vec![Codec::Pcmu],
+            srtp: SrtpPolicy::Off,
             early_media: true,
             number_format: NumberFormat::PlusE164,
             default_country: None,
             max_calls: None,
             max_calls_per_second: None,
+            credentials: None,
+            challenge: false,
+            register: false,
+            identity: IdentityHeader::None,
         }
     }
 
@@ -476,6 +591,69 @@ mod tests {
         let bare = Trunk { number_format: NumberFormat::E164, ..plus.clone() };
         assert_eq!(plus.write_number("12025550100"), "+12025550100");
         assert_eq!(bare.write_number("12025550100"), "12025550100");
+        let national = |country| Trunk {
+            default_country: Country::parse(country),
+            number_format: NumberFormat::National,
+            ..plus.clone()
+        };
+        let table = [
+            ("US", "12025550100", "2025550100"),
+            ("US", "16135550100", "6135550100"),
+            ("US", "442079460000", "011442079460000"),
+            ("GB", "442079460000", "02079460000"),
+            ("GB", "12025550100", "0012025550100"),
+            ("IN", "919876543210", "09876543210"),
+            ("SG", "6561234567", "61234567"),
+            ("US", "9999999", "+9999999"),
+        ];
+        for (country, digits, written) in table {
+            assert_eq!(national(country).write_number(digits), written, "{digits} in {country}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_nationally_is_read_back_as_the_same_number() {
+        for (country, digits) in
+            [("US", "12025550100"), ("GB", "442079460000"), ("IN", "919876543210"), ("US", "442079460000")]
+        {
+            let trunk = Trunk {
+                default_country: Country::parse(country),
+                number_format: NumberFormat::National,
+                ..trunk("t", &[], &[])
+            };
+            let written = trunk.write_number(digits);
+            assert_eq!(trunk.read_number(&written).as_ref().map(E164::digits), Some(digits), "{written}");
+        }
+    }
+
+    #[test]
+    fn a_user_is_known_on_the_trunks_that_challenge_his_address_and_on_no_other() {
+        let known = |name: &str, allow: &[&str], challenge| Trunk {
+            challenge,
+            credentials: Some(Arc::new(Credentials {
+                username: name.to_owned(),
+                password: "secret".to_owned().into(),
+                realm: None,
+            })),
+            ..trunk(name, allow, &[])
+        };
+        let trunks = Trunks::new(vec![
+            known("by-address", &["198.51.100.0/24"], false),
+            known("near", &["192.0.2.0/24"], true),
+            known("anywhere", &["0.0.0.0/0"], true),
+        ]);
+        let table = [
+            ("203.0.113.1", "anywhere", Some("anywhere")),
+            ("203.0.113.1", "near", None),
+            ("192.0.2.1", "near", Some("near")),
+            ("192.0.2.1", "anywhere", Some("anywhere")),
+            ("198.51.100.1", "by-address", None),
+            ("203.0.113.1", "", None),
+        ];
+        for (source, username, name) in table {
+            let found = trunks.by_username(source.parse().unwrap(), username).map(|(id, _)| id);
+            assert_eq!(found, name.and_then(|name| trunks.id(name)), "{username} from {source}");
+        }
     }
 
     #[test]

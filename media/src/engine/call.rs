@@ -128,7 +128,7 @@ impl Call {
     pub(super) fn on_packet(
         &mut self,
         socket: u8,
-        datagram: &[u8],
+        datagram: &mut [u8],
         from: SocketAddr,
         recorder: &mut Recorder,
         bench: &mut Bench<'_>,

@@ -1,7 +1,7 @@
 //! One leg on its worker: two sockets, the stream that was agreed, what comes in and what goes out.
 //!
-//! RFC 3550 §5, §6; RFC 4733. The source is asked first, for each packet; then the header is read; then it is
-//! decided what the packet is. Nothing of an incoming packet but its payload, shifted numbers and the marker
+//! RFC 3550 §5, §6; RFC 4733; RFC 3711. The source is asked first, for each packet; then its tag, if it has one; then
+//! the header is read; then it is decided what the packet is. Nothing of an incoming packet but its payload, shifted numbers and the marker
 //! ever leaves.
 
 use super::clock::Now;
@@ -13,6 +13,7 @@ use crate::relay::{Incoming, OutStream};
 use crate::rtcp::{self, Cname, LastSenderReport, NtpTime, ReportBlock, SenderInfo};
 use crate::rtp::{self, Header, Packet, ReceiverStatistics};
 use crate::source::Source;
+use crate::srtp::{self, Srtp};
 use crate::time::{MediaTime, SAMPLE_RATE_HZ, milliseconds, samples_in};
 use crate::{Codec, LegStatistics, PlayMode, Prompt, Stream, g711};
 use std::collections::VecDeque;
@@ -21,8 +22,8 @@ use std::time::Instant;
 
 /// The longest payload that is relayed: 160 ms of G.711.
 pub(super) const MAX_PAYLOAD: usize = 1280;
-/// The longest packet that is sent.
-const MAX_PACKET: usize = rtp::HEADER_LENGTH + MAX_PAYLOAD;
+/// The longest packet that is sent, with room for its tag.
+const MAX_PACKET: usize = rtp::HEADER_LENGTH + MAX_PAYLOAD + srtp::RTP_TRAILER;
 /// Frames made up for at once after the engine was late.
 const MAX_CATCH_UP: usize = 12;
 /// Keys that wait for the tone of the one before them to end.
@@ -69,6 +70,8 @@ struct Agreed {
 pub(super) struct Leg {
     pub(super) sockets: Sockets,
     agreed: Option<Agreed>,
+    /// The stream is encrypted, both ways.
+    srtp: Option<Box<Srtp>>,
     out: OutStream,
     events: EventRelay,
     pub(super) detector: EventDetector,
@@ -116,6 +119,7 @@ impl Leg {
         Self {
             sockets,
             agreed: None,
+            srtp: None,
             out: OutStream::new(identity.ssrc, identity.sequence, identity.timestamp),
             events: EventRelay::new(SAMPLE_RATE_HZ, SAMPLE_RATE_HZ),
             detector: EventDetector::new(),
@@ -168,6 +172,10 @@ impl Leg {
         if stream.telephone_event.is_some() {
             self.keys.clear();
         }
+        match (&mut self.srtp, &stream.srtp) {
+            (Some(srtp), Some(keys)) => srtp.agree(keys),
+            (srtp, keys) => *srtp = keys.as_ref().map(|keys| Box::new(Srtp::new(keys))),
+        }
         self.agreed = Some(Agreed { stream, kinds, rtp, rtcp, sends });
     }
 
@@ -204,11 +212,24 @@ impl Leg {
     #[inline]
     pub(super) fn accept<'a>(
         &mut self,
-        datagram: &'a [u8],
+        datagram: &'a mut [u8],
         from: SocketAddr,
         bench: &mut Bench<'_>,
     ) -> Option<(Packet<'a>, Kind)> {
+        let srtp = self.srtp.as_deref_mut();
+        let statistics = &mut self.statistics;
         let accepted = self.agreed.as_mut().filter(|agreed| agreed.rtp.accepts(from)).and_then(|agreed| {
+            let datagram = match srtp {
+                None => &*datagram,
+                Some(srtp) => {
+                    let length = srtp.unprotect_rtp(datagram);
+                    if length.is_none() {
+                        statistics.unauthentic += 1;
+                        bench.counters.unauthentic += 1;
+                    }
+                    datagram.get(..length?)?
+                }
+            };
             let packet = Packet::parse(datagram).ok()?;
             agreed.rtp.lock(from);
             let kind = agreed.kinds.get(usize::from(packet.header.payload_type)).copied()?;
@@ -270,11 +291,11 @@ impl Leg {
             ssrc: self.out.ssrc(),
         };
         let Ok(length) = rtp::encode(&header, payload, &mut packet) else { return gives_way };
-        let Some(packet) = packet.get_mut(..length) else { return gives_way };
         if codec != own_codec {
-            g711::transcode(codec, own_codec, packet.get_mut(rtp::HEADER_LENGTH..).unwrap_or_default());
+            let payload = packet.get_mut(rtp::HEADER_LENGTH..length).unwrap_or_default();
+            g711::transcode(codec, own_codec, payload);
         }
-        bench.counters.relayed += u64::from(self.send(packet, bench.counters));
+        bench.counters.relayed += u64::from(self.send(&mut packet, length, bench.counters));
         gives_way
     }
 
@@ -307,9 +328,9 @@ impl Leg {
             timestamp: place.timestamp,
             ssrc: self.out.ssrc(),
         };
-        let mut packet = [0; rtp::HEADER_LENGTH + crate::dtmf::EVENT_LENGTH];
+        let mut packet = [0; rtp::HEADER_LENGTH + crate::dtmf::EVENT_LENGTH + srtp::RTP_TRAILER];
         if let Ok(length) = rtp::encode(&header, &told.event.encode(), &mut packet) {
-            let sent = self.send(packet.get(..length).unwrap_or_default(), bench.counters);
+            let sent = self.send(&mut packet, length, bench.counters);
             bench.counters.relayed += u64::from(sent);
         }
         false
@@ -402,21 +423,27 @@ impl Leg {
             timestamp: place.timestamp,
             ssrc: self.out.ssrc(),
         };
-        let mut packet = [0; rtp::HEADER_LENGTH + MAX_FRAME];
+        let mut packet = [0; rtp::HEADER_LENGTH + MAX_FRAME + srtp::RTP_TRAILER];
         let Some((head, payload)) = packet.split_first_chunk_mut::<{ rtp::HEADER_LENGTH }>() else { return };
         *head = header.encode();
         let length = rtp::HEADER_LENGTH + g711::encode(codec, samples, payload);
-        self.send(packet.get(..length).unwrap_or_default(), bench.counters);
+        self.send(&mut packet, length, bench.counters);
     }
 
+    /// Sends the packet of `length` bytes at the front of `buffer`, which has room for a tag.
     #[inline]
-    fn send(&mut self, packet: &[u8], counters: &mut EngineStatistics) -> bool {
+    fn send(&mut self, buffer: &mut [u8], length: usize, counters: &mut EngineStatistics) -> bool {
         let Some(agreed) = &self.agreed else { return false };
+        let on_wire = self.srtp.as_mut().map_or(Some(length), |srtp| srtp.protect_rtp(buffer, length));
+        let Some(packet) = on_wire.and_then(|length| buffer.get(..length)) else {
+            counters.unsent += 1;
+            return false;
+        };
         // A full socket buffer loses the packet, as a full queue in the network would.
         let sent = self.sockets.rtp.send_to(packet, agreed.stream.remote).is_ok();
         if sent {
             self.statistics.sent += 1;
-            self.reports.octets += packet.len().saturating_sub(rtp::HEADER_LENGTH) as u64;
+            self.reports.octets += length.saturating_sub(rtp::HEADER_LENGTH) as u64;
             counters.sent += 1;
         } else {
             counters.unsent += 1;
@@ -425,9 +452,22 @@ impl Leg {
     }
 
     /// True when an RTCP packet is the peer's. Nothing in it acts on the call: its BYE least of all.
-    pub(super) fn on_rtcp(&mut self, datagram: &[u8], from: SocketAddr, bench: &mut Bench<'_>) -> bool {
+    pub(super) fn on_rtcp(&mut self, datagram: &mut [u8], from: SocketAddr, bench: &mut Bench<'_>) -> bool {
         let ssrc = self.out.ssrc();
+        let srtp = self.srtp.as_deref_mut();
+        let statistics = &mut self.statistics;
         let report = self.agreed.as_mut().filter(|agreed| agreed.rtcp.accepts(from)).and_then(|agreed| {
+            let datagram = match srtp {
+                None => &*datagram,
+                Some(srtp) => {
+                    let length = srtp.unprotect_rtcp(datagram);
+                    if length.is_none() {
+                        statistics.unauthentic += 1;
+                        bench.counters.unauthentic += 1;
+                    }
+                    datagram.get(..length?)?
+                }
+            };
             let report = rtcp::decode(datagram, ssrc).ok()?;
             agreed.rtcp.lock(from);
             Some(report)
@@ -467,7 +507,9 @@ impl Leg {
         if bye {
             rtcp::encode_bye(self.out.ssrc(), scratch);
         }
-        if let Some(to) = self.agreed.as_ref().map(|agreed| agreed.stream.remote_rtcp)
+        let leaves = self.srtp.as_mut().is_none_or(|srtp| srtp.protect_rtcp(scratch));
+        if leaves
+            && let Some(to) = self.agreed.as_ref().map(|agreed| agreed.stream.remote_rtcp)
             && to.port() != 0
             && !to.ip().is_unspecified()
             && self.sockets.rtcp.send_to(scratch, to).is_err()

@@ -3,11 +3,13 @@
 
 use super::{Engine, MediaHandle, MediaLimits, OpenError};
 use crate::rtp::{Header, Packet};
+use crate::srtp::{RTP_TRAILER, Secret, Srtp, SrtpKeys, Suite};
 use crate::{
     CallStatistics, Codec, Digit, Direction, MediaCommand, MediaEvent, PlayMode, Prompt, Side, SourcePolicy,
     Stream, TelephoneEventFormat, g711, rtcp,
 };
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -57,6 +59,7 @@ impl Phone {
             ptime_ms: 20,
             direction: Direction::SendRecv,
             source: SourcePolicy::Exact,
+            srtp: None,
         }
     }
 
@@ -686,4 +689,147 @@ fn ipv6_legs_work() {
     assert_eq!(b.hear().1, [17; 160]);
     b.rtp.send_to(&[b.header(0).encode().as_slice(), &[18; 160]].concat(), (local, b.engine)).unwrap();
     assert_eq!(a.hear().1, [18; 160]);
+}
+
+/// A phone's end of an encrypted leg: its own contexts, and the stream that the engine is given.
+fn encrypted(suite: Suite, number: u8, stream: Stream) -> (Srtp, Stream) {
+    let (ours, theirs) = (Secret::new([number; 32]).key(suite, 0), Secret::new([number; 32]).key(suite, 1));
+    let phone = SrtpKeys { send: theirs.clone(), receive: ours.clone() };
+    (Srtp::new(&phone), Stream { srtp: Some(Arc::new(SrtpKeys { send: ours, receive: theirs })), ..stream })
+}
+
+impl Phone {
+    /// 20 ms of audio made of `code`, as it lies on the wire.
+    fn sealed(&mut self, srtp: &mut Srtp, code: u8) -> Vec<u8> {
+        let mut packet = self.header(0).encode().to_vec();
+        packet.extend([code; 160]);
+        let length = packet.len();
+        packet.extend([0; RTP_TRAILER]);
+        let length = srtp.protect_rtp(&mut packet, length).unwrap();
+        packet.truncate(length);
+        self.sequence = self.sequence.wrapping_add(1);
+        self.timestamp = self.timestamp.wrapping_add(160);
+        packet
+    }
+
+    fn hear_sealed(&self, srtp: &mut Srtp) -> (Header, Vec<u8>) {
+        let mut buffer = [0; 2048];
+        let (length, _) = self.rtp.recv_from(&mut buffer).expect("a packet should come");
+        let length = srtp.unprotect_rtp(&mut buffer[..length]).expect("under the key that was agreed");
+        let packet = Packet::parse(&buffer[..length]).unwrap();
+        (packet.header, packet.payload.to_vec())
+    }
+}
+
+#[test]
+fn rfc3711_an_encrypted_leg_and_a_plain_one_hear_each_other() {
+    for suite in Suite::ALL {
+        let mut call = TestCall::open(limits());
+        let (mut srtp, stream) = encrypted(suite, 1, call.a.stream(Codec::Pcmu));
+        call.configure(Side::A, stream.clone());
+        call.configure(Side::B, call.b.stream(Codec::Pcmu));
+        call.handle.command(MediaCommand::Bridge);
+        for code in 1..=4u8 {
+            let packet = call.a.sealed(&mut srtp, code);
+            call.a.send_raw(&packet);
+            assert_eq!(call.b.hear().1, [code; 160]);
+            call.b.speak(0, code + 100);
+            assert_eq!(call.a.hear_sealed(&mut srtp).1, [code + 100; 160]);
+            // Agreed on again, as a refresh does: indices go on.
+            call.configure(Side::A, stream.clone());
+        }
+        let mut bye = [0; 512];
+        call.handle.command(MediaCommand::Close);
+        let (length, _) = call.a.rtcp.recv_from(&mut bye).unwrap();
+        let length = srtp.unprotect_rtcp(&mut bye[..length]).expect("reports are encrypted as well");
+        assert!(rtcp::decode(&bye[..length], 0).unwrap().bye);
+    }
+}
+
+#[test]
+fn rfc3711_each_leg_has_keys_of_its_own_and_codecs_are_converted() {
+    let mut call = TestCall::open(limits());
+    let (mut a, stream_a) = encrypted(Suite::Aes128Sha80, 1, call.a.stream(Codec::Pcmu));
+    let (mut b, stream_b) = encrypted(Suite::Aes256Sha32, 2, call.b.stream(Codec::Pcma));
+    call.configure(Side::A, stream_a);
+    call.configure(Side::B, stream_b);
+    call.handle.command(MediaCommand::Bridge);
+    let mu = g711::encode_sample(Codec::Pcmu, 8031);
+    let packet = call.a.sealed(&mut a, mu);
+    call.a.send_raw(&packet);
+    let expected = g711::encode_sample(Codec::Pcma, g711::decode_sample(Codec::Pcmu, mu));
+    let (header, payload) = call.b.hear_sealed(&mut b);
+    assert_eq!((header.payload_type, payload), (8, vec![expected; 160]));
+    // What one leg may say under its key is nothing on the other.
+    let sequence = call.a.sequence;
+    let stray = call.a.sealed(&mut a, 1);
+    call.a.sequence = sequence;
+    call.b.rtp.send_to(&stray, (LOCAL, call.b.engine)).unwrap();
+    call.a.hears_nothing();
+    assert_eq!(call.close().b.unauthentic, 1);
+}
+
+#[test]
+fn rfc3711_3_3_a_wrong_tag_goes_nowhere_and_changes_nothing() {
+    let mut call = TestCall::open(limits());
+    let (mut srtp, stream) = encrypted(Suite::Aes128Sha80, 1, call.a.stream(Codec::Pcmu));
+    call.configure(Side::A, Stream { source: SourcePolicy::Address, ..stream });
+    call.configure(Side::B, call.b.stream(Codec::Pcmu));
+    call.handle.command(MediaCommand::Bridge);
+    call.handle.command(MediaCommand::CollectDigits { side: Side::B, on: false });
+    let mut foreign = Srtp::new(&SrtpKeys {
+        send: Secret::new([9; 32]).key(Suite::Aes128Sha80, 0),
+        receive: Secret::new([9; 32]).key(Suite::Aes128Sha80, 1),
+    });
+    // From another port of the same address, which the first packet of the peer would lock.
+    let mut elsewhere = Phone::new(call.a.ssrc);
+    elsewhere.engine = call.a.engine;
+    let mut wrong = 0;
+    for code in 0..20u8 {
+        let forged = elsewhere.sealed(&mut foreign, code);
+        elsewhere.send_raw(&forged);
+        elsewhere.speak(0, code);
+        elsewhere.send_raw(&[0x80; 5]);
+        wrong += 3;
+    }
+    call.b.hears_nothing();
+    let good = call.a.sealed(&mut srtp, 42);
+    call.a.send_raw(&good);
+    assert_eq!(call.b.hear().1, [42; 160]);
+    // Once more, and with a bit of its payload changed.
+    call.a.send_raw(&good);
+    let mut bent = call.a.sealed(&mut srtp, 43);
+    bent[20] ^= 1;
+    call.a.send_raw(&bent);
+    call.b.hears_nothing();
+    bent[20] ^= 1;
+    call.a.send_raw(&bent);
+    assert_eq!(call.b.hear().1, [43; 160], "the true one is taken after its forgery");
+    let statistics = call.close();
+    assert_eq!(
+        (statistics.a.received, statistics.a.unauthentic, statistics.a.foreign),
+        (2, wrong + 2, wrong + 2)
+    );
+    assert_eq!((statistics.b.sent, statistics.a.lost), (2, 0));
+}
+
+#[test]
+fn rfc3711_keys_and_prompts_work_under_encryption() {
+    let mut call = TestCall::open(limits());
+    let (mut srtp, stream) = encrypted(Suite::Aes128Sha80, 1, call.a.stream(Codec::Pcmu));
+    call.configure(Side::A, stream);
+    call.handle.command(MediaCommand::CollectDigits { side: Side::A, on: true });
+    let prompt = Prompt::new("test", &[1000; 800]);
+    call.handle.command(MediaCommand::Play { side: Side::A, prompt, mode: PlayMode::Once });
+    for _ in 0..5 {
+        assert_eq!(call.a.hear_sealed(&mut srtp).1, [g711::encode_sample(Codec::Pcmu, 1000); 160]);
+    }
+    assert_eq!(call.event(), MediaEvent::PlayFinished { side: Side::A });
+    let mut packet = call.a.header(101).encode().to_vec();
+    packet.extend([4, 0x8a, 0, 160]);
+    let length = packet.len();
+    packet.extend([0; RTP_TRAILER]);
+    let length = srtp.protect_rtp(&mut packet, length).unwrap();
+    call.a.send_raw(&packet[..length]);
+    assert_eq!(call.event(), MediaEvent::Digit { side: Side::A, digit: Digit::from_char('4').unwrap() });
 }

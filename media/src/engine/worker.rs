@@ -362,7 +362,7 @@ impl Worker {
             };
             // An error is no packet; the socket is asked again when the kernel says so.
             let Ok((length, from)) = socket.recv_from(self.datagram.as_mut_slice()) else { break };
-            let datagram = self.datagram.get(..length).unwrap_or_default();
+            let datagram = self.datagram.get_mut(..length).unwrap_or_default();
             let (accepted, moved) = call.on_packet(which, datagram, from, &mut self.recorder, &mut bench);
             if moved {
                 set_deadline(&mut self.deadlines, slot, call);

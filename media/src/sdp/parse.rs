@@ -5,6 +5,7 @@
 //! them. What we do need and cannot read is an error with its line; everything else is skipped.
 
 use super::OfferError;
+use crate::srtp::sdes::Crypto;
 use crate::{Codec, Direction};
 use std::net::IpAddr;
 
@@ -12,6 +13,8 @@ const MAX_LENGTH: usize = 64 * 1024;
 const MAX_LINES: usize = 500;
 const MAX_MEDIA: usize = 16;
 const MAX_FORMATS: usize = 64;
+/// Keys of one stream; each costs a base64 decoding.
+const MAX_CRYPTO: usize = 16;
 
 /// What a peer described, as far as it concerns us. Session-level values are in each stream that has none.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +41,10 @@ pub(super) struct Media {
     pub(super) direction: Option<Direction>,
     pub(super) ptime_ms: Option<u32>,
     pub(super) maxptime_ms: Option<u32>,
+    /// `a=crypto` lines that can be taken, in order.
+    pub(super) crypto: Vec<Crypto>,
+    /// There are `a=crypto` lines, of whatever kind.
+    pub(super) has_crypto: bool,
     /// `a=rtpmap`: the first for each payload type counts.
     maps: Vec<(u8, Encoding)>,
     /// Payload types whose `a=fmtp` lists events, but not one of the ten digits.
@@ -128,9 +135,14 @@ impl Protocol {
         }
     }
 
-    /// True for RTP without encryption, the only kind that we take.
+    /// True for RTP without encryption, or with it where the peer pleases (RFC 8643).
     pub(super) fn is_plain_rtp(self) -> bool {
         matches!(self, Self::Avp | Self::Avpf)
+    }
+
+    /// True for RTP whose keys stand in the SDP (RFC 4568).
+    pub(super) fn is_secure_rtp(self) -> bool {
+        matches!(self, Self::Savp | Self::Savpf)
     }
 
     fn parse(token: &[u8]) -> Self {
@@ -282,6 +294,8 @@ fn media_line(line: usize, value: &[u8]) -> Result<Media, OfferError> {
         direction: None,
         ptime_ms: None,
         maxptime_ms: None,
+        crypto: vec![],
+        has_crypto: false,
         maps: vec![],
         without_digits: vec![],
     })
@@ -326,6 +340,12 @@ impl Media {
             b"ptime" => self.ptime_ms = self.ptime_ms.or(milliseconds(value)),
             b"maxptime" => self.maxptime_ms = self.maxptime_ms.or(milliseconds(value)),
             b"rtcp" => self.rtcp = self.rtcp.or_else(|| rtcp(value)),
+            b"crypto" => {
+                self.has_crypto = true;
+                if self.crypto.len() < MAX_CRYPTO {
+                    self.crypto.extend(Crypto::parse(value));
+                }
+            }
             _ => {}
         }
     }
@@ -659,7 +679,8 @@ mod tests {
         ) {
             let body = format!(
                 "v=0\r\nc=IN IP4 {c}\r\nm=audio {a} RTP/AVP {b} 0\r\na=rtpmap:{b} PCMA/{a}/{b}\r\n\
-                 a=fmtp:{b} {d}\r\na=ptime:{a}\r\na=maxptime:{b}\r\na=rtcp:{a} IN IP4 {c}\r\n"
+                 a=fmtp:{b} {d}\r\na=ptime:{a}\r\na=maxptime:{b}\r\na=rtcp:{a} IN IP4 {c}\r\n\
+                 a=crypto:{a} AES_CM_128_HMAC_SHA1_80 inline:{c}|2^{b}\r\n"
             );
             let _ = parse(body.as_bytes());
         }

@@ -9,7 +9,7 @@ mod call;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -225,6 +225,7 @@ pub struct Agent {
     out: Out,
     calls: Vec<Call>,
     replies: VecDeque<(String, SocketAddr, Vec<u8>)>,
+    scripted: BTreeMap<String, VecDeque<Reply>>,
     user_agent: Option<String>,
 }
 
@@ -243,7 +244,8 @@ impl Agent {
             reordering: false,
             answers: Reply::default(),
         };
-        Self { out, calls: vec![], replies: VecDeque::new(), user_agent: None }
+        let (replies, scripted) = (VecDeque::new(), BTreeMap::new());
+        Self { out, calls: vec![], replies, scripted, user_agent: None }
     }
 
     /// What User-Agent and Server say; nothing when `None`.
@@ -254,6 +256,12 @@ impl Agent {
     /// Phrase, headers and body of answers that the phone gives by itself within a call; the status is its own.
     pub fn set_answers(&mut self, answers: Reply) {
         self.out.answers = answers;
+    }
+
+    /// The next requests of this method get these answers instead of the phone's own, in a call or outside, one each.
+    /// Not for INVITE and ACK.
+    pub fn script(&mut self, method: &str, replies: impl IntoIterator<Item = Reply>) {
+        self.scripted.entry(method.to_owned()).or_default().extend(replies);
     }
 
     /// So many ACKs for 2xx are made but not sent.
@@ -485,6 +493,11 @@ impl Agent {
         if let Some((_, to, bytes)) = self.replies.iter().find(|(seen, _, _)| *seen == key) {
             self.out.send(*to, bytes);
             return;
+        }
+        if let Some(reply) = self.scripted.get_mut(&method).and_then(VecDeque::pop_front) {
+            let tag = self.out.token();
+            let bytes = respond_to(&request, from, &reply, &tag, &[], None);
+            return self.reply(key, from, bytes);
         }
         let known =
             self.calls.iter_mut().find(|call| call.call_id == request.call_id() && call.is_meant(&request));

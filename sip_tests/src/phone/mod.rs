@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
-use crate::agent::{Agent, CallNumber};
+use crate::agent::{Agent, CallNumber, Reply};
 use crate::message::Message;
 use crate::sdp::{LocalMedia, RemoteMedia};
 use crate::stream::{MediaOptions, MediaSession};
@@ -146,6 +146,7 @@ impl Phone {
         let sdp = options.sdp.unwrap_or_default();
         media.set_local(sdp.telephone_event_pt, sdp.ptime_ms);
         media.set_codecs(&sdp.codecs);
+        media.set_key(sdp.key.as_ref());
         let (logs, session) = (shared.logs.clone(), media.clone());
         let asked = shared.ask(move |agent, now| {
             let local = LocalMedia::new(session.address(), sdp, agent.session_id());
@@ -233,6 +234,15 @@ impl Phone {
     ) -> Result<Message, WaitError> {
         let find = |seen: &[Message], _| seen.iter().find(|message| is(message)).cloned();
         self.shared.everything.wait(&self.shared.name, what, timeout, find).await
+    }
+
+    /// The next requests of this method get these answers, in a call or outside, one each; not for INVITE and ACK.
+    ///
+    /// # Errors
+    /// [`WaitError::Closed`].
+    pub async fn script(&self, method: &str, replies: Vec<Reply>) -> Result<(), WaitError> {
+        let method = method.to_owned();
+        self.shared.ask(move |agent, _| agent.script(&method, replies)).await
     }
 
     /// So many ACKs for 2xx get lost from now on.

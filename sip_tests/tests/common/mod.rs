@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods)]
 
 pub mod child;
+pub mod digest;
 pub mod receiver;
 pub mod talk;
 pub mod tls;
@@ -365,11 +366,23 @@ impl Scene {
 /// One HTTP request with credentials: status and body of the answer.
 pub async fn http(
     server: SocketAddr,
-    (user, password): (&str, &str),
+    account: (&str, &str),
     method: &str,
     path: &str,
     body: Option<&Value>,
 ) -> (u16, String) {
+    let (status, body) = fetch(server, account, method, path, body).await;
+    (status, String::from_utf8(body).unwrap())
+}
+
+/// The same for an answer that need not be text.
+pub async fn fetch(
+    server: SocketAddr,
+    (user, password): (&str, &str),
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+) -> (u16, Vec<u8>) {
     let body = body.map(ToString::to_string).unwrap_or_default();
     let token = base64(format!("{user}:{password}").as_bytes());
     let request = format!(
@@ -379,10 +392,11 @@ pub async fn http(
     );
     let mut stream = TcpStream::connect(server).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    let mut answer = vec![];
+    stream.read_to_end(&mut answer).await.unwrap();
+    let end = sip_tests::message::find(&answer, b"\r\n\r\n").unwrap();
+    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), answer[end + 4..].to_vec())
 }
 
 /// Every folder of a call below the recordings directory.

@@ -22,7 +22,7 @@ use maskline::sip::message::{Message, Method, Request};
 use maskline::sip::transport::{Flow, Protocol};
 use maskline::sip::wire::ByteStr;
 use maskline::store::{Cdr, Route, VirtualNumber};
-use maskline::trunk::{CallerFrom, NumberFormat, Trunk};
+use maskline::trunk::{CallerFrom, IdentityHeader, NumberFormat, SrtpPolicy, Trunk};
 use media::{CallStatistics, Codec, Digit, LegRecording, MediaCommand, MediaEvent, PlayMode};
 use media::{RecordingReport, Side, SourcePolicy};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -120,11 +120,16 @@ fn trunk(name: &str, network: &str, early_media: bool) -> Arc<Trunk> {
         caller_from: vec![CallerFrom::PAssertedIdentity, CallerFrom::From],
         rtp_source: SourcePolicy::Exact,
         codecs: vec![Codec::Pcma, Codec::Pcmu],
+        srtp: SrtpPolicy::Off,
         early_media,
         number_format: NumberFormat::PlusE164,
         default_country: None,
         max_calls: None,
         max_calls_per_second: None,
+        credentials: None,
+        challenge: false,
+        register: false,
+        identity: IdentityHeader::None,
     })
 }
 
@@ -416,7 +421,8 @@ impl Service {
                 Action::LegOpened(_)
                 | Action::LegAnswered(..)
                 | Action::Happened(_)
-                | Action::ForgiveGuess(_) => {}
+                | Action::ForgiveGuess(_)
+                | Action::Unauthorized { .. } => {}
                 Action::FileRecording(..) => {
                     let at = now + self.plan.media.filing_delay;
                     self.later(at, index, Pending::Event(Event::RecordingFiled));

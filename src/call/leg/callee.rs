@@ -7,12 +7,13 @@ use crate::call::signal::Signal;
 use crate::number::Did;
 use crate::sip::body;
 use crate::sip::dialog::Dialog;
+use crate::sip::digest;
 use crate::sip::encode::RequestOut;
 use crate::sip::key::DialogKey;
 use crate::sip::message::{Method, Response};
 use crate::sip::transaction::timer::T1;
 use crate::sip::transaction::{InviteClient, invite_client};
-use crate::sip::transport::Protocol;
+use crate::sip::transport::{Flow, Protocol};
 use crate::sip::wire::ByteStr;
 use crate::trunk::Trunk;
 use bytes::Bytes;
@@ -46,9 +47,14 @@ pub struct Dial {
 
 #[derive(Debug)]
 pub(super) struct Outgoing {
+    trunk: Arc<Trunk>,
     invite: RequestOut,
     hop: Hop,
     machine: InviteClient,
+    /// Earlier INVITEs of the leg, that the gateway challenged: repeated 401s and 407s still get their ACK.
+    challenged: Vec<ChallengedInvite>,
+    /// Challenges of the INVITE that were answered.
+    answered: u8,
     forks: Vec<Fork>,
     cancel: Cancel,
     /// After CANCEL: when a final answer is no longer waited for (RFC 3261 §9.1).
@@ -56,6 +62,13 @@ pub(super) struct Outgoing {
     over: bool,
     /// The ACK of each 2xx, by its To tag, to be repeated when the 2xx is (RFC 3261 §13.2.2.4).
     acks: Vec<(String, Bytes, Hop)>,
+}
+
+#[derive(Debug)]
+struct ChallengedInvite {
+    branch: String,
+    machine: InviteClient,
+    hop: Hop,
 }
 
 #[derive(Debug)]
@@ -77,15 +90,26 @@ impl Outgoing {
         &self.invite.via.branch
     }
 
+    /// The trunk that it leaves by.
+    pub(super) fn trunk_name(&self) -> String {
+        self.trunk.name.clone()
+    }
+
+    /// Whether somebody beyond the gateway has been reached.
+    pub(super) fn rings(&self) -> bool {
+        !self.forks.is_empty()
+    }
+
     pub(super) fn is_done(&self) -> bool {
-        self.over || self.machine.is_terminated()
+        self.over || (self.machine.is_terminated() && self.challenged.is_empty())
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         if self.over {
             return None;
         }
-        self.machine.deadline().into_iter().chain(self.give_up).min()
+        let challenged = self.challenged.iter().filter_map(|invite| invite.machine.deadline());
+        self.machine.deadline().into_iter().chain(self.give_up).chain(challenged).min()
     }
 }
 
@@ -122,10 +146,17 @@ impl Leg {
             name: hop.name.clone(),
         };
         let (machine, actions) = InviteClient::start(invite.encode(), hop.protocol != Protocol::Udp, out.now);
+        // A fixed place of the configuration is no gateway, and is not told the trunk's secrets.
+        let to_gateway = matches!(dial.callee, Callee::Party { .. });
+        let credentials = dial.trunk.credentials.as_ref().filter(|_| to_gateway);
+        let credentials = credentials.map(|known| Box::new(digest::Client::new(Arc::clone(known))));
         let outgoing = Outgoing {
+            trunk: dial.trunk,
             invite,
             hop,
             machine,
+            challenged: Vec::new(),
+            answered: 0,
             forks: Vec::new(),
             cancel: Cancel::No,
             give_up: None,
@@ -137,6 +168,7 @@ impl Leg {
             local_tag: key.local_tag,
             address: dial.address,
             route,
+            credentials,
             set_up: SetUp::Outgoing(Box::new(outgoing)),
             dialog: None,
             negotiation: Some(negotiation),
@@ -174,8 +206,24 @@ impl Leg {
     }
 
     /// A response to our INVITE.
-    pub(super) fn on_invite_response(&mut self, response: &Response, branch: &str, out: &mut Output<'_>) {
-        let SetUp::Outgoing(outgoing) = &self.set_up else { return };
+    pub(super) fn on_invite_response(
+        &mut self,
+        response: &Response,
+        branch: &str,
+        flow: &Flow,
+        out: &mut Output<'_>,
+    ) {
+        let SetUp::Outgoing(outgoing) = &mut self.set_up else { return };
+        if let Some(earlier) = outgoing.challenged.iter_mut().find(|earlier| earlier.branch == branch) {
+            // It has its final answer; what can still come is the same one again, whose ACK was lost.
+            let event = invite_client::Event::Response { status: response.status, ack: None };
+            for action in earlier.machine.handle(event, out.now) {
+                if let invite_client::Action::Send(ack) = action {
+                    out.send(ack, &earlier.hop);
+                }
+            }
+            return;
+        }
         if outgoing.branch() != branch || outgoing.invite.cseq != response.head.cseq.number {
             return;
         }
@@ -190,12 +238,39 @@ impl Leg {
         match status {
             ..=199 => self.on_provisional(response, tag, out),
             200..=299 => self.on_success(response, &tag.unwrap_or_default(), out),
+            401 | 407 if self.state == State::SettingUp && self.invite_again(response, flow, out) => {}
             _ if self.state == State::SettingUp => {
                 self.state = State::Ended;
                 out.signal(Signal::Refused(status));
             }
             _ => {}
         }
+    }
+
+    /// The gateway wants to know who we are: the INVITE goes out once more, with what it asks for (RFC 3261 §22.2).
+    /// False when it cannot be told.
+    fn invite_again(&mut self, response: &Response, flow: &Flow, out: &mut Output<'_>) -> bool {
+        let SetUp::Outgoing(outgoing) = &self.set_up else { return false };
+        let (mut invite, hop) = (outgoing.invite.clone(), outgoing.hop.clone());
+        let answered = outgoing.answered;
+        if self.answer_challenge(&mut invite, &hop, answered, (response, flow), out).is_err() {
+            return false;
+        }
+        invite.cseq = invite.cseq.saturating_add(1);
+        invite.via.branch = out.ids.branch();
+        let hop = Self::choose_transport(self.dialog_key(), &mut invite, hop);
+        let (machine, actions) = InviteClient::start(invite.encode(), hop.protocol != Protocol::Udp, out.now);
+        let SetUp::Outgoing(outgoing) = &mut self.set_up else { return false };
+        let branch = outgoing.branch().to_owned();
+        let earlier = std::mem::replace(&mut outgoing.machine, machine);
+        let earlier_hop = std::mem::replace(&mut outgoing.hop, hop);
+        if !earlier.is_terminated() {
+            outgoing.challenged.push(ChallengedInvite { branch, machine: earlier, hop: earlier_hop });
+        }
+        outgoing.invite = invite;
+        outgoing.answered = outgoing.answered.saturating_add(1);
+        self.perform_invite(actions, out);
+        true
     }
 
     fn on_provisional(&mut self, response: &Response, tag: Option<String>, out: &mut Output<'_>) {
@@ -237,8 +312,17 @@ impl Leg {
         let early = outgoing.forks.iter().find(|fork| fork.tag == tag).and_then(|fork| fork.stream.clone());
         let mut dialog = Dialog::as_uac(&outgoing.invite, response);
         let Some(hop) = self.hop_of(dialog.next_hop().as_ref()).or_else(|| self.hop_of(None)) else { return };
+        let credentials: Vec<_> = match &self.set_up {
+            SetUp::Outgoing(outgoing) if self.is_gateway(&hop) => {
+                outgoing.invite.credentials().cloned().collect()
+            }
+            _ => Vec::new(),
+        };
         let via = self.address.via(hop.protocol, out.ids.branch());
-        let ack = dialog.ack(cseq, via).encode();
+        let mut ack = dialog.ack(cseq, via);
+        // RFC 3261 §22.1: an ACK has its INVITE's credentials, because nobody may ask for any.
+        ack.headers.extend(credentials);
+        let ack = ack.encode();
         out.send(ack.clone(), &hop);
         if !remembered {
             // Its next 2xx, when one of these is lost, gets both once more.
@@ -287,11 +371,18 @@ impl Leg {
         outgoing.cancel = Cancel::Sent;
         outgoing.give_up = Some(out.now + 64 * T1);
         let (cancel, hop) = (identity::cancel(&outgoing.invite), outgoing.hop.clone());
-        self.start_client_as_is(cancel, hop, out);
+        self.start_client_as_is(cancel, hop, 0, out);
     }
 
     pub(super) fn on_set_up_timeout(&mut self, out: &mut Output<'_>) {
         let SetUp::Outgoing(outgoing) = &mut self.set_up else { return };
+        for earlier in &mut outgoing.challenged {
+            if earlier.machine.deadline().is_some_and(|at| at <= out.now) {
+                // Timer D: there is nothing to send.
+                let _ = earlier.machine.handle(invite_client::Event::Timeout, out.now);
+            }
+        }
+        outgoing.challenged.retain(|earlier| !earlier.machine.is_terminated());
         if outgoing.give_up.is_some_and(|at| at <= out.now) {
             outgoing.over = true;
             outgoing.give_up = None;

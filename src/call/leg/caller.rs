@@ -59,6 +59,7 @@ impl Leg {
                 local: Some(flow.local),
                 name: None,
             },
+            credentials: None,
             set_up: SetUp::Incoming(Box::new(Incoming {
                 head: invite.response_head(flow.peer),
                 key: TransactionKey::of_invite(invite),

@@ -6,6 +6,7 @@
 
 mod callee;
 mod caller;
+mod challenge;
 mod in_dialog;
 
 use super::cdr::HangupCause;
@@ -14,6 +15,7 @@ use super::signal::{Order, Signal};
 use super::{Action, Hop, Place};
 use crate::ids::IdSource;
 use crate::sip::dialog::Dialog;
+use crate::sip::digest;
 use crate::sip::encode::{RequestOut, ResponseOut};
 use crate::sip::key::{DialogKey, TransactionKey};
 use crate::sip::message::{Message, Method, Request, Response};
@@ -48,6 +50,8 @@ pub struct Leg {
     address: LegAddress,
     /// Where a request goes whose target names no usable address, and the connection that it should use.
     route: Route,
+    /// What the gateway may be told when it asks who we are; only of a leg of ours whose trunk has credentials.
+    credentials: Option<Box<digest::Client>>,
     set_up: SetUp,
     /// The caller's leg: from the INVITE on. A leg of ours: once answered.
     dialog: Option<Dialog>,
@@ -106,6 +110,8 @@ struct Client {
     request: RequestOut,
     hop: Hop,
     machine: NonInviteClient,
+    /// Challenges of it that were answered before.
+    answered: u8,
 }
 
 #[derive(Debug)]
@@ -174,6 +180,12 @@ impl Leg {
         self.state == State::Answered
     }
 
+    /// True when the leg is answered and nobody waits for the ACK of our 2xx.
+    #[must_use]
+    pub fn is_acknowledged(&self) -> bool {
+        self.is_answered() && self.ok.is_none()
+    }
+
     /// True when the leg was refused, cancelled or hung up, by whomever.
     #[must_use]
     pub fn has_ended(&self) -> bool {
@@ -199,7 +211,7 @@ impl Leg {
     pub(crate) fn handle(&mut self, message: &Message, flow: &Flow, out: &mut Output<'_>) {
         match message {
             Message::Request(request) => self.on_request(request, flow, out),
-            Message::Response(response) => self.on_response(response, out),
+            Message::Response(response) => self.on_response(response, flow, out),
         }
     }
 
@@ -291,15 +303,16 @@ impl Leg {
 
     /// Starts a non-INVITE client transaction.
     fn start_client(&mut self, mut request: RequestOut, hop: Hop, out: &mut Output<'_>) {
+        self.authorize(&mut request, &hop, out);
         let hop = Self::choose_transport(self.dialog_key(), &mut request, hop);
-        self.start_client_as_is(request, hop, out);
+        self.start_client_as_is(request, hop, 0, out);
     }
 
     /// CANCEL goes just where its INVITE went, by the same transport (RFC 3261 §9.1).
-    fn start_client_as_is(&mut self, request: RequestOut, hop: Hop, out: &mut Output<'_>) {
+    fn start_client_as_is(&mut self, request: RequestOut, hop: Hop, answered: u8, out: &mut Output<'_>) {
         let reliable = hop.protocol != Protocol::Udp;
         let (machine, actions) = NonInviteClient::start(request.encode(), reliable, out.now);
-        let mut client = Client { request, hop, machine };
+        let mut client = Client { request, hop, machine, answered };
         client.perform(actions, out);
         push(&mut self.clients, client);
     }
@@ -340,11 +353,11 @@ impl Leg {
         client.perform(actions, out);
     }
 
-    fn on_response(&mut self, response: &Response, out: &mut Output<'_>) {
+    fn on_response(&mut self, response: &Response, flow: &Flow, out: &mut Output<'_>) {
         let head = &response.head;
         let Some(branch) = head.via.branch.as_ref() else { return };
         if head.cseq.method == Method::INVITE {
-            return self.on_invite_response(response, branch, out);
+            return self.on_invite_response(response, branch, flow, out);
         }
         let Some(index) = self.clients.iter().position(|client| {
             client.request.via.branch == **branch && client.request.method == head.cseq.method
@@ -353,7 +366,14 @@ impl Leg {
         };
         let Some(client) = self.clients.get_mut(index) else { return };
         let actions = client.machine.handle(non_invite_client::Event::Response(response.status), out.now);
+        let challenged =
+            actions.iter().any(|action| matches!(action, non_invite_client::Action::Deliver(401 | 407)));
         client.perform(actions, out);
+        if challenged {
+            let client = self.clients.swap_remove(index);
+            self.repeat_with_credentials(&client, response, flow, out);
+            push(&mut self.clients, client);
+        }
         self.clients.retain(|client| !client.machine.is_terminated());
     }
 

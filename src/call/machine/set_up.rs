@@ -14,8 +14,8 @@ use crate::masking::session::{MaskingSession, PartyRole};
 use crate::prompts::BuiltIn;
 use crate::sip::transport::Protocol;
 use crate::sip::uri::{Scheme, Uri};
-use crate::trunk::Trunk;
-use media::sdp::{LocalMedia, MediaAllow};
+use crate::trunk::{SrtpPolicy, Trunk};
+use media::sdp::{LocalMedia, LocalSrtp, MediaAllow};
 use media::{Codec, MediaCommand, PlayMode, Prompt, Side};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -256,6 +256,10 @@ impl Call {
         address: IpAddr,
         port: u16,
     ) -> LocalMedia {
+        let srtp = (trunk.srtp != SrtpPolicy::Off).then(|| LocalSrtp {
+            required: trunk.srtp == SrtpPolicy::Required,
+            secret: self.ids.srtp_secret(),
+        });
         let networks = trunk.media_allow.iter().map(|net| (net.addr(), net.prefix_len())).collect();
         LocalMedia {
             address,
@@ -264,6 +268,7 @@ impl Call {
             codecs,
             source: trunk.rtp_source,
             allow: MediaAllow { networks, private: trunk_is_private(trunk) },
+            srtp,
         }
     }
 
