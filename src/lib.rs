@@ -10,6 +10,7 @@
 //! src/
 //!   main.rs       the command line                    service.rs  start order, greeting, drain
 //!   config/       TOML as written → checked limits    command.rs  check, drain      demo/  `maskline demo`
+//!   trunk_check/  `maskline trunk-check`: looks at a trunk as a carrier's support would
 //!   clock.rs      the only now()                      ids.rs      tags, branches, uuids
 //!   number.rs     E164 (a party's, never printed) and Did (a virtual number)
 //!   masking/      pure: session, route (decide), allocate, guessing (limits of wrong PINs)
@@ -20,7 +21,8 @@
 //!                 task  the only async code of a call   dispatch, registry  find and make calls
 //!                 shares  what one source may take      fault  bugs on purpose, in debug builds only
 //!                 registrar  what keeps trunks registered
-//!   trunk/        carriers: profile, access list, rate, registration (pure)     prompts/  what ships inside the binary
+//!   trunk/        carriers: profile, access list; pure: rate, registration, resolve (RFC 3263), health of gateways;
+//!                 dns and gateways are their shell        prompts/  what ships inside the binary
 //!   store/        accounts, sealed tokens, numbers, sessions, calls, nodes (no SQL elsewhere); SQLite or PostgreSQL
 //!   recording/    manifest, mix, retention, repair      api/  REST and its description, health, metrics
 //!   callbacks/    event: what is told    signature    the courier that empties the outbox (store/outbox)
@@ -77,7 +79,9 @@ pub mod service;
 pub mod sip;
 pub mod store;
 pub mod trunk;
+pub mod trunk_check;
 
 pub use command::{FAULTY_CONFIGURATION, PidFile, PidFileError, check, drain};
 pub use demo::demo;
 pub use service::serve;
+pub use trunk_check::trunk_check;

@@ -30,6 +30,15 @@ enum Command {
     Demo,
     /// Checks the configuration; exit status 2 when it has faults.
     Check,
+    /// Looks a trunk's gateways up, connects, checks certificates and asks by OPTIONS whether calls are taken; exit status
+    /// 1 when something does not work.
+    TrunkCheck {
+        /// The trunk's name in the configuration.
+        name: String,
+        /// Also places a call to this number, from the trunk's first virtual number, and hangs up soon after its answer.
+        #[arg(long, value_name = "NUMBER")]
+        call: Option<String>,
+    },
     /// Tells the running service to take no new call, and waits until its live calls have ended.
     Drain,
 }
@@ -40,7 +49,7 @@ fn main() -> ExitCode {
     match command {
         Command::Demo => return maskline::demo(),
         Command::Check => return maskline::check(path.as_deref()),
-        Command::Serve | Command::Drain => {}
+        Command::Serve | Command::Drain | Command::TrunkCheck { .. } => {}
     }
     let checked = match Config::load(path.as_deref(), config::environment()) {
         Ok(checked) => checked,
@@ -49,5 +58,9 @@ fn main() -> ExitCode {
             return ExitCode::from(maskline::FAULTY_CONFIGURATION);
         }
     };
-    if matches!(command, Command::Drain) { maskline::drain(&checked) } else { maskline::serve(&checked) }
+    match command {
+        Command::Drain => maskline::drain(&checked),
+        Command::TrunkCheck { name, call } => maskline::trunk_check(&checked, &name, call.as_deref()),
+        _ => maskline::serve(&checked),
+    }
 }

@@ -3,8 +3,9 @@
 use crate::api::{self, ApiState, CallControl, Limiter, Readiness};
 use crate::call::cdr::HangupCause;
 use crate::call::dispatch::{Dispatcher, Index};
+use crate::call::prober;
 use crate::call::registrar::Registrar;
-use crate::call::registry::{CallLimits, Shell, ShellParts};
+use crate::call::registry::{CallLimits, Shell, ShellParts, protocol_of};
 use crate::callbacks::Courier;
 use crate::clock;
 use crate::command::{PidFile, PidFileError};
@@ -14,7 +15,8 @@ use crate::prompts::PromptLibrary;
 use crate::recording::{DirectoryLock, DirectoryTaken, Recordings, repair, worker};
 use crate::sip::transport::{BindError, ListenAddress, Protocol, TransportLimits, Transports};
 use crate::store::{NewAccount, NoSession, SealKey, SealKeyError, Store, StoreError, VirtualNumberConfig};
-use crate::trunk::Transport;
+use crate::trunk::dns::{Dns, SystemDns};
+use crate::trunk::resolve::Families;
 use media::engine::Engine;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use std::io::{self, Write};
@@ -145,6 +147,14 @@ impl Service {
     /// # Errors
     /// The first thing that cannot be had; nothing stays open then.
     pub async fn start(config: &Checked) -> Result<Self, StartError> {
+        Self::start_with(config, Arc::new(SystemDns::new())).await
+    }
+
+    /// The same with another source of DNS records than the system's.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with(config: &Checked, dns: Arc<dyn Dns>) -> Result<Self, StartError> {
         let metrics = metrics_handle();
         let key = SealKey::load_or_create(&config.store.key_file)?;
         let store = Store::open_with_key(config.store.url(), Some(key)).await?;
@@ -199,6 +209,7 @@ impl Service {
             )),
             trunks: dialable_trunks(config),
             metrics: Some(metrics),
+            gateways: Some(Arc::clone(&shell.gateways)),
             base_url: config.http.public_url.clone(),
             now: clock::wall_now,
         });
@@ -217,6 +228,8 @@ impl Service {
         let base = config.http.public_url.clone().unwrap_or_else(|| format!("http://{http}"));
         jobs.spawn(Courier::new(store.clone(), &config.http.fetch_allow, base.clone())?.run());
         jobs.spawn(heartbeat(store));
+        jobs.spawn(prober::run(Arc::clone(&shell)));
+        jobs.spawn(Arc::clone(&shell.gateways).keep_located(dns, families(&transports)));
         jobs.spawn(loader.run());
         recordings.reached_at(base);
         jobs.spawn(worker::run(recordings, config.recordings.retention));
@@ -445,13 +458,15 @@ async fn close_orphans(store: &Store) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// What is reached over a family that we do not listen on could not reach us.
+fn families(transports: &Transports) -> Families {
+    let listeners = transports.local_addresses();
+    let has = |v4| listeners.iter().any(|(_, address)| address.is_ipv4() == v4);
+    Families { v4: has(true), v6: has(false) }
+}
+
 fn listen_address(listen: &Listen) -> ListenAddress {
-    let protocol = match listen.transport {
-        Transport::Udp => Protocol::Udp,
-        Transport::Tcp => Protocol::Tcp,
-        Transport::Tls => Protocol::Tls,
-    };
-    ListenAddress { protocol, address: listen.address }
+    ListenAddress { protocol: protocol_of(listen.transport), address: listen.address }
 }
 
 /// One recorder per process: counters live in it, whichever service of the process they belong to.

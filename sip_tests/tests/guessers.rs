@@ -105,6 +105,12 @@ fn trunk() -> Arc<Trunk> {
         default_country: None,
         max_calls: None,
         max_calls_per_second: None,
+        options: None,
+        srtp: maskline::trunk::SrtpPolicy::Off,
+        credentials: None,
+        challenge: false,
+        register: false,
+        identity: maskline::trunk::IdentityHeader::None,
     })
 }
 

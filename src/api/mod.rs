@@ -13,7 +13,7 @@
 //! | `/v1/Account/{auth_id}/Subaccount/` and `…/Subaccount/{subauth_id}/` | sub-accounts |
 //! | `/v1/Account/{auth_id}/Token/`, `…/Subaccount/{subauth_id}/Token/` | POST makes a new token |
 //! | `/v1/Account/{auth_id}/Event/`, `…/Event/{uuid}/`, `…/Event/{uuid}/Replay/`, `…/Event/Replay/` | GET lists and reads what applications are told, POST tells it again |
-//! | `/healthz`, `/readyz`, `/metrics` | for the operator, without credentials |
+//! | `/healthz`, `/readyz`, `/metrics`, `/trunks` | for the operator, without credentials |
 //! | `/openapi.json`, `/docs/` | this API described, for programs and for people; without credentials |
 //!
 //! Paths may lack their last slash and may have one twice, because SDKs send them so. Every answer is JSON with
@@ -43,11 +43,11 @@ mod time;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn, map_request};
 use axum::response::{IntoResponse, Response};
+use axum::{Json, Router};
 use jiff::Timestamp;
 use metrics_exporter_prometheus::PrometheusHandle;
 use utoipa_axum::routes;
@@ -58,6 +58,7 @@ use crate::masking::session::MaskingSession;
 use crate::prompts::PromptLibrary;
 use crate::recording::Recordings;
 use crate::store::Store;
+use crate::trunk::gateways::{Gateways, TrunkView};
 use error::ApiError;
 
 pub use limit::Limiter;
@@ -111,6 +112,8 @@ pub struct ApiState {
     pub trunks: Arc<[String]>,
     /// What `/metrics` shows; `None`: nothing.
     pub metrics: Option<PrometheusHandle>,
+    /// What `/trunks` shows; `None`: nothing.
+    pub gateways: Option<Arc<Gateways>>,
     /// How this API is reached from outside (`https://masking.example.com`), for the URLs in answers; `None`:
     /// `http://` and the request's own `Host`.
     pub base_url: Option<String>,
@@ -136,6 +139,7 @@ impl ApiState {
             limiter: Arc::default(),
             trunks: Arc::new([]),
             metrics,
+            gateways: None,
             base_url: None,
             now: clock::wall_now,
         }
@@ -154,6 +158,7 @@ pub fn router(state: ApiState) -> Router {
         .routes(routes!(healthz))
         .routes(routes!(readyz))
         .routes(routes!(show_metrics))
+        .routes(routes!(show_trunks))
         .split_for_parts();
     let routes = routes
         .merge(openapi::pages(description))
@@ -247,6 +252,21 @@ async fn readyz(State(state): State<ApiState>) -> (StatusCode, &'static str) {
 async fn show_metrics(State(state): State<ApiState>) -> Response {
     let text = state.metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+/// Which gateways take calls, and why others do not
+///
+/// What this node knows, from its calls and, where `trunks[].options_seconds` says so, by OPTIONS.
+#[utoipa::path(
+    get,
+    path = "/trunks",
+    tag = "Operation",
+    security(()),
+    responses((status = 200, description = "Every trunk, gateway and target.", body = Vec<TrunkView>))
+)]
+#[allow(clippy::unused_async)] // axum wants a future.
+async fn show_trunks(State(state): State<ApiState>) -> Json<Vec<TrunkView>> {
+    Json(state.gateways.map(|gateways| gateways.view()).unwrap_or_default())
 }
 
 #[cfg(test)]

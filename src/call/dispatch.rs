@@ -13,7 +13,7 @@ use crate::sip::digest::{Guard, Verdict};
 use crate::sip::encode::{HeaderOut, ResponseOut};
 use crate::sip::key::{DialogKey, TransactionKey};
 use crate::sip::message::{Message, Method, ParseError, Request, Response};
-use crate::sip::transport::{Flow, Handler, Protocol, SendToken};
+use crate::sip::transport::{Flow, Handler, Protocol, SendFault, SendToken};
 use crate::sip::wire::ByteStr;
 use crate::trunk::TrunkId;
 use bytes::Bytes;
@@ -209,7 +209,9 @@ impl Dispatcher {
             }
             (None, Message::Response(response)) => {
                 let key = DialogKey::of_response(&response).filter(|_| !response.is_misrouted());
-                if !self.index.tell(key.as_ref(), Heard::Response(Box::new((response, flow)))) {
+                if key.as_ref().is_some_and(|key| shell.outside.waits_for(key)) {
+                    shell.outside.take(response);
+                } else if !self.index.tell(key.as_ref(), Heard::Response(Box::new((response, flow)))) {
                     shell.counters.stray_responses.increment(1);
                 }
             }
@@ -331,7 +333,8 @@ impl Handler for Dispatcher {
     fn admit(&self, source: IpAddr) -> Option<Peer> {
         let shell = self.shell.upgrade()?;
         let trunk = shell.trunks.by_source(source);
-        (trunk.is_some() || shell.trunks.admits(source)).then_some(Peer { trunk })
+        let is_known = || shell.trunks.admits(source) || shell.gateways.has_address(source);
+        (trunk.is_some() || is_known()).then_some(Peer { trunk })
     }
 
     fn on_message(&self, message: Message, flow: Flow, peer: Peer) {
@@ -348,13 +351,15 @@ impl Handler for Dispatcher {
         }
     }
 
-    fn on_send_failed(&self, token: SendToken) {
+    fn on_send_failed(&self, token: SendToken, why: SendFault) {
         if self.index.tell(Some(&token.dialog), Heard::NotSent(token.branch.clone())) {
             return;
         }
-        if let Some(call) = self.index.dialog(Some(token.dialog)) {
+        if let Some(call) = self.index.dialog(Some(token.dialog.clone())) {
             // A full inbox loses nothing: the transaction's own timer ends it.
-            let _ = call.inbox.try_send(Event::SendFailed(token.branch));
+            let _ = call.inbox.try_send(Event::SendFailed(token.branch, why));
+        } else if let Some(shell) = self.shell.upgrade() {
+            shell.outside.not_sent(&token, why);
         }
     }
 }

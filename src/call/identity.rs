@@ -8,7 +8,7 @@ use crate::number::{Did, E164};
 use crate::sip::encode::{AddressOut, BodyOut, HeaderOut, RequestOut, ResponseHead, ResponseOut, ViaOut};
 use crate::sip::message::{Head, Method};
 use crate::sip::transport::Protocol;
-use crate::trunk::{IdentityHeader, Trunk};
+use crate::trunk::{Gateway, IdentityHeader, Trunk};
 use std::net::{IpAddr, SocketAddr};
 
 /// Option tags that we understand. None may be required of us yet, so `Require` with any is 420.
@@ -128,6 +128,33 @@ pub fn invite(
         headers,
         body: Some(BodyOut::Sdp(sdp)),
     }
+}
+
+/// OPTIONS to a gateway, outside any call (RFC 3261 §11.1): from nobody, about nobody.
+#[must_use]
+pub fn options(gateway: &Gateway, address: &LegAddress, ids: InviteIds) -> RequestOut {
+    let uri = gateway.to_string();
+    RequestOut {
+        method: Method::OPTIONS,
+        uri: uri.clone(),
+        via: address.via(address.protocol, ids.branch),
+        max_forwards: 70,
+        from: AddressOut { uri: format!("sip:{}", host(address)), tag: Some(ids.tag) },
+        to: AddressOut { uri, tag: None },
+        call_id: ids.call_id,
+        cseq: ids.cseq,
+        contact: Some(address.contact()),
+        routes: Vec::new(),
+        headers: vec![HeaderOut::Allow, HeaderOut::Accept],
+        body: None,
+    }
+}
+
+/// Retry-After (RFC 3261 §20.33): seconds, then perhaps a comment and parameters, which change nothing here.
+#[must_use]
+pub fn retry_after(head: &Head) -> Option<u32> {
+    let value = head.header("Retry-After")?;
+    value.trim_start().split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 /// Who calls, once more, for a carrier that looks elsewhere than in From. `caller` is the virtual number's URI.

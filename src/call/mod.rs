@@ -48,6 +48,7 @@ pub mod identity;
 pub mod leg;
 pub mod machine;
 pub mod pin;
+pub mod prober;
 pub mod registrar;
 pub mod registry;
 mod shares;
@@ -65,10 +66,12 @@ use crate::recording::manifest::Names;
 use crate::sip::digest::Unanswered;
 use crate::sip::key::DialogKey;
 use crate::sip::message::Message;
-use crate::sip::transport::{Flow, Protocol, SendToken};
+use crate::sip::transport::{Flow, Protocol, SendFault, SendToken};
 use crate::sip::wire::ByteStr;
 use crate::store::{Cdr, LegOpened, Route};
 use crate::trunk::Trunk;
+use crate::trunk::health::Outcome;
+use crate::trunk::resolve::Target;
 use bytes::Bytes;
 use media::{MediaCommand, MediaEvent, RecordingReport};
 use std::net::{IpAddr, SocketAddr};
@@ -133,6 +136,10 @@ pub struct Outlet {
     pub host: String,
     /// Our side.
     pub address: LegAddress,
+    /// Where that is, for [`Action::Learned`].
+    pub target: Target,
+    /// Whether it is news that it is heard.
+    pub is_news: bool,
 }
 
 /// What the store and the configuration say about a dialled number.
@@ -161,11 +168,13 @@ pub enum Event {
     /// as big as its largest event, and lives on while the call's transactions do.
     Message(Box<(Message, Flow)>),
     /// A request of ours, known by its branch, could not be sent.
-    SendFailed(ByteStr),
+    SendFailed(ByteStr, SendFault),
     /// That look-up's result; `Err`: the store failed.
     Found(LookUp, Result<Box<Found>, StoreFailed>),
     /// The media's local RTP ports, A's and B's; `Err`: none is free.
     MediaOpened(Result<(u16, u16), NoPort>),
+    /// The INVITE may go now, as far as the trunk's calls per second are concerned; `false`: too many wait already.
+    Paced(bool),
     /// The media has something to say.
     Media(Box<MediaEvent>),
     /// Somebody wants the call to end.
@@ -224,6 +233,10 @@ pub enum Action {
     CloseCall(Box<Cdr>),
     /// The call is answered on both legs; for counters.
     Bridged,
+    /// An INVITE wants to leave by this trunk, which takes only so many per second; the answer is [`Event::Paced`].
+    Pace(String),
+    /// What became of an INVITE, as far as it is news about the gateway that it went to.
+    Learned(Box<Learned>),
     /// A carrier asked for credentials and did not get them, or did not take them; for counters and log.
     Unauthorized {
         /// The trunk's name.
@@ -231,4 +244,15 @@ pub enum Action {
         /// What was the matter.
         why: Unanswered,
     },
+}
+
+/// What a call has learned of a gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Learned {
+    /// The trunk's name.
+    pub trunk: String,
+    /// Where the INVITE went.
+    pub target: Target,
+    /// What became of it.
+    pub outcome: Outcome,
 }

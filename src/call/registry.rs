@@ -4,7 +4,7 @@ use super::cdr::{ClockPair, HangupCause};
 use super::dispatch::{CallHandle, Index, KeyGuard};
 use super::identity::LegAddress;
 use super::leg::Refusal;
-use super::machine::CallParameters;
+use super::machine::{CallParameters, MAX_ATTEMPTS};
 use super::shares::{Place as SharePlace, Shares};
 use super::task::CallTask;
 use super::{Action, Call, Event, Found, Hop, Outlet, Place, StoreFailed};
@@ -18,10 +18,12 @@ use crate::prompts::PromptLibrary;
 use crate::recording::{Recordings, manifest};
 use crate::sip::digest::Unanswered;
 use crate::sip::message::Request;
+use crate::sip::outside::Outside;
 use crate::sip::transport::{Destination, Flow, Protocol, Transports, local_address_towards};
 use crate::store::{Cdr, Route, Store, StoreError, Verdict};
+use crate::trunk::gateways::{self, Gateways};
 use crate::trunk::registration::Way;
-use crate::trunk::{Gateway, RateLimit, Transport, Trunk, TrunkId, Trunks};
+use crate::trunk::{RateLimit, Transport, Trunk, TrunkId, Trunks};
 use bytes::Bytes;
 use dashmap::DashMap;
 use media::RecordingReport;
@@ -40,12 +42,14 @@ use uuid::Uuid;
 
 /// Events waiting for one call; more are dropped, and a UDP peer repeats them.
 const INBOX: usize = 64;
-/// Name look-ups of a gateway.
+/// Name look-ups of a URI that a peer or a number's configuration names.
 const RESOLVE: Duration = Duration::from_secs(2);
 /// Seconds after which a caller may try again when we are full.
 const RETRY_AFTER_FULL: u32 = 10;
 /// The same when we are draining: this node takes no call any more.
 const RETRY_AFTER_DRAINING: u32 = 60;
+/// An INVITE that would have to wait for longer, because its trunk takes only so many per second, fails.
+const LONGEST_QUEUE: Duration = Duration::from_secs(1);
 /// One complaint of a kind is logged in this time; the rest is counted.
 const COMPLAINT_PAUSE: Duration = Duration::from_secs(10);
 
@@ -66,6 +70,10 @@ pub struct Shell {
     pub engine: Engine,
     /// The carriers.
     pub trunks: Trunks,
+    /// Where their gateways are, and which take calls.
+    pub gateways: Arc<Gateways>,
+    /// Requests of ours that belong to no call.
+    pub outside: Outside,
     /// What callers hear.
     pub prompts: PromptLibrary,
     /// `recordings.directory`.
@@ -97,7 +105,10 @@ pub struct Shell {
 
 struct TrunkLoad {
     live: AtomicUsize,
+    /// Of calls that come in.
     rate: Option<Mutex<RateLimit>>,
+    /// Of INVITEs that leave.
+    pace: Option<Mutex<RateLimit>>,
 }
 
 /// Handles of the call counters, see `/metrics`.
@@ -241,11 +252,14 @@ impl Shell {
             .map(|(_, trunk)| TrunkLoad {
                 live: AtomicUsize::new(0),
                 rate: trunk.max_calls_per_second.map(|rate| Mutex::new(RateLimit::per_second(rate))),
+                pace: trunk.max_calls_per_second.map(|rate| Mutex::new(RateLimit::per_second(rate))),
             })
             .collect();
         Self {
             store: parts.store,
             engine: parts.engine,
+            gateways: Arc::new(Gateways::new(&parts.trunks)),
+            outside: Outside::default(),
             trunks: parts.trunks,
             prompts: parts.prompts,
             recordings: parts.recordings,
@@ -442,6 +456,18 @@ impl Shell {
         );
     }
 
+    /// How long an INVITE of ours waits for its turn on this trunk, in the order in which they asked; `None`: too
+    /// many wait already.
+    pub(super) fn pace(&self, trunk: &str) -> Option<Duration> {
+        let load = self.trunks.id(trunk).and_then(|id| self.trunk_load.get(id.index()))?;
+        let Some(pace) = &load.pace else { return Some(Duration::ZERO) };
+        let turn = pace.lock().unwrap_or_else(PoisonError::into_inner).reserve(clock::now(), LONGEST_QUEUE);
+        if turn.is_none() {
+            self.counters.full.increment(1);
+        }
+        turn
+    }
+
     /// Room for one more call of the trunk, made by `source` or by ourselves. The trunk's own limits come first: what
     /// they refuse must use up nothing that other trunks share.
     fn permit(self: &Arc<Self>, trunk: TrunkId, source: Option<IpAddr>, now: Instant) -> Option<Permit> {
@@ -485,7 +511,7 @@ impl Shell {
     }
 
     /// What a leg towards `peer` shows of us; `None` when there is no route to it or no listener of that kind.
-    fn leg_address(
+    pub(super) fn leg_address(
         &self,
         protocol: Protocol,
         peer: IpAddr,
@@ -596,11 +622,9 @@ impl Shell {
             })?;
         let partner = self.partner(query, route.as_ref()).await?;
         let mut outlets = Vec::new();
-        let trunk = route.as_ref().and_then(|route| self.trunks.id(&route.number.trunk));
-        if let Some(trunk) = trunk.and_then(|id| self.shared_trunks.get(id.index())) {
-            for gateway in &trunk.gateways {
-                outlets.extend(self.outlet(trunk, gateway).await);
-            }
+        let id = route.as_ref().and_then(|route| self.trunks.id(&route.number.trunk));
+        if let Some((id, trunk)) = id.and_then(|id| Some((id, self.shared_trunks.get(id.index())?))) {
+            outlets = self.outlets(trunk, id).await;
         }
         Ok(Found { route, partner, outlets, at, may_judge: true })
     }
@@ -618,17 +642,25 @@ impl Shell {
         Ok(partner.filter(|partner| self.store.virtual_number(partner).is_none()))
     }
 
-    async fn outlet(&self, trunk: &Arc<Trunk>, gateway: &Gateway) -> Option<Outlet> {
-        let protocol = match gateway.transport {
-            Some(Transport::Tcp) => Protocol::Tcp,
-            Some(Transport::Tls) => Protocol::Tls,
-            Some(Transport::Udp) | None => Protocol::Udp,
-        };
-        let port = gateway.port_or_default();
-        let address = match gateway.ip() {
-            Some(ip) => SocketAddr::new(ip, port),
-            None => resolve(&gateway.host, port).await?,
-        };
+    /// The targets of a trunk's gateways, in order of failover.
+    async fn outlets(&self, trunk: &Arc<Trunk>, id: TrunkId) -> Vec<Outlet> {
+        let ways = self.gateways.ways(id).await;
+        let mut outlets = Vec::with_capacity(ways.len().min(MAX_ATTEMPTS.into()));
+        for way in ways {
+            if outlets.len() < MAX_ATTEMPTS.into() {
+                outlets.extend(self.outlet(trunk, way));
+            }
+        }
+        // The media is bound once, on the first one's address: one that is reached from another address of ours, or by
+        // the other family, would be promised audio where there is none.
+        let bound = outlets.first().map(|outlet: &Outlet| outlet.address.bind);
+        outlets.retain(|outlet| Some(outlet.address.bind) == bound);
+        outlets
+    }
+
+    fn outlet(&self, trunk: &Arc<Trunk>, way: gateways::Way) -> Option<Outlet> {
+        let gateway = trunk.gateways.get(way.gateway)?;
+        let (protocol, address) = (protocol_of(way.target.transport), way.target.address);
         let mut ids = IdSource::from_system();
         let literal =
             if gateway.host.contains(':') { format!("[{}]", gateway.host) } else { gateway.host.clone() };
@@ -639,12 +671,16 @@ impl Shell {
                 place: Place::Address(address),
                 connection: None,
                 local: None,
-                pinned: gateway.transport.is_some(),
+                // What DNS has chosen is chosen; only UDP by default may give way to TCP.
+                pinned: gateway.transport.is_some() || protocol != Protocol::Udp,
+                // RFC 5922 §7.1: the name that was configured, not the one that DNS led to.
                 name: gateway.ip().is_none().then(|| Arc::from(gateway.host.as_str())),
                 token: None,
             },
             host: gateway.port.map_or(literal.clone(), |port| format!("{literal}:{port}")),
             address: self.leg_address(protocol, address.ip(), None, &mut ids)?,
+            target: way.target,
+            is_news: way.is_news,
         })
     }
 
@@ -693,8 +729,8 @@ impl Shell {
     /// Contact with this user is there.
     pub(super) async fn registrar(&self, id: TrunkId, number: usize) -> Option<(Hop, Way)> {
         let trunk = self.shared_trunks.get(id.index())?;
-        let gateway = trunk.gateways.get(number.checked_rem(trunk.gateways.len())?)?;
-        let Outlet { hop, host, mut address, .. } = self.outlet(trunk, gateway).await?;
+        let outlets = self.outlets(trunk, id).await;
+        let Outlet { hop, host, mut address, .. } = outlets.get(number.checked_rem(outlets.len())?)?.clone();
         address.contact_user = trunk.registered_user();
         let way = Way {
             registrar: host,
@@ -753,6 +789,16 @@ impl Drop for RegistryEntry {
     fn drop(&mut self) {
         self.shell.calls.remove(&self.id);
         self.shell.counters.tasks.decrement(1.0);
+    }
+}
+
+/// The transport's own word for it.
+#[must_use]
+pub fn protocol_of(transport: Transport) -> Protocol {
+    match transport {
+        Transport::Udp => Protocol::Udp,
+        Transport::Tcp => Protocol::Tcp,
+        Transport::Tls => Protocol::Tls,
     }
 }
 

@@ -180,6 +180,16 @@ impl CallTask {
                     });
                 }
                 Action::Bridged => shell.counters.bridged.increment(1),
+                Action::Pace(trunk) => match shell.pace(&trunk) {
+                    Some(wait) if !wait.is_zero() => {
+                        jobs.spawn(async move {
+                            clock::sleep(wait).await;
+                            Event::Paced(true)
+                        });
+                    }
+                    now => hands.immediate.push(Event::Paced(now.is_some())),
+                },
+                Action::Learned(news) => shell.gateways.learn(&news.trunk, news.target, news.outcome),
                 Action::Unauthorized { trunk, why } => shell.unauthorized(&trunk, why),
             }
         }

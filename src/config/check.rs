@@ -357,6 +357,8 @@ fn trunk_of(path: &str, written: &TrunkConfig, faults: &mut Faults) -> Trunk {
         default_country,
         max_calls: limit("max_calls", written.max_calls, faults),
         max_calls_per_second: limit("max_calls_per_second", written.max_calls_per_second, faults),
+        options: Some(seconds(&at("options_seconds"), written.options_seconds, 0..=3600, faults))
+            .filter(|interval| !interval.is_zero()),
         challenge,
         register: written.register,
         credentials: credentials.map(Arc::new),

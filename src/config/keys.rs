@@ -40,7 +40,7 @@ pub(super) const PUBLIC_ADDRESS: &str = "one IP address that peers can reach, wi
 pub(super) const CALLS: &str = "a whole number from 1 to 100000";
 pub(super) const PORTS: &str = "[first, last]: two even ports from 1024 to 65534, first below last";
 pub(super) const NETWORKS: &str = "a list of networks (198.51.100.0/24, 2001:db8::/32) or addresses";
-pub(super) const GATEWAYS: &str = "a list of sip:HOST[:PORT][;transport=udp|tcp|tls]";
+pub(super) const GATEWAYS: &str = "a list of sip:HOST[:PORT][;transport=udp|tcp|tls] and sips:HOST[:PORT]";
 pub(super) const CALLER_FROM: &str =
     "a list of \"p-asserted-identity\", \"remote-party-id\", \"from\", each once";
 pub(super) const CODECS: &str = "a list of \"PCMU\", \"PCMA\", each once";
@@ -106,6 +106,7 @@ pub(super) const KEYS: &[Key] = &[
     key("trunks[].default_country", Kind::Text, COUNTRY),
     key("trunks[].max_calls", Kind::Number, CALLS),
     key("trunks[].max_calls_per_second", Kind::Number, CALLS),
+    key("trunks[].options_seconds", Kind::Number, "a whole number of seconds from 0 (never) to 3600"),
     key("trunks[].username", Kind::Text, USERNAME),
     key("trunks[].password", Kind::Text, PASSWORD),
     key("trunks[].realm", Kind::Text, REALM),

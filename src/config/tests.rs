@@ -541,10 +541,6 @@ fn what_is_allowed_but_hardly_meant_is_a_warning() {
             "trunks[1].allow[0] = \"10.1.0.0/16\" is never reached: trunk a takes",
         ),
         (
-            "[[trunks]]\nname = \"a\"\ngateways = [\"sip:sbc.example\"]",
-            "trunks[0].gateways[0] = \"sip:sbc.example\" is a name",
-        ),
-        (
             "[[trunks]]\nname = \"a\"\ngateways = [\"sips:192.0.2.1\", \"sip:192.0.2.2;transport=tcp\"]\nsrtp = \"required\"",
             "trunks[0].gateways[1] = \"sip:192.0.2.2;transport=tcp\" is not TLS, so the keys of trunks[0].srtp",
         ),
@@ -572,6 +568,27 @@ fn ports_that_the_kernel_gives_to_others_are_a_warning() {
     }
     for range in ["", "x y", "1"] {
         assert_eq!(warnings::ephemeral_overlap(&checked, range), None, "{range}");
+    }
+}
+
+#[test]
+fn the_profiles_of_carriers_pass_the_check() {
+    let profiles = [
+        ("bandwidth", include_str!("../../deploy/trunks/bandwidth.toml")),
+        ("didww", include_str!("../../deploy/trunks/didww.toml")),
+        ("plivo", include_str!("../../deploy/trunks/plivo.toml")),
+        ("teams", include_str!("../../deploy/trunks/teams.toml")),
+        ("telnyx", include_str!("../../deploy/trunks/telnyx.toml")),
+        ("twilio", include_str!("../../deploy/trunks/twilio.toml")),
+    ];
+    let folder = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/trunks")).unwrap();
+    assert_eq!(folder.count(), profiles.len(), "each profile is checked");
+    for (name, text) in profiles {
+        let checked = read(text).unwrap_or_else(|faults| panic!("{name}: {faults}"));
+        let trunk = checked.trunks.get(name).unwrap_or_else(|| panic!("{name}"));
+        assert!(!trunk.gateways.is_empty() && !trunk.allow.is_empty(), "{name}");
+        assert!(checked.numbers.iter().all(|number| number.trunk == name), "{name}");
+        assert_eq!(checked.warnings, Vec::<String>::new(), "{name}");
     }
 }
 

@@ -63,16 +63,6 @@ pub(super) fn warnings(checked: &Checked) -> Vec<String> {
             }
         }
         earlier.extend(trunk.allow.iter().map(|network| (trunk.name.as_str(), network)));
-        for (entry, gateway) in
-            trunk.gateways.iter().enumerate().filter(|(_, gateway)| gateway.ip().is_none())
-        {
-            if trunk.allow.is_empty() {
-                warnings.push(format!(
-                    "trunks[{index}].gateways[{entry}] = \"{gateway}\" is a name: its addresses must stand in \
-                     trunks[{index}].allow, or its answers are not heard"
-                ));
-            }
-        }
     }
     warnings
 }

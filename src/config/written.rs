@@ -207,6 +207,9 @@ pub struct TrunkConfig {
     pub max_calls: Option<u32>,
     /// New legs per second; without it only `sip.max_calls_per_second` limits them.
     pub max_calls_per_second: Option<u32>,
+    /// Every so many seconds each gateway is asked by OPTIONS whether it lives; 0: never. Each question costs both
+    /// sides two messages.
+    pub options_seconds: u64,
     /// Who we are when the gateway asks, and who must call in where `challenge` holds; goes with `password`.
     pub username: Option<String>,
     /// Goes with `username`.
@@ -237,6 +240,7 @@ impl Default for TrunkConfig {
             default_country: None,
             max_calls: None,
             max_calls_per_second: None,
+            options_seconds: 0,
             username: None,
             password: None,
             realm: None,

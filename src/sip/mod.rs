@@ -14,6 +14,7 @@ mod grammar;
 pub mod key;
 pub mod message;
 mod method;
+pub mod outside;
 pub mod transaction;
 pub mod transport;
 pub mod uri;

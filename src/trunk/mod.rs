@@ -1,11 +1,16 @@
 //! The carriers' side: what a trunk is, who may call in by it, how many calls it takes, and how it writes
 //! telephone numbers.
 //!
-//! Pure: nothing here opens a socket, resolves a name or reads a clock. The access list is asked by source
-//! address before anything is parsed; it never looks at what a message says about itself.
+//! Pure but for [`dns`] and [`gateways`]: nothing else here opens a socket, resolves a name or reads a clock. The
+//! access list is asked by source address before anything is parsed; it never looks at what a message says about
+//! itself.
 
+pub mod dns;
+pub mod gateways;
+pub mod health;
 mod rate;
 pub mod registration;
+pub mod resolve;
 
 pub use rate::RateLimit;
 
@@ -17,6 +22,7 @@ use rlibphonenumber::{PHONE_NUMBER_UTIL, PhoneNumberFormat, Region};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use subtle::ConstantTimeEq;
 
 /// A SIP transport that a gateway or a listener names.
@@ -48,6 +54,15 @@ impl Transport {
             Self::Tls => "tls",
         }
     }
+
+    /// Where it is spoken when nothing names a port (RFC 3261 §19.1.2).
+    #[must_use]
+    pub fn default_port(self) -> u16 {
+        match self {
+            Self::Udp | Self::Tcp => 5060,
+            Self::Tls => 5061,
+        }
+    }
 }
 
 /// Where B-legs of a trunk go: `sip:HOST[:PORT][;transport=udp|tcp|tls]`, or `sips:HOST[:PORT]` for TLS.
@@ -57,8 +72,11 @@ pub struct Gateway {
     pub host: String,
     /// 1–65535; without one RFC 3263 §4.2 decides, for an IP literal 5060, or 5061 on TLS.
     pub port: Option<u16>,
-    /// Without one it is UDP, or TCP for a request over 1300 bytes (RFC 3261 §18.1.1).
+    /// Without one RFC 3263 §4.1 decides; for an IP literal it is UDP, or TCP for a request over 1300 bytes
+    /// (RFC 3261 §18.1.1).
     pub transport: Option<Transport>,
+    /// Written as `sips:`. Its transport is TLS then.
+    pub sips: bool,
 }
 
 impl Gateway {
@@ -84,7 +102,7 @@ impl Gateway {
             transport => transport,
         };
         let (host, port) = split_host(place)?;
-        Some(Self { host: host.to_owned(), port, transport })
+        Some(Self { host: host.to_owned(), port, transport, sips: secure })
     }
 
     /// Whether it is reached over TLS only.
@@ -96,7 +114,7 @@ impl Gateway {
     /// The port, or that of its transport.
     #[must_use]
     pub fn port_or_default(&self) -> u16 {
-        self.port.unwrap_or(if self.is_secure() { 5061 } else { 5060 })
+        self.port.unwrap_or(self.transport.unwrap_or(Transport::Udp).default_port())
     }
 
     /// The address, when the host is a literal.
@@ -108,15 +126,18 @@ impl Gateway {
 
 impl fmt::Display for Gateway {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.sips { "sips" } else { "sip" };
         if self.host.contains(':') {
-            write!(f, "sip:[{}]", self.host)?
+            write!(f, "{scheme}:[{}]", self.host)?
         } else {
-            write!(f, "sip:{}", self.host)?
+            write!(f, "{scheme}:{}", self.host)?
         }
         if let Some(port) = self.port {
             write!(f, ":{port}")?;
         }
-        self.transport.map_or(Ok(()), |transport| write!(f, ";transport={}", transport.as_str()))
+        self.transport
+            .filter(|_| !self.sips)
+            .map_or(Ok(()), |transport| write!(f, ";transport={}", transport.as_str()))
     }
 }
 
@@ -282,6 +303,8 @@ pub struct Trunk {
     pub max_calls: Option<u32>,
     /// New legs of this trunk per second, both directions; `None`: only the limit of the whole service holds.
     pub max_calls_per_second: Option<u32>,
+    /// How often each target of its gateways is asked by OPTIONS whether it lives; `None`: never.
+    pub options: Option<Duration>,
     /// What we are known by to the carrier; and the carrier to us, where `challenge` says so.
     pub credentials: Option<Arc<Credentials>>,
     /// Each INVITE that comes in must prove that it knows the password; `credentials` are there then.
@@ -408,7 +431,7 @@ impl Trunks {
             .fold(None, |first, found| first.or(Some(found)))
     }
 
-    /// The trunk that has the address as a gateway. A gateway given by name is known by `allow` only.
+    /// The trunk that has the address as a gateway. Gateways given by name are [`gateways::Gateways`]' to know.
     #[must_use]
     pub fn by_gateway(&self, source: IpAddr) -> Option<TrunkId> {
         let source = source.to_canonical();
@@ -471,6 +494,7 @@ mod tests {
             default_country: None,
             max_calls: None,
             max_calls_per_second: None,
+            options: None,
             credentials: None,
             challenge: false,
             register: false,

@@ -45,6 +45,19 @@ impl RateLimit {
         admitted
     }
 
+    /// Takes one token that may still have to come back: how long its user must wait for it, in the order of asking.
+    /// `None`, which changes nothing, when that would be longer than `most`; so no more than `most` times the rate
+    /// ever wait.
+    #[must_use]
+    pub fn reserve(&mut self, now: Instant, most: Duration) -> Option<Duration> {
+        let wait = self.wait(now);
+        if wait > most {
+            return None;
+        }
+        self.full_at = Some(self.next_full_at(now));
+        Some(wait)
+    }
+
     /// How long it takes until there is a token; takes none.
     #[must_use]
     pub fn wait(&self, now: Instant) -> Duration {
@@ -90,7 +103,47 @@ mod tests {
         assert_eq!(burst(&mut limit, start + Duration::from_secs(60), 400), 300);
     }
 
+    #[test]
+    fn who_exceeds_the_rate_waits_in_order_and_only_so_many_wait() {
+        let start = Instant::now();
+        let most = Duration::from_secs(1);
+        let mut limit = RateLimit::per_second(4);
+        let waits: Vec<_> =
+            (0..10).map(|_| limit.reserve(start, most).map(|wait| wait.as_millis())).collect();
+        let mut expected = vec![Some(0); 4];
+        expected.extend([Some(250), Some(500), Some(750), Some(1000), None, None]);
+        assert_eq!(waits, expected);
+        // Whoever was turned away took no place.
+        let later = start + Duration::from_millis(250);
+        assert_eq!(limit.reserve(later, most), Some(most));
+        assert_eq!(limit.reserve(later, most), None);
+        assert_eq!(limit.reserve(start + Duration::from_secs(60), most), Some(Duration::ZERO));
+    }
+
     proptest! {
+        /// However waits fall, what leaves keeps to the rate and keeps its order.
+        #[test]
+        fn what_waits_keeps_the_rate_and_its_order(
+            rate in 1_u32..100,
+            gaps in prop::collection::vec(0_u64..2_000_000, 1..300),
+        ) {
+            let mut limit = RateLimit::per_second(rate);
+            let (mut now, mut left) = (Instant::now(), Vec::<Instant>::new());
+            for gap in gaps {
+                now += Duration::from_micros(gap / u64::from(rate));
+                if let Some(wait) = limit.reserve(now, Duration::from_secs(1)) {
+                    prop_assert!(left.last().is_none_or(|last| now + wait >= *last));
+                    left.push(now + wait);
+                }
+            }
+            for (index, first) in left.iter().enumerate() {
+                for (count, last) in left[index..].iter().enumerate() {
+                    let seconds = (*last - *first).as_secs_f64();
+                    prop_assert!((count as f64) < f64::from(rate) * (seconds + 1.0) + 1e-3);
+                }
+            }
+        }
+
         /// However the tries fall, no stretch sees more than the rate and one burst; and what comes no faster
         /// than the rate is never refused.
         #[test]

@@ -75,6 +75,10 @@ pub struct Setup {
     pub gateways: Vec<String>,
     /// Who may call in.
     pub allow: &'static str,
+    /// Further listeners, as `sip.listen` writes them.
+    pub listen: &'static [&'static str],
+    /// DNS records of the gateways' names; the system's when `None`.
+    pub dns: Option<std::sync::Arc<dyn maskline::trunk::dns::Dns>>,
     /// Ids and tokens of the accounts, the first of which is the test's; empty: one that the service makes.
     pub accounts: &'static [(&'static str, &'static str)],
 }
@@ -93,6 +97,8 @@ impl Default for Setup {
             number: "",
             gateways,
             allow,
+            listen: &[],
+            dns: None,
             accounts: &[],
         }
     }
@@ -108,19 +114,11 @@ impl Server {
     pub async fn with(gateway: SocketAddr, setup: Setup) -> Self {
         let folder = std::env::temp_dir().join(format!("maskline-test-{:016x}", rand::random::<u64>()));
         let path = folder.display();
-        let Setup {
-            sip,
-            tls,
-            media,
-            http,
-            recordings,
-            trunk,
-            numbers,
-            number,
-            mut gateways,
-            allow,
-            accounts,
-        } = setup;
+        let Setup { sip, tls, media, http, recordings, trunk, numbers, number, allow, accounts, .. } = setup;
+        let mut gateways = setup.gateways;
+        let mut listen = vec!["udp://127.0.0.1:0", "tcp://127.0.0.1:0"];
+        listen.extend(setup.listen);
+        listen.extend(tls.is_some().then_some("tls://127.0.0.1:0"));
         let recordings = recordings.unwrap_or_else(|| folder.join("recordings"));
         let recordings = recordings.display();
         if gateways.is_empty() {
@@ -133,10 +131,9 @@ impl Server {
             .iter()
             .map(|(id, token)| format!("[[accounts]]\nauth_id = \"{id}\"\nauth_token = \"{token}\"\n"))
             .collect();
-        let secure = if tls.is_some() { ", \"tls://127.0.0.1:0\"" } else { "" };
         let tls = tls.map(|lines| format!("[sip.tls]\n{lines}")).unwrap_or_default();
         let text = format!(
-            "[sip]\nlisten = [\"udp://127.0.0.1:0\", \"tcp://127.0.0.1:0\"{secure}]\n{sip}\n{tls}\n[media]\n{media}\n\
+            "[sip]\nlisten = {listen:?}\n{sip}\n{tls}\n[media]\n{media}\n\
              [http]\nlisten = \"127.0.0.1:0\"\n{http}\n[store]\nurl = \"sqlite://{path}/maskline.db\"\n\
              [recordings]\ndirectory = \"{recordings}\"\n\
              [[trunks]]\nname = \"carrier\"\ngateways = {gateways:?}\n\
@@ -144,7 +141,10 @@ impl Server {
         );
         let config =
             Config::read(&text, std::iter::empty()).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
-        let service = Service::start(&config).await.unwrap();
+        let service = match setup.dns {
+            Some(dns) => Service::start_with(&config, dns).await.unwrap(),
+            None => Service::start(&config).await.unwrap(),
+        };
         let of = |wanted| {
             service.sip().into_iter().find(|(protocol, _)| *protocol == wanted).map(|(_, address)| address)
         };

@@ -457,14 +457,25 @@ fn a_gateway_that_rang_is_not_left_for_another() {
 }
 
 #[test]
-fn a_gateway_that_says_nothing_is_left_after_timer_b() {
+fn a_gateway_that_says_nothing_is_left_after_two_seconds() {
     let mut plan = Plan::plain(28);
     another_gateway(&mut plan);
     plan.gateway().deaf = true;
+    let world = run(plan);
+    about(world.first(SECOND, "INVITE"), s(2));
+    assert_eq!(world.ends(SECOND), [Some(End::ByeReceived)]);
+    records(&world, r#"[(A, "Normal Hangup"), (B, "Network Error"), (B, "Normal Hangup")]"#);
+}
+
+/// There is nothing else to try: `ring_timeout` or timer B ends it.
+#[test]
+fn the_last_gateway_is_not_left_however_long_it_says_nothing() {
+    let mut plan = Plan::plain(128);
+    plan.gateway().deaf = true;
     plan.session().ring_timeout = s(50);
     let world = run(plan);
-    about(world.first(SECOND, "INVITE"), s(32));
-    assert_eq!(world.ends(SECOND), [Some(End::ByeReceived)]);
+    sees(&world, CALLER, &["100 INVITE", "480 INVITE"]);
+    about(world.first(CALLER, "480 INVITE"), s(32));
 }
 
 #[test]

@@ -19,10 +19,11 @@ use maskline::prompts::PromptLibrary;
 use maskline::sip::encode::HeaderOut;
 use maskline::sip::key::{DialogKey, TransactionKey};
 use maskline::sip::message::{Message, Method, Request};
-use maskline::sip::transport::{Flow, Protocol};
+use maskline::sip::transport::{Flow, Protocol, SendFault};
 use maskline::sip::wire::ByteStr;
 use maskline::store::{Cdr, Route, VirtualNumber};
-use maskline::trunk::{CallerFrom, IdentityHeader, NumberFormat, SrtpPolicy, Trunk};
+use maskline::trunk::resolve::Target;
+use maskline::trunk::{CallerFrom, IdentityHeader, NumberFormat, SrtpPolicy, Transport, Trunk};
 use media::{CallStatistics, Codec, Digit, LegRecording, MediaCommand, MediaEvent, PlayMode};
 use media::{RecordingReport, Side, SourcePolicy};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -126,6 +127,7 @@ fn trunk(name: &str, network: &str, early_media: bool) -> Arc<Trunk> {
         default_country: None,
         max_calls: None,
         max_calls_per_second: None,
+        options: None,
         credentials: None,
         challenge: false,
         register: false,
@@ -405,7 +407,7 @@ impl Service {
                 Action::Send { wire, to } => {
                     if to.protocol == Protocol::Tcp && to.connection.is_none() && self.plan.tcp_fails {
                         let Some(token) = to.token else { continue };
-                        let event = Event::SendFailed(token.branch);
+                        let event = Event::SendFailed(token.branch, SendFault::NotSent);
                         self.later(now + Duration::from_millis(50), index, Pending::Event(event));
                     } else {
                         self.send(wire, &to);
@@ -422,7 +424,9 @@ impl Service {
                 | Action::LegAnswered(..)
                 | Action::Happened(_)
                 | Action::ForgiveGuess(_)
-                | Action::Unauthorized { .. } => {}
+                | Action::Unauthorized { .. }
+                | Action::Learned(_) => {}
+                Action::Pace(_) => self.later(now, index, Pending::Event(Event::Paced(true))),
                 Action::FileRecording(..) => {
                     let at = now + self.plan.media.filing_delay;
                     self.later(at, index, Pending::Event(Event::RecordingFiled));
@@ -508,6 +512,11 @@ impl Service {
                 },
                 host: gateway.to_string(),
                 address: self.leg_address(protocol),
+                target: Target {
+                    transport: if tcp { Transport::Tcp } else { Transport::Udp },
+                    address: gateway,
+                },
+                is_news: true,
             });
         }
         let at = at - self.start;

@@ -13,9 +13,10 @@ use crate::sip::key::DialogKey;
 use crate::sip::message::{Method, Response};
 use crate::sip::transaction::timer::T1;
 use crate::sip::transaction::{InviteClient, invite_client};
-use crate::sip::transport::{Flow, Protocol};
+use crate::sip::transport::{Flow, Protocol, SendFault};
 use crate::sip::wire::ByteStr;
 use crate::trunk::Trunk;
+use crate::trunk::health::Outcome;
 use bytes::Bytes;
 use media::Stream;
 use media::sdp::LocalMedia;
@@ -60,6 +61,8 @@ pub(super) struct Outgoing {
     /// After CANCEL: when a final answer is no longer waited for (RFC 3261 §9.1).
     give_up: Option<Instant>,
     over: bool,
+    /// Why it was refused, once it was: by whom, and what that says of the gateway.
+    failure: Option<Outcome>,
     /// The ACK of each 2xx, by its To tag, to be repeated when the 2xx is (RFC 3261 §13.2.2.4).
     acks: Vec<(String, Bytes, Hop)>,
 }
@@ -161,6 +164,7 @@ impl Leg {
             cancel: Cancel::No,
             give_up: None,
             over: false,
+            failure: None,
             acks: Vec::new(),
         };
         let mut leg = Self {
@@ -240,8 +244,8 @@ impl Leg {
             200..=299 => self.on_success(response, &tag.unwrap_or_default(), out),
             401 | 407 if self.state == State::SettingUp && self.invite_again(response, flow, out) => {}
             _ if self.state == State::SettingUp => {
-                self.state = State::Ended;
-                out.signal(Signal::Refused(status));
+                let retry_after = identity::retry_after(&response.head);
+                self.fail(status, Outcome::of_status(status, retry_after), out);
             }
             _ => {}
         }
@@ -394,14 +398,13 @@ impl Leg {
         let (_, timed_out) = self.feed_invite(invite_client::Event::Timeout, out);
         // RFC 3261 §8.1.3.1: a time-out is treated like a 408.
         if timed_out && self.state == State::SettingUp {
-            self.state = State::Ended;
-            out.signal(Signal::Refused(408));
+            self.fail(408, Outcome::Silent, out);
         }
     }
 
     /// Our INVITE could not be sent: over UDP when it only was too large for it, else the leg has failed
     /// like with a 503 (RFC 3261 §8.1.3.1).
-    pub(super) fn on_invite_not_sent(&mut self, out: &mut Output<'_>) {
+    pub(super) fn on_invite_not_sent(&mut self, why: SendFault, out: &mut Output<'_>) {
         let SetUp::Outgoing(outgoing) = &mut self.set_up else { return };
         if outgoing.machine.is_calling()
             && let Some(mut hop) = outgoing.hop.fall_back_to_udp()
@@ -419,8 +422,49 @@ impl Leg {
         }
         self.feed_invite(invite_client::Event::TransportFailed, out);
         if self.state == State::SettingUp {
-            self.state = State::Ended;
-            out.signal(Signal::Refused(503));
+            let outcome = match why {
+                SendFault::NotSent => Outcome::NotSent,
+                SendFault::NotTrusted => Outcome::NotTrusted,
+            };
+            self.fail(503, outcome, out);
+        }
+    }
+
+    fn fail(&mut self, status: u16, outcome: Outcome, out: &mut Output<'_>) {
+        self.state = State::Ended;
+        if let SetUp::Outgoing(outgoing) = &mut self.set_up {
+            outgoing.failure = Some(outcome);
+        }
+        out.signal(Signal::Refused(status));
+    }
+
+    /// What became of its INVITE, once it was refused before any answer.
+    pub(crate) fn failure(&self) -> Option<Outcome> {
+        match &self.set_up {
+            SetUp::Outgoing(outgoing) => outgoing.failure,
+            SetUp::Incoming(_) => None,
+        }
+    }
+
+    /// True while our INVITE has got no response at all.
+    pub(crate) fn is_unheard(&self) -> bool {
+        match &self.set_up {
+            // Who has asked for credentials has been heard.
+            SetUp::Outgoing(outgoing) => {
+                self.state == State::SettingUp && outgoing.machine.is_calling() && outgoing.answered == 0
+            }
+            SetUp::Incoming(_) => false,
+        }
+    }
+
+    /// Gives up a target that has said nothing. The INVITE is not repeated, so that a target that comes to life does
+    /// not ring somebody who talks by then; until timer B a late 1xx gets CANCEL, a late 2xx ACK and BYE
+    /// (RFC 3261 §9.1, §13.2.2.4).
+    pub(crate) fn abandon(&mut self) {
+        self.state = State::Ended;
+        if let SetUp::Outgoing(outgoing) = &mut self.set_up {
+            outgoing.machine.stop_repeating();
+            outgoing.cancel = Cancel::Wanted;
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::sip::message::{Message, Method, Request, Response};
 use crate::sip::transaction::timer::{T1, T2};
 use crate::sip::transaction::{InviteServer, NonInviteClient, NonInviteServer};
 use crate::sip::transaction::{invite_server, non_invite_client, non_invite_server};
-use crate::sip::transport::{Flow, Protocol, SendToken};
+use crate::sip::transport::{Flow, Protocol, SendFault, SendToken};
 use crate::sip::uri::{Scheme, Uri};
 use crate::sip::wire::ByteStr;
 use bytes::Bytes;
@@ -329,11 +329,11 @@ impl Leg {
     }
 
     /// A request of ours could not be sent.
-    pub(crate) fn on_send_failed(&mut self, branch: &str, out: &mut Output<'_>) {
+    pub(crate) fn on_send_failed(&mut self, branch: &str, why: SendFault, out: &mut Output<'_>) {
         if let SetUp::Outgoing(outgoing) = &self.set_up
             && outgoing.branch() == branch
         {
-            return self.on_invite_not_sent(out);
+            return self.on_invite_not_sent(why, out);
         }
         let Some(index) = self.clients.iter().position(|client| client.request.via.branch == branch) else {
             return;

@@ -13,6 +13,7 @@ use std::time::Instant;
 impl Call {
     /// A signal of the B-leg.
     pub(super) fn on_callee(&mut self, signal: Signal, actions: &mut Vec<Action>, now: Instant) {
+        self.learn(Side::B, &signal, actions);
         match signal {
             Signal::Progress { stream, .. } => self.on_progress(stream, actions, now),
             Signal::Answered(stream) => self.on_answered(stream, actions, now),

@@ -5,6 +5,7 @@
 //! nevertheless, because an INVITE that comes back to us is an ordinary call, whose hops are counted (RFC 7332),
 //! and because only the API begins such a call, never a message.
 
+use super::set_up::UNHEARD;
 use super::{Call, CallParameters, LOOK_UP, State};
 use crate::call::cdr::{HangupCause, HangupSource, NewLeg};
 use crate::call::identity::Callee;
@@ -103,7 +104,8 @@ impl Call {
             State::CallingFirst { until, .. } => *until,
             _ => now + ring_timeout.unwrap_or(super::DEFAULT_RING_TIMEOUT),
         };
-        self.state = State::CallingFirst { next, attempt, ringing: false, until };
+        let heard_by = Some(now + UNHEARD);
+        self.state = State::CallingFirst { next, attempt, ringing: false, heard_by, until };
     }
 
     /// 18x of the first party; its early media is for nobody.

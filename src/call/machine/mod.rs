@@ -21,10 +21,11 @@ use crate::masking::route::{Decision, DialPlan, Query};
 use crate::masking::session::MaskingSession;
 use crate::prompts::PromptLibrary;
 use crate::sip::message::{Message, Request};
-use crate::sip::transport::Flow;
+use crate::sip::transport::{Flow, SendFault};
 use crate::trunk::Trunk;
 use media::{MediaCommand, MediaEvent, Side, Stream};
 use pin_stage::PinStage;
+pub(crate) use set_up::MAX_ATTEMPTS;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -107,15 +108,47 @@ enum MediaState {
 /// Each state owns the timers that it has; see the drawing in [`crate::call`].
 #[derive(Debug)]
 enum State {
-    Routing { until: Instant },
-    Opening { next: Box<Decision>, until: Instant },
-    CallingFirst { next: Box<Decision>, attempt: u8, ringing: bool, until: Instant },
+    Routing {
+        until: Instant,
+    },
+    Opening {
+        next: Box<Decision>,
+        until: Instant,
+    },
+    CallingFirst {
+        next: Box<Decision>,
+        attempt: u8,
+        ringing: bool,
+        heard_by: Option<Instant>,
+        until: Instant,
+    },
     CollectingPin(Box<PinStage>),
-    Announcing { then: Then, until: Instant },
-    Dialing { plan: Target, attempt: u8, ringing: bool, until: Instant },
-    Greeting { until: Instant },
+    Announcing {
+        then: Then,
+        until: Instant,
+    },
+    /// `heard_by`: another target is tried unless this one has said something by then.
+    Dialing {
+        plan: Target,
+        attempt: u8,
+        ringing: bool,
+        heard_by: Option<Instant>,
+        until: Instant,
+    },
+    /// The trunk takes only so many INVITEs per second, and this one waits for its turn.
+    Pacing {
+        plan: Target,
+        attempt: u8,
+        until: Instant,
+    },
+    Greeting {
+        until: Instant,
+    },
     Bridged,
-    Draining { cdr: CdrState, until: Instant },
+    Draining {
+        cdr: CdrState,
+        until: Instant,
+    },
     Done,
 }
 
@@ -253,8 +286,9 @@ impl Call {
         let is_timeout = matches!(event, Event::Timeout);
         match event {
             Event::Message(received) => self.on_message(&received.0, &received.1, &mut actions, now),
-            Event::SendFailed(branch) => self.on_send_failed(&branch, &mut actions, now),
+            Event::SendFailed(branch, why) => self.on_send_failed(&branch, why, &mut actions, now),
             Event::Found(look_up, found) => self.on_found(look_up, found, &mut actions, now),
+            Event::Paced(goes) => self.on_paced(goes, &mut actions, now),
             Event::MediaOpened(ports) => self.on_media_opened(ports, &mut actions, now),
             Event::Media(event) => self.on_media(*event, &mut actions, now),
             Event::HangUp(cause) => self.end(cause, super::cdr::HangupSource::System, &mut actions, now),
@@ -277,10 +311,12 @@ impl Call {
         let stage = match &self.state {
             State::Routing { until }
             | State::Opening { until, .. }
-            | State::CallingFirst { until, .. }
             | State::Announcing { until, .. }
-            | State::Dialing { until, .. }
+            | State::Pacing { until, .. }
             | State::Greeting { until, .. } => Some(*until),
+            State::CallingFirst { heard_by, until, .. } | State::Dialing { heard_by, until, .. } => {
+                Some(heard_by.map_or(*until, |heard_by| heard_by.min(*until)))
+            }
             State::CollectingPin(stage) => stage.deadline(),
             State::Bridged => None,
             State::Draining { cdr, until } => Some(match cdr {
@@ -321,12 +357,12 @@ impl Call {
         }
     }
 
-    fn on_send_failed(&mut self, branch: &str, actions: &mut Vec<Action>, now: Instant) {
-        let signals = self.leg_a(actions, now, |leg, out| leg.on_send_failed(branch, out));
+    fn on_send_failed(&mut self, branch: &str, why: SendFault, actions: &mut Vec<Action>, now: Instant) {
+        let signals = self.leg_a(actions, now, |leg, out| leg.on_send_failed(branch, why, out));
         signals.into_iter().for_each(|signal| self.on_caller(signal, actions, now));
-        let signals = self.leg_b(actions, now, |leg, out| leg.on_send_failed(branch, out));
+        let signals = self.leg_b(actions, now, |leg, out| leg.on_send_failed(branch, why, out));
         signals.into_iter().for_each(|signal| self.on_callee(signal, actions, now));
-        self.each_former(actions, now, |leg, out| leg.on_send_failed(branch, out));
+        self.each_former(actions, now, |leg, out| leg.on_send_failed(branch, why, out));
     }
 
     fn on_timeout(&mut self, actions: &mut Vec<Action>, now: Instant) {
@@ -355,7 +391,15 @@ impl Call {
             }
             State::CollectingPin(_) => self.on_pin_timeout(actions, now),
             State::Announcing { until, .. } if *until <= now => self.after_message(actions, now),
-            State::Dialing { until, .. } if *until <= now => self.on_ring_timeout(actions, now),
+            State::Dialing { until, .. } | State::Pacing { until, .. } if *until <= now => {
+                self.on_ring_timeout(actions, now)
+            }
+            State::CallingFirst { heard_by: Some(heard_by), .. }
+            | State::Dialing { heard_by: Some(heard_by), .. }
+                if *heard_by <= now =>
+            {
+                self.on_nothing_heard(actions, now)
+            }
             State::Greeting { until, .. } if *until <= now => self.bridge(actions, now),
             State::Draining { cdr: CdrState::Open { until }, .. } if *until <= now => {
                 self.send_cdr(actions, now)

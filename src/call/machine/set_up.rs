@@ -6,7 +6,7 @@ use crate::call::cdr::{HangupCause, HangupSource, NewLeg};
 use crate::call::identity::{self, Callee};
 use crate::call::leg::{Dial, Leg, Output};
 use crate::call::signal::{Order, Signal};
-use crate::call::{Action, Found, Hop, LookUp, NoPort, Outlet, Place, StoreFailed};
+use crate::call::{Action, Found, Hop, Learned, LookUp, NoPort, Outlet, Place, StoreFailed};
 use crate::callbacks::event::{Happening, PinStatus, Subject};
 use crate::masking::guessing::Bucket;
 use crate::masking::route::{Decision, decide};
@@ -14,15 +14,19 @@ use crate::masking::session::{MaskingSession, PartyRole};
 use crate::prompts::BuiltIn;
 use crate::sip::transport::Protocol;
 use crate::sip::uri::{Scheme, Uri};
+use crate::trunk::health::Outcome;
 use crate::trunk::{SrtpPolicy, Trunk};
 use media::sdp::{LocalMedia, LocalSrtp, MediaAllow};
 use media::{Codec, MediaCommand, PlayMode, Prompt, Side};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// Attempts to dial, over all gateways.
-const MAX_ATTEMPTS: u8 = 8;
+/// Attempts to dial, over all gateways and their targets.
+pub(crate) const MAX_ATTEMPTS: u8 = 8;
+/// A target that has not even said 100 by then is left, if there is another. RFC 3261 §17.1.1.2 would wait for 32 s,
+/// which no caller does; by now the INVITE has been sent three times over UDP.
+pub(super) const UNHEARD: Duration = Duration::from_secs(2);
 
 impl Call {
     /// The A-leg exists: what was dialled is looked up.
@@ -306,8 +310,46 @@ impl Call {
         }
     }
 
-    /// Sends the B-leg's INVITE through the next gateway; without one the call has failed.
+    /// The next attempt of the B-leg; at once, or in its turn where the trunk takes only so many per second.
     pub(super) fn dial(&mut self, target: Target, attempt: u8, actions: &mut Vec<Action>, now: Instant) {
+        let ring_timeout = self.session.as_ref().map_or(DEFAULT_RING_TIMEOUT, |session| session.ring_timeout);
+        let until = match &self.state {
+            State::Dialing { until, .. } => *until,
+            _ => now + ring_timeout,
+        };
+        let index = usize::from(attempt.saturating_sub(1));
+        let trunk = self.outlets.get(index).map(|outlet| &outlet.trunk);
+        if let Some(paced) = trunk.filter(|trunk| trunk.max_calls_per_second.is_some()) {
+            actions.push(Action::Pace(paced.name.clone()));
+            self.state = State::Pacing { plan: target, attempt, until };
+            return;
+        }
+        self.send_invite(target, attempt, until, actions, now);
+    }
+
+    /// The INVITE's turn has come, or too many wait already.
+    pub(super) fn on_paced(&mut self, goes: bool, actions: &mut Vec<Action>, now: Instant) {
+        let State::Pacing { plan, attempt, until } = &self.state else { return };
+        let (plan, attempt, until) = (plan.clone(), *attempt, *until);
+        if goes {
+            self.send_invite(plan, attempt, until, actions, now);
+        } else if self.a_answered.is_none() {
+            self.refuse_with_retry(actions, now);
+        } else {
+            self.callee_failed(503, HangupCause::Congestion, actions, now);
+        }
+    }
+
+    /// Sends the B-leg's INVITE to the attempt's target; without one the call has failed. `until`: `ring_timeout` of
+    /// all attempts together.
+    fn send_invite(
+        &mut self,
+        target: Target,
+        attempt: u8,
+        until: Instant,
+        actions: &mut Vec<Action>,
+        now: Instant,
+    ) {
         let index = usize::from(attempt.saturating_sub(1));
         let ready = self.outlets.get(index).cloned().zip(self.query.clone()).zip(self.ports);
         let Some(((outlet, query), ports)) = ready else {
@@ -354,12 +396,73 @@ impl Call {
         if let Some(former) = self.b.replace(leg) {
             self.former.push(former);
         }
-        let ring_timeout = self.session.as_ref().map_or(DEFAULT_RING_TIMEOUT, |session| session.ring_timeout);
-        let until = match &self.state {
-            State::Dialing { until, .. } => *until,
-            _ => now + ring_timeout,
+        let heard_by = matches!(target, Target::Party(_)).then(|| now + UNHEARD);
+        self.state = State::Dialing { plan: target, attempt, ringing: false, heard_by, until };
+    }
+
+    /// A target has not even said 100: it is left for another one, if there is one. What it says later gets CANCEL, or
+    /// ACK and BYE.
+    pub(super) fn on_nothing_heard(&mut self, actions: &mut Vec<Action>, now: Instant) {
+        let (side, leg, attempt) = match &mut self.state {
+            State::Dialing { heard_by, attempt, .. } => {
+                *heard_by = None;
+                (Side::B, self.b.as_ref(), *attempt)
+            }
+            State::CallingFirst { heard_by, attempt, .. } => {
+                *heard_by = None;
+                (Side::A, self.a.as_ref(), *attempt)
+            }
+            _ => return,
         };
-        self.state = State::Dialing { plan: target, attempt, ringing: false, until };
+        if !leg.is_some_and(Leg::is_unheard) {
+            return;
+        }
+        self.learn_outcome(attempt, Outcome::Silent, actions);
+        let Some(next) = self.another(attempt) else { return };
+        let cause = HangupCause::NetworkError;
+        match side {
+            Side::A => {
+                self.cdr.ended(self.a_uuid, cause, HangupSource::System, None, now);
+                self.leg_a(actions, now, |leg, _| leg.abandon());
+                let State::CallingFirst { next: decision, .. } = &self.state else { return };
+                let decision = decision.clone();
+                self.call_first(decision, next, actions, now);
+            }
+            Side::B => {
+                self.cdr.ended(self.b_uuid, cause, HangupSource::System, None, now);
+                self.leg_b(actions, now, |leg, _| leg.abandon());
+                let State::Dialing { plan, .. } = &self.state else { return };
+                let plan = plan.clone();
+                self.dial(plan, next, actions, now);
+            }
+        }
+    }
+
+    /// What a signal of a leg that we dialled says of the target that its INVITE went to.
+    pub(super) fn learn(&mut self, side: Side, signal: &Signal, actions: &mut Vec<Action>) {
+        let (leg, attempt) = match (&self.state, side) {
+            (State::Dialing { plan: Target::Party(_), attempt, .. }, Side::B) => (self.b.as_ref(), *attempt),
+            (State::CallingFirst { attempt, .. }, Side::A) => (self.a.as_ref(), *attempt),
+            _ => return,
+        };
+        let outcome = match signal {
+            Signal::Progress { .. } | Signal::Answered(_) => Outcome::Heard,
+            Signal::Refused(_) => leg.and_then(Leg::failure).unwrap_or(Outcome::Heard),
+            Signal::HungUp(_) | Signal::Reoffered(_) | Signal::Digit(_) => return,
+        };
+        if let State::Dialing { heard_by, .. } | State::CallingFirst { heard_by, .. } = &mut self.state {
+            *heard_by = None;
+        }
+        self.learn_outcome(attempt, outcome, actions);
+    }
+
+    fn learn_outcome(&mut self, attempt: u8, outcome: Outcome, actions: &mut Vec<Action>) {
+        let Some(outlet) = self.outlets.get_mut(usize::from(attempt.saturating_sub(1))) else { return };
+        // Nothing is done for what everybody knows.
+        if outcome != Outcome::Heard || std::mem::take(&mut outlet.is_news) {
+            let (trunk, target) = (outlet.trunk.name.clone(), outlet.target);
+            actions.push(Action::Learned(Box::new(Learned { trunk, target, outcome })));
+        }
     }
 
     /// Sends the INVITE of a leg of ours.
@@ -406,10 +509,15 @@ impl Call {
 
     /// The attempt after one that failed with `status`, when another gateway may do better.
     pub(super) fn next_gateway(&self, status: u16, attempt: u8, ringing: bool) -> Option<u8> {
+        let gateway_failed = matches!(status, 408 | 503 | 504) && !ringing;
+        if gateway_failed { self.another(attempt) } else { None }
+    }
+
+    /// The next attempt, if there is a target for it.
+    fn another(&self, attempt: u8) -> Option<u8> {
         let next = attempt.saturating_add(1);
         let another = usize::from(attempt) < self.outlets.len() && next <= MAX_ATTEMPTS;
-        let gateway_failed = matches!(status, 408 | 503 | 504) && !ringing;
-        (gateway_failed && another && self.former.len() < MAX_FORMER_LEGS).then_some(next)
+        (another && self.former.len() < MAX_FORMER_LEGS).then_some(next)
     }
 
     /// `ring_timeout`: nobody answered.
@@ -441,6 +549,7 @@ impl Call {
 
     /// A signal of the A-leg.
     pub(super) fn on_caller(&mut self, signal: Signal, actions: &mut Vec<Action>, now: Instant) {
+        self.learn(Side::A, &signal, actions);
         match signal {
             Signal::HungUp(cause) if self.is_live() => self.end(cause, HangupSource::Caller, actions, now),
             Signal::Progress { .. } => self.on_first_rings(now),

@@ -143,6 +143,13 @@ impl InviteClient {
         })
     }
 
+    /// Repeats the INVITE no more, for an owner who has turned elsewhere; responses are taken until timer B.
+    pub fn stop_repeating(&mut self) {
+        if let State::Calling { timer_a, .. } = &mut self.state {
+            *timer_a = None;
+        }
+    }
+
     /// Whether [`Action::Terminated`] has been returned.
     #[must_use]
     pub fn is_terminated(&self) -> bool {

@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 
 use super::table::Outgoing;
 use super::tcp::Tcp;
-use super::{Flow, tls};
+use super::{Flow, SendFault, tls};
 use crate::clock;
 use crate::sip::wire::{Frame, Framer, Malformed};
 
@@ -74,6 +74,8 @@ enum End {
     SlowToAccept,
     #[error("the gateway's name is none that a certificate can have")]
     Unnameable,
+    #[error("TLS: {0}")]
+    NotTrusted(io::Error),
     #[error("{0}")]
     Failed(#[from] io::Error),
 }
@@ -145,6 +147,10 @@ impl Connection {
             Ok(stream) => self.serve(stream).await,
             Err(end) => {
                 self.tcp().counters.tls_failed.increment(1);
+                let end = match end {
+                    End::Failed(error) => End::NotTrusted(error),
+                    end => end,
+                };
                 // The operator must know: no call leaves by this gateway until its certificate is in order.
                 let name = name.as_deref().unwrap_or("its address");
                 warn!(peer = %self.flow.peer, must_prove = name, reason = %end, "no TLS with a gateway");
@@ -197,12 +203,16 @@ impl Connection {
     fn finish(self, end: &End) {
         let Self { registration, flow, mut queue, writing, .. } = self;
         debug!(peer = %flow.peer, connection = registration.id, reason = %end, "connection ended");
+        let why = match end {
+            End::NotTrusted(_) | End::Unnameable => SendFault::NotTrusted,
+            _ => SendFault::NotSent,
+        };
         let inbound = Arc::clone(&registration.tcp.inbound);
         drop(registration);
         queue.close();
         let queued = std::iter::from_fn(|| queue.try_recv().ok());
         for lost in writing.and_then(|writing| writing.message).into_iter().chain(queued) {
-            inbound.send_failed(lost.token.map(|token| *token));
+            inbound.send_failed(lost.token.map(|token| *token), why);
         }
     }
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use metrics::{Counter, Gauge, counter, gauge};
 use tracing::{debug, error};
 
-use super::{Flow, Handler, Protocol, SendToken};
+use super::{Flow, Handler, Protocol, SendFault, SendToken};
 use crate::sip::message::{Message, ParseError};
 
 /// Handles of all counters of this module, made once: an increment is one atomic addition.
@@ -82,7 +82,7 @@ pub(super) trait Inbound: Send + Sync {
     /// Takes the beginning of a message whose end cannot be known, so that it can still be refused.
     fn receive_cut(&self, wire: &[u8], flow: Flow);
     /// Counts a message that could not be sent and tells whose it was.
-    fn send_failed(&self, token: Option<SendToken>);
+    fn send_failed(&self, token: Option<SendToken>, why: SendFault);
 }
 
 pub(super) struct Gate<H> {
@@ -135,10 +135,10 @@ impl<H: Handler> Inbound for Gate<H> {
         });
     }
 
-    fn send_failed(&self, token: Option<SendToken>) {
+    fn send_failed(&self, token: Option<SendToken>, why: SendFault) {
         self.counters.send_failed.increment(1);
         if let Some(token) = token {
-            self.handler.on_send_failed(token);
+            self.handler.on_send_failed(token, why);
         }
     }
 }

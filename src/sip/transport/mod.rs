@@ -35,7 +35,7 @@ use tokio::sync::watch;
 use tracing::info;
 
 pub use address::{ListenAddress, ListenAddressError, Protocol, local_address_towards};
-pub use tls::{TlsError, TlsFiles};
+pub use tls::{TlsError, TlsFiles, client as tls_client, expected as tls_name};
 
 use self::gate::{Counters, Gate, Inbound};
 use self::tasks::Tasks;
@@ -134,7 +134,16 @@ pub trait Handler: Send + Sync + 'static {
 
     /// A request could not be sent, or is not known to have been sent when its connection broke. May be
     /// called from inside [`Transports::send`]: no lock that is held there may be taken here.
-    fn on_send_failed(&self, token: SendToken);
+    fn on_send_failed(&self, token: SendToken, why: SendFault);
+}
+
+/// Why a request was not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SendFault {
+    /// No socket, no route, no connection, no room.
+    NotSent,
+    /// TLS: the peer did not prove its name, or would not speak with us.
+    NotTrusted,
 }
 
 /// Bounds of the transport. Every one of them protects against a peer that is admitted but broken.

@@ -19,7 +19,7 @@ use super::gate::{Counters, Inbound};
 use super::table::{Entered, Offer, Outgoing, Table};
 use super::tasks::Tasks;
 use super::tls::Tls;
-use super::{Destination, Flow, Protocol, TransportLimits, local_address_towards};
+use super::{Destination, Flow, Protocol, SendFault, TransportLimits, local_address_towards};
 use crate::clock;
 
 /// Connections that the kernel keeps until they are accepted.
@@ -136,7 +136,7 @@ impl Tcp {
             }
             Err(message) => {
                 debug!(peer = %to.address, "no room to send");
-                self.inbound.send_failed(message.token.map(|token| *token));
+                self.inbound.send_failed(message.token.map(|token| *token), SendFault::NotSent);
             }
         }
     }

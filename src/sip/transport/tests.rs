@@ -51,7 +51,7 @@ impl Handler for Recorder {
         self.0.send(Seen::Malformed).unwrap();
     }
 
-    fn on_send_failed(&self, token: SendToken) {
+    fn on_send_failed(&self, token: SendToken, _: SendFault) {
         self.0.send(Seen::Failed(token.branch.to_string())).unwrap();
     }
 }

@@ -168,8 +168,18 @@ impl Current {
     }
 }
 
-/// Whom we expect at the far end (RFC 5922 §4): the gateway's name, or its address when it has none.
-pub(super) fn expected(name: Option<&str>, address: IpAddr) -> Option<ServerName<'static>> {
+/// What connections of ours begin with.
+///
+/// # Errors
+/// [`TlsError`], which names the key and the file.
+pub fn client(files: &TlsFiles) -> Result<Arc<ClientConfig>, TlsError> {
+    Ok(Current::load(files)?.client)
+}
+
+/// Whom we expect at the far end (RFC 5922 §4): the gateway's name, or its address when it has none. `None` for a name
+/// that no certificate can have.
+#[must_use]
+pub fn expected(name: Option<&str>, address: IpAddr) -> Option<ServerName<'static>> {
     match name {
         Some(name) => ServerName::try_from(name.to_owned()).ok(),
         None => Some(ServerName::from(address)),

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tracing::{debug, info};
 
 use super::gate::{Counters, Inbound};
-use super::{Destination, Flow, Protocol, local_address_towards, wildcard};
+use super::{Destination, Flow, Protocol, SendFault, local_address_towards, wildcard};
 use crate::clock;
 
 /// Larger than any datagram, so that none is cut.
@@ -207,7 +207,7 @@ impl Udp {
     pub(super) fn send(&self, wire: &[u8], to: &Destination) {
         let Some(listener) = self.listener_for(to) else {
             debug!(peer = %to.address, "no UDP socket of that address family");
-            return self.inbound.send_failed(to.token.clone());
+            return self.inbound.send_failed(to.token.clone(), SendFault::NotSent);
         };
         match listener.send(wire, to.local.map(|local| local.ip()), to.address) {
             Ok(_) => self.counters.sent(Protocol::Udp).increment(1),
@@ -216,7 +216,7 @@ impl Udp {
             }
             Err(error) => {
                 debug!(peer = %to.address, length = wire.len(), %error, "sending failed");
-                self.inbound.send_failed(to.token.clone());
+                self.inbound.send_failed(to.token.clone(), SendFault::NotSent);
             }
         }
     }
