@@ -287,7 +287,7 @@ async fn mutated_messages_neither_end_nor_hang_the_service() {
         at: 0,
     };
     let mut streams = Streams { service: service.sip_tcp, opened: 0, ended: VecDeque::new() };
-    let (mut sent, mut by_tcp, mut batches) = (0, 0, 0);
+    let (mut sent, mut by_tcp, mut batches) = (0, 0, 0usize);
     let mut memory = vec![];
     let began = clock::now();
     for seed in SEEDS {
@@ -305,7 +305,7 @@ async fn mutated_messages_neither_end_nor_hang_the_service() {
                 batch.push(message);
             }
             batches += 1;
-            if batches % BY_TCP == 0 {
+            if batches.is_multiple_of(BY_TCP) {
                 streams.send(&batch).await;
                 by_tcp += batch.len();
             } else {
@@ -316,7 +316,7 @@ async fn mutated_messages_neither_end_nor_hang_the_service() {
             }
             sent += batch.len();
             watch.ask(&service, sent).await;
-            if batches % 64 == 0 {
+            if batches.is_multiple_of(64) {
                 assert!(service.is_alive(), "the service has exited: seed {seed}, before message {sent}");
                 memory.push((sent, service.memory()));
             }

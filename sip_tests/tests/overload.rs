@@ -421,9 +421,8 @@ impl Crowd {
                 let Some(fate) = call.checked_sub(first).and_then(|n| fates.get_mut(n)) else { continue };
                 match event {
                     Event::Response(response) => {
-                        if fate.on_response(&response) {
-                            hang_ups.push((clock::now() + hold, call));
-                        }
+                        let answered = fate.on_response(&response);
+                        hang_ups.extend(answered.then(|| (clock::now() + hold, call)));
                     }
                     Event::Ended(end) => fate.end = Some(end),
                     _ => {}
