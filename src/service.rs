@@ -27,6 +27,8 @@ use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
+/// How many things may wait for the disk, or for the system's resolver, at one time.
+const BLOCKING_THREADS: usize = 16;
 /// How often the store learns that this process lives; the end of an orphaned call is known as exactly.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// After so many heartbeats it is looked for calls of processes that have died.
@@ -86,6 +88,10 @@ pub fn serve(config: &Checked) -> ExitCode {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let outcome = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores.div_ceil(2))
+        // They wait for the disk, and each keeps memory of its own: a few that stay instead of a crowd that comes
+        // and goes with the load, and leaves the memory in pieces.
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(Duration::from_secs(3600))
         .enable_all()
         .build()
         .map_err(StartError::Runtime)

@@ -105,6 +105,8 @@ async fn multiply(path: &str, template: &MaskingSession, count: usize, changes: 
          UPDATE copy SET {changes};
          INSERT INTO sessions SELECT * FROM copy;
          DROP TABLE copy;
+         DELETE FROM session_hours;
+         INSERT INTO session_hours SELECT account, ends_at / 3600000000, COUNT(*) FROM sessions GROUP BY 1, 2;
          COMMIT;",
         template.uuid
     );

@@ -34,6 +34,7 @@ mod recordings;
 mod route_cache;
 mod row;
 mod seal;
+mod session_count;
 mod session_list;
 mod session_row;
 mod session_types;

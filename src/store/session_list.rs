@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use sqlx::AssertSqlSafe;
 
 use super::row::{Columns, micros};
+use super::session_count::ends_only;
 use super::session_row::{columns, session};
 use super::session_types::{SessionFilter, SessionPage, SessionState};
 use super::sql::{Query, Value, query};
@@ -26,9 +27,14 @@ impl Store {
         offset: u64,
         now: Timestamp,
     ) -> Result<SessionPage, StoreError> {
-        let count = Conditions::new(account, filter, now, Use::Count);
-        let count = count.query("SELECT COUNT(*) AS total FROM sessions WHERE ", None);
-        let total: u64 = count.fetch_one(self.readers()).await?.unsigned("total")?;
+        let total = match ends_only(filter, now) {
+            Some(ends) => self.count_ends(account, ends).await?,
+            None => {
+                let count = Conditions::new(account, filter, now, Use::Count);
+                let count = count.query("SELECT COUNT(*) AS total FROM sessions WHERE ", None);
+                count.fetch_one(self.readers()).await?.unsigned("total")?
+            }
+        };
         // Few are found by what they have in common and sorted; of many the newest are soon met.
         let index = if total <= SORTED { Use::Count } else { Use::Order };
         let page = Conditions::new(account, filter, now, index).query(

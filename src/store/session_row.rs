@@ -1,7 +1,10 @@
 //! A masking session as a row: written whole, changed in part, read back.
 
+use jiff::Timestamp;
+
 use super::StoreError;
 use super::row::{Columns, after, micros, seconds};
+use super::session_count::count_end;
 use super::sql::{Connection, Row, query};
 use crate::masking::allocate::{PinWeight, StrangerProfile};
 use crate::masking::session::{HttpMethod, MaskingSession, Pin, PinSettings, RecordFormat};
@@ -76,13 +79,18 @@ pub(super) async fn insert(connection: &mut Connection, session: &MaskingSession
         .bind(i64::try_from(weight.unwrap_or_default().0).unwrap_or(i64::MAX))
         .bind(profile.as_ref().map(StrangerProfile::as_str))
         .bind(rests_until(session))
-        .execute(connection)
+        .execute(&mut *connection)
         .await?;
-    Ok(())
+    count_end(connection, &session.account, None, micros(session.ends_at())).await
 }
 
-/// Writes back what an update or a deletion may have changed.
-pub(super) async fn save(connection: &mut Connection, session: &MaskingSession) -> Result<(), StoreError> {
+/// Writes back what an update or a deletion may have changed of a session that ended, or was to end, at
+/// `ended_before`.
+pub(super) async fn save(
+    connection: &mut Connection,
+    session: &MaskingSession,
+    ended_before: Timestamp,
+) -> Result<(), StoreError> {
     query(
         "UPDATE sessions SET first_party = $2, second_party = $3, modified_at = $4, expires_at = $5,
              ended_at = $6, ends_at = $7, call_time_limit = $8, ring_timeout = $9, record = $10,
@@ -110,9 +118,9 @@ pub(super) async fn save(connection: &mut Connection, session: &MaskingSession) 
     .bind(&session.second_party_play_url)
     .bind(i64::from(session.takes_strangers()))
     .bind(rests_until(session))
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
-    Ok(())
+    count_end(connection, &session.account, Some(micros(ended_before)), micros(session.ends_at())).await
 }
 
 pub(super) fn digits(party: Option<&E164>) -> Option<String> {

@@ -159,6 +159,7 @@ impl Write for Update {
         if let Err(refusal) = set_parties(connection, &mut session, update, now).await? {
             return Ok(Err(refusal));
         }
+        let ended_before = session.ends_at();
         session.modified_at = now;
         if let Some(expiry) = update.expiry {
             session.expires_at = after(now, expiry);
@@ -177,7 +178,7 @@ impl Write for Update {
         session.recording_callback_method =
             update.recording_callback_method.unwrap_or(session.recording_callback_method);
         session.callback_method = update.callback_method.unwrap_or(session.callback_method);
-        save(connection, &session).await?;
+        save(connection, &session, ended_before).await?;
         Ok(Ok(session))
     }
 }
@@ -235,9 +236,10 @@ impl Write for Expire {
             Ok(session) => session,
             Err(refusal) => return Ok(Err(refusal)),
         };
+        let ended_before = session.ends_at();
         session.modified_at = self.now;
         session.ended_at = Some(self.now);
-        save(connection, &session).await?;
+        save(connection, &session, ended_before).await?;
         Ok(Ok(session))
     }
 }

@@ -116,6 +116,7 @@ async fn a_create_that_is_killed_midway_leaves_nothing(database: &Database) {
         let page = store.list_sessions(ACCOUNT, &SessionFilter::default(), 20, 0, at(0)).await.unwrap();
         assert_eq!((page.total, page.sessions), (1, vec![session.clone()]));
         store.write(Run("DELETE FROM sessions")).await.unwrap();
+        store.write(Run("DELETE FROM session_hours")).await.unwrap();
     }
 }
 

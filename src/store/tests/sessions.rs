@@ -24,6 +24,7 @@ on_both!(tokio::test:
     a_number_that_left_the_configuration_takes_nothing_and_its_sessions_stay,
     an_account_gets_its_own_numbers_only,
     lists_filter_page_and_count,
+    a_count_by_hours_is_the_count_of_the_sessions,
     a_change_of_a_session_is_seen_by_the_next_call,
 );
 on_both!(tokio::test(flavor = "multi_thread", worker_threads = 2):
@@ -378,6 +379,41 @@ async fn lists_filter_page_and_count(database: &Database) {
     assert_eq!(list(SessionFilter { duration_s: (Some(200), Some(300)), ..any() }, 20, 0).await.0, [2, 1]);
     let page = store.list_sessions("MAOTHER", &any(), 20, 0, at(150)).await.unwrap();
     assert_eq!((page.sessions.len(), page.total), (0, 0));
+}
+
+async fn a_count_by_hours_is_the_count_of_the_sessions(database: &Database) {
+    let store = store(database, 40).await;
+    // From ten minutes to five hours, some moved and some ended early.
+    for index in 0..40_u32 {
+        let expiry = Duration::from_secs(u64::from(600 + index * 443));
+        let session = create(&store, NewSession { expiry, ..wanted(1, 2) }, at(0)).await.unwrap();
+        if index % 3 == 0 {
+            let update =
+                SessionUpdate { expiry: Some(expiry + u32::from(index % 2 == 0) * HOUR), ..Default::default() };
+            store.update_session(ACCOUNT, session.uuid, update, at(500)).await.unwrap().unwrap();
+        }
+        if index % 5 == 0 {
+            store.expire_session(ACCOUNT, session.uuid, at(550)).await.unwrap().unwrap();
+        }
+    }
+    let now = at(7000);
+    let mut bounds: Vec<_> = (0..22).map(|step| Some(at(step * 1000))).collect();
+    // 1,699,999,200 s after 1970 is a whole hour.
+    bounds.extend([Some(at(-800)), Some(at(2800)), Some(at(6400)), None]);
+    for state in [SessionState::Any, SessionState::Active, SessionState::Expired] {
+        for from in &bounds {
+            for until in &bounds {
+                let ends = TimeRange { from: *from, until: *until };
+                let by_hours = SessionFilter { state, ends, ..SessionFilter::default() };
+                let created = TimeRange { from: Some(at(-1)), until: None };
+                let one_by_one = SessionFilter { created, ..by_hours.clone() };
+                let total = async |filter| {
+                    store.list_sessions(ACCOUNT, filter, 1, 0, now).await.unwrap().total
+                };
+                assert_eq!(total(&by_hours).await, total(&one_by_one).await, "{by_hours:?}");
+            }
+        }
+    }
 }
 
 async fn a_change_of_a_session_is_seen_by_the_next_call(database: &Database) {
