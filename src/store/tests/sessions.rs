@@ -388,8 +388,10 @@ async fn a_count_by_hours_is_the_count_of_the_sessions(database: &Database) {
         let expiry = Duration::from_secs(u64::from(600 + index * 443));
         let session = create(&store, NewSession { expiry, ..wanted(1, 2) }, at(0)).await.unwrap();
         if index % 3 == 0 {
-            let update =
-                SessionUpdate { expiry: Some(expiry + u32::from(index % 2 == 0) * HOUR), ..Default::default() };
+            let update = SessionUpdate {
+                expiry: Some(expiry + u32::from(index % 2 == 0) * HOUR),
+                ..Default::default()
+            };
             store.update_session(ACCOUNT, session.uuid, update, at(500)).await.unwrap().unwrap();
         }
         if index % 5 == 0 {
@@ -407,9 +409,8 @@ async fn a_count_by_hours_is_the_count_of_the_sessions(database: &Database) {
                 let by_hours = SessionFilter { state, ends, ..SessionFilter::default() };
                 let created = TimeRange { from: Some(at(-1)), until: None };
                 let one_by_one = SessionFilter { created, ..by_hours.clone() };
-                let total = async |filter| {
-                    store.list_sessions(ACCOUNT, filter, 1, 0, now).await.unwrap().total
-                };
+                let total =
+                    async |filter| store.list_sessions(ACCOUNT, filter, 1, 0, now).await.unwrap().total;
                 assert_eq!(total(&by_hours).await, total(&one_by_one).await, "{by_hours:?}");
             }
         }
