@@ -298,6 +298,7 @@ fn trunk_of(path: &str, written: &TrunkConfig, faults: &mut Faults) -> Trunk {
     let codec = |word: &str| match word.to_ascii_uppercase().as_str() {
         "PCMU" => Some(Codec::Pcmu),
         "PCMA" => Some(Codec::Pcma),
+        "G722" => Some(Codec::G722),
         _ => None,
     };
     let rtp_source = match written.rtp_source.as_str() {
@@ -360,6 +361,8 @@ fn trunk_of(path: &str, written: &TrunkConfig, faults: &mut Faults) -> Trunk {
         max_calls_per_second: limit("max_calls_per_second", written.max_calls_per_second, faults),
         prack: prack(&at("prack"), &written.prack, faults),
         session_timer: session_timer(&at("session_timer"), written.session_timer, faults),
+        options: Some(seconds(&at("options_seconds"), written.options_seconds, 0..=3600, faults))
+            .filter(|interval| !interval.is_zero()),
         challenge,
         register: written.register,
         credentials: credentials.map(Arc::new),

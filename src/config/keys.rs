@@ -36,7 +36,7 @@ pub(super) const NETWORKS: &str = "a list of networks (198.51.100.0/24, 2001:db8
 pub(super) const GATEWAYS: &str = "a list of sip:HOST[:PORT][;transport=udp|tcp|tls] and sips:HOST[:PORT]";
 pub(super) const CALLER_FROM: &str =
     "a list of \"p-asserted-identity\", \"remote-party-id\", \"from\", each once";
-pub(super) const CODECS: &str = "a list of \"PCMU\", \"PCMA\", each once";
+pub(super) const CODECS: &str = "a list of \"G722\", \"PCMU\", \"PCMA\", each once";
 pub(super) const RTP_SOURCE: &str = "\"exact\" or \"address\"";
 pub(super) const PRACK: &str = "\"off\", \"supported\", \"preferred\" or \"required\"";
 pub(super) const SESSION_TIMER: &str = "a whole number of seconds from 90 to 86400, or 0: none is asked for";
@@ -101,13 +101,13 @@ pub(super) const KEYS: &[Key] = &[
     key("trunks[].default_country", Kind::Text, COUNTRY),
     key("trunks[].max_calls", Kind::Number, CALLS),
     key("trunks[].max_calls_per_second", Kind::Number, CALLS),
+    key("trunks[].options_seconds", Kind::Number, "a whole number of seconds from 0 (never) to 3600"),
     key("trunks[].username", Kind::Text, USERNAME),
     key("trunks[].password", Kind::Text, PASSWORD),
     key("trunks[].realm", Kind::Text, REALM),
     key("trunks[].challenge", Kind::Switch, "true or false"),
     key("trunks[].register", Kind::Switch, "true or false"),
     key("trunks[].identity", Kind::Text, IDENTITY),
-    key("trunks[].options_seconds", Kind::Number, "a whole number of seconds from 0 (never) to 3600"),
     key("trunks[].prack", Kind::Text, PRACK),
     key("trunks[].session_timer", Kind::Number, SESSION_TIMER),
     key("accounts", Kind::Tables, "tables [[accounts]] with auth_id and auth_token"),

@@ -288,7 +288,7 @@ fn each_fault_names_its_key_its_value_and_what_is_allowed() {
         ),
         (
             "[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\ncodecs = [\"PCMU\", \"G729\"]",
-            "trunks[0].codecs[1] = \"G729\": there is no such choice; allowed: a list of \"PCMU\", \"PCMA\"",
+            "trunks[0].codecs[1] = \"G729\": there is no such choice; allowed: a list of \"G722\", \"PCMU\", \"PCMA\"",
         ),
         (
             "[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\ncodecs = [\"PCMU\", \"pcmu\"]",
@@ -566,6 +566,27 @@ fn ports_that_the_kernel_gives_to_others_are_a_warning() {
     }
     for range in ["", "x y", "1"] {
         assert_eq!(warnings::ephemeral_overlap(&checked, range), None, "{range}");
+    }
+}
+
+#[test]
+fn the_profiles_of_carriers_pass_the_check() {
+    let profiles = [
+        ("bandwidth", include_str!("../../deploy/trunks/bandwidth.toml")),
+        ("didww", include_str!("../../deploy/trunks/didww.toml")),
+        ("plivo", include_str!("../../deploy/trunks/plivo.toml")),
+        ("teams", include_str!("../../deploy/trunks/teams.toml")),
+        ("telnyx", include_str!("../../deploy/trunks/telnyx.toml")),
+        ("twilio", include_str!("../../deploy/trunks/twilio.toml")),
+    ];
+    let folder = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/trunks")).unwrap();
+    assert_eq!(folder.count(), profiles.len(), "each profile is checked");
+    for (name, text) in profiles {
+        let checked = read(text).unwrap_or_else(|faults| panic!("{name}: {faults}"));
+        let trunk = checked.trunks.get(name).unwrap_or_else(|| panic!("{name}"));
+        assert!(!trunk.gateways.is_empty() && !trunk.allow.is_empty(), "{name}");
+        assert!(checked.numbers.iter().all(|number| number.trunk == name), "{name}");
+        assert_eq!(checked.warnings, Vec::<String>::new(), "{name}");
     }
 }
 

@@ -212,6 +212,9 @@ pub struct TrunkConfig {
     /// The session interval that we ask for (RFC 4028), in seconds; 0: we ask for none, and take what the peer asks
     /// for. A shorter one finds a dead peer earlier and costs a request on each leg at half of it.
     pub session_timer: u32,
+    /// Every so many seconds each gateway is asked by OPTIONS whether it lives; 0: never. Each question costs both
+    /// sides two messages.
+    pub options_seconds: u64,
     /// Who we are when the gateway asks, and who must call in where `challenge` holds; goes with `password`.
     pub username: Option<String>,
     /// Goes with `username`.
@@ -224,9 +227,6 @@ pub struct TrunkConfig {
     pub register: bool,
     /// What says who calls in INVITEs that we send, beside From: `none`, `p-asserted-identity` or `remote-party-id`.
     pub identity: String,
-    /// Every so many seconds each gateway is asked by OPTIONS whether it lives; 0: never. Each question costs both
-    /// sides two messages.
-    pub options_seconds: u64,
 }
 
 impl Default for TrunkConfig {
@@ -247,13 +247,13 @@ impl Default for TrunkConfig {
             max_calls_per_second: None,
             prack: "supported".to_owned(),
             session_timer: 0,
+            options_seconds: 0,
             username: None,
             password: None,
             realm: None,
             challenge: None,
             register: false,
             identity: "none".to_owned(),
-            options_seconds: 0,
         }
     }
 }

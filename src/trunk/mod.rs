@@ -330,6 +330,8 @@ pub struct Trunk {
     pub prack: Prack,
     /// The session interval that we ask for, in seconds; `None`: we ask for none and take what the peer asks for.
     pub session_timer: Option<u32>,
+    /// How often each target of its gateways is asked by OPTIONS whether it lives; `None`: never.
+    pub options: Option<Duration>,
     /// What we are known by to the carrier; and the carrier to us, where `challenge` says so.
     pub credentials: Option<Arc<Credentials>>,
     /// Each INVITE that comes in must prove that it knows the password; `credentials` are there then.
@@ -338,8 +340,6 @@ pub struct Trunk {
     pub register: bool,
     /// What says who calls in the INVITEs that we send, beside From.
     pub identity: IdentityHeader,
-    /// How often each target of its gateways is asked by OPTIONS whether it lives; `None`: never.
-    pub options: Option<Duration>,
 }
 
 impl Trunk {
@@ -523,11 +523,11 @@ mod tests {
             max_calls_per_second: None,
             prack: Prack::Supported,
             session_timer: None,
+            options: None,
             credentials: None,
             challenge: false,
             register: false,
             identity: IdentityHeader::None,
-            options: None,
         }
     }
 

@@ -7,6 +7,7 @@
 mod call;
 mod config;
 mod log;
+mod secure;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use crate::transcript::Transcript;
 pub use call::{Call, IncomingCall, OutgoingCall};
 pub use config::{CallOptions, Impairment, Lose, PhoneConfig};
 use log::{Log, Logs};
+pub use secure::{Handshake, Secure, Stream};
 use task::{Sockets, Task};
 
 /// What was waited for did not come.

@@ -297,6 +297,7 @@ impl Service {
             media: self.address.ip(),
             bind: self.address.ip(),
             contact_user: self.ids.contact_user(),
+            sips: false,
         }
     }
 

@@ -13,7 +13,7 @@ use crate::masking::route::{Decision, decide};
 use crate::masking::session::{MaskingSession, PartyRole};
 use crate::prompts::BuiltIn;
 use crate::sip::transport::Protocol;
-use crate::sip::uri::Uri;
+use crate::sip::uri::{Scheme, Uri};
 use crate::trunk::health::Outcome;
 use crate::trunk::{SrtpPolicy, Trunk};
 use media::sdp::{LocalMedia, LocalSrtp, MediaAllow};
@@ -587,6 +587,8 @@ fn fixed_hop(uri: &str) -> Option<Hop> {
     let uri = Uri::parse(uri)?;
     let host = uri.host();
     let protocol = match uri.transport().map(str::to_ascii_lowercase).as_deref() {
+        // RFC 3261 §26.2.2: sips is TLS, whatever carries it.
+        _ if uri.scheme() == Scheme::Sips => Protocol::Tls,
         Some("tcp") => Protocol::Tcp,
         Some("tls") => Protocol::Tls,
         _ => Protocol::Udp,
@@ -600,7 +602,7 @@ fn fixed_hop(uri: &str) -> Option<Hop> {
         },
         connection: None,
         local: None,
-        pinned: uri.transport().is_some(),
+        pinned: uri.transport().is_some() || protocol == Protocol::Tls,
         name: host.parse::<IpAddr>().is_err().then(|| host.into()),
         token: None,
     })

@@ -91,6 +91,7 @@ impl Scene {
                 media: own.ip(),
                 bind: own.ip(),
                 contact_user: "opaque".to_owned(),
+                sips: false,
             },
             max_forwards: 69,
             local: LocalMedia {
@@ -99,8 +100,8 @@ impl Scene {
                 session_id: 1,
                 codecs: vec![Codec::Pcmu],
                 source: SourcePolicy::Exact,
-                allow: MediaAllow { networks: vec![], private: true },
                 srtp: None,
+                allow: MediaAllow { networks: vec![], private: true },
             },
         };
         let (mut ids, now, mut actions) = (IdSource::from_seed(1), clock::now(), vec![]);
