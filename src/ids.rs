@@ -48,6 +48,11 @@ impl IdSource {
         self.0.random_range(1..i64::MAX.unsigned_abs() / 2)
     }
 
+    /// What the keys of one leg's encrypted audio are made of.
+    pub fn srtp_secret(&mut self) -> media::srtp::Secret {
+        media::srtp::Secret::new(self.0.random())
+    }
+
     /// An opaque user part for Contact.
     pub fn contact_user(&mut self) -> String {
         let mut user = self.hex();

@@ -213,6 +213,7 @@ impl Service {
             base_url: config.http.public_url.clone(),
             now: clock::wall_now,
         });
+        let proxies = config.http.trusted_proxies.clone();
         let (stop_http, stopped) = oneshot::channel::<()>();
         let mut jobs = JoinSet::new();
         jobs.spawn(async move {
@@ -220,7 +221,7 @@ impl Service {
                 // Dropped without a word it means the same: stop.
                 let _ = stopped.await;
             };
-            if let Err(error) = api::serve(listener, router, until).await {
+            if let Err(error) = api::serve(listener, router, proxies, until).await {
                 error!("http: {error}");
             }
         });

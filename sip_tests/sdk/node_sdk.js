@@ -1,11 +1,16 @@
 // Plivo's Node SDK, as it comes from npm, against the server that BASE_URL names. Each function of `tests` is a test;
 // its name states the fact. The last line is `N passed, N failed`.
 const assert = require('node:assert/strict');
+const { execFileSync } = require('node:child_process');
 const { randomUUID } = require('node:crypto');
+const { once } = require('node:events');
+const http = require('node:http');
+const path = require('node:path');
+const axios = require('axios');
 const plivo = require('plivo');
 const { use } = require('./base_url.js');
 
-const { BASE_URL, AUTH_ID, AUTH_TOKEN, BUSY_ID, SUBACCOUNT } = process.env;
+const { BASE_URL, STRICT_URL, DATABASE, AUTH_ID, AUTH_TOKEN, BUSY_ID, SUBACCOUNT, SUBACCOUNT_TOKEN } = process.env;
 use(BASE_URL);
 const sessions = new plivo.Client(AUTH_ID, AUTH_TOKEN).maskingSession;
 
@@ -58,6 +63,37 @@ const refused = async (status, text, call) => {
   assert.ok(error.message.startsWith(text), error.message);
   assert.match(error.apiID, /^[0-9a-f-]{36}$/);
 };
+
+// All answers as they came while `work` was done; `lose` of them reach the SDK as a 503. A header goes with each request.
+const watched = async (work, { headers = {}, lose = 0 } = {}) => {
+  const adapter = axios.defaults.adapter;
+  const answers = [];
+  const keep = (answer) => {
+    answers.push({ status: answer.status, headers: answer.headers, body: JSON.parse(answer.data) });
+  };
+  axios.defaults.adapter = async (config) => {
+    for (const [name, value] of Object.entries(headers)) config.headers.set(name, value);
+    const answer = await adapter(config).catch((error) => {
+      if (error.response) keep(error.response);
+      throw error;
+    });
+    keep(answer);
+    if (answers.length <= lose) {
+      throw Object.assign(new Error('lost'), { config, response: { ...answer, status: 503 } });
+    }
+    return answer;
+  };
+  try {
+    await work();
+  } finally {
+    axios.defaults.adapter = adapter;
+  }
+  return answers;
+};
+const statuses = (answers) => answers.map((answer) => answer.status);
+
+// What the server cannot do without: it fails until it is given back.
+const turn = (where) => execFileSync('python3', [path.join(__dirname, 'database.py'), where, DATABASE]);
 
 const tests = {
   async create_reads_every_parameter() {
@@ -193,6 +229,102 @@ const tests = {
     const { sessionUuid } = await created();
     const other = new plivo.Client(BUSY_ID, AUTH_TOKEN).maskingSession;
     await refused(404, 'Session not found.', () => other.getMaskingSession(sessionUuid));
+  },
+
+  async a_server_error_is_an_error_with_status_500_after_two_repeats() {
+    turn('away');
+    try {
+      for (const call of [
+        () => sessions.listMaskingSession(),
+        () => sessions.createMaskingSession(...parties()),
+        () => sessions.getMaskingSession(randomUUID()),
+      ]) {
+        const answers = await watched(() => refused(500, 'Internal server error.', call));
+        assert.deepEqual(statuses(answers), [500, 500, 500]);
+      }
+    } finally {
+      turn('back');
+    }
+    assert.equal((await created()).message, 'Session created');
+  },
+
+  async one_request_too_many_is_an_error_that_says_429() {
+    use(STRICT_URL);
+    try {
+      const strict = new plivo.Client(BUSY_ID, AUTH_TOKEN).maskingSession;
+      const answers = await watched(async () => {
+        // The SDK knows no such status: it throws an Error around what axios says.
+        await assert.rejects(async () => {
+          for (let index = 0; index < 100; index += 1) await strict.listMaskingSession();
+        }, /status code 429/);
+      });
+      const last = answers.pop();
+      assert.ok(answers.every((answer) => answer.status === 200), String(statuses(answers)));
+      assert.deepEqual(Object.keys(last.body), ['api_id', 'error']);
+      assert.ok(last.headers['retry-after'] >= 1 && last.headers['retry-after'] <= 5);
+    } finally {
+      use(BASE_URL);
+    }
+  },
+
+  async a_create_with_an_idempotency_key_makes_one_session() {
+    const [first, second] = parties();
+    const headers = { 'Idempotency-Key': randomUUID() };
+    const create = (sessionExpiry) => sessions.createMaskingSession(first, second, { sessionExpiry });
+    const answers = await watched(async () => {
+      const [one, again] = [await create(4444), await create(4444)];
+      assert.equal(again.sessionUuid, one.sessionUuid);
+      assert.deepEqual({ ...again.session }, { ...one.session });
+      await refused(422, 'This Idempotency-Key was used for another request', () => create(4445));
+    }, { headers });
+    assert.deepEqual(statuses(answers), [201, 201, 422]);
+    assert.notEqual((await create(4444)).sessionUuid, answers[0].body.session_uuid);
+  },
+
+  async a_create_whose_answer_was_lost_is_repeated_by_the_sdk_and_makes_one_session() {
+    const [first, second] = parties();
+    const headers = { 'Idempotency-Key': randomUUID() };
+    let made;
+    const answers = await watched(async () => {
+      made = await sessions.createMaskingSession(first, second, {});
+    }, { headers, lose: 2 });
+    assert.deepEqual(answers.map(({ status, body }) => [status, body.session_uuid]), Array(3).fill([201, made.sessionUuid]));
+    assert.equal((await sessions.listMaskingSession({ firstParty: first })).response.meta.totalCount, 1);
+  },
+
+  async callbacks_have_signatures_that_the_sdk_takes() {
+    const receiver = http.createServer().listen(0, '127.0.0.1');
+    await once(receiver, 'listening');
+    const base = `http://127.0.0.1:${receiver.address().port}/cb`;
+    try {
+      for (const [callbackMethod, query, owner] of [
+        ['POST', '', {}],
+        ['POST', '?x=1&a=b', {}],
+        ['GET', '', { subaccount: SUBACCOUNT }],
+      ]) {
+        const asked = once(receiver, 'request');
+        await created({ sessionExpiry: 1, callbackUrl: base + query, callbackMethod, ...owner });
+        const [request, response] = await asked;
+        let body = '';
+        for await (const chunk of request) body += chunk;
+        response.end();
+        assert.equal(request.method, callbackMethod);
+        const url = `http://${request.headers.host}${request.url}`;
+        const form = Object.fromEntries(new URLSearchParams(body));
+        const event = body ? form : Object.fromEntries(new URL(url).searchParams);
+        assert.deepEqual([event.EventName, event.SequenceNumber], ['SessionTimeout', '1']);
+        const { 'x-plivo-signature-v3': own, 'x-plivo-signature-ma-v3': ma } = request.headers;
+        const takes = (signature, token, parameters) => plivo.validateV3Signature(
+          callbackMethod, url, request.headers['x-plivo-signature-v3-nonce'], token, signature, parameters);
+        const token = owner.subaccount ? SUBACCOUNT_TOKEN : AUTH_TOKEN;
+        assert.ok(takes(own, token, { ...form }), `${callbackMethod} ${query}`);
+        assert.ok(takes(ma, AUTH_TOKEN, { ...form }), 'the main account signs, too');
+        assert.ok(!takes(own, 'another', { ...form }));
+      }
+    } finally {
+      receiver.close();
+      receiver.closeAllConnections();
+    }
   },
 };
 

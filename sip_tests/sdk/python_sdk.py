@@ -3,21 +3,27 @@
 Each function is a test; its name states the fact. The last line is `N passed, N failed`.
 """
 
+import http.server
 import os
+import queue
 import re
 import sys
+import threading
 import traceback
+import urllib.parse
 import uuid
 
 import plivo
 from plivo import exceptions
+from plivo.utils import validate_v3_signature
 
 import base_url
+from database import without_sessions
 
 BASE = os.environ["BASE_URL"]
 AUTH_ID, AUTH_TOKEN = os.environ["AUTH_ID"], os.environ["AUTH_TOKEN"]
 BUSY_ID = os.environ["BUSY_ID"]
-SUBACCOUNT = os.environ["SUBACCOUNT"]
+SUBACCOUNT, SUBACCOUNT_TOKEN = os.environ["SUBACCOUNT"], os.environ["SUBACCOUNT_TOKEN"]
 
 base_url.use(BASE)
 CLIENT = plivo.RestClient(AUTH_ID, AUTH_TOKEN)
@@ -314,10 +320,152 @@ def a_country_without_numbers_is_a_resource_not_found_error():
     assert text.startswith("No compatible virtual numbers found for country code IN."), text
 
 
+class Watched:
+    """A client of its own, whose answers are kept as they came."""
+
+    def __init__(self, auth_id=AUTH_ID, token=AUTH_TOKEN, **headers):
+        self.client = plivo.RestClient(auth_id, token)
+        self.client.session.headers.update({name.replace("_", "-"): value for name, value in headers.items()})
+        self.answers = []
+        self.client.session.hooks["response"].append(lambda answer, **_: self.answers.append(answer))
+        self.sessions = self.client.masking_sessions
+
+    def statuses(self):
+        return [answer.status_code for answer in self.answers]
+
+    def body(self):
+        return self.answers[-1].json()
+
+
+def each_documented_error_is_of_its_class():
+    # What is not tested elsewhere here: 400, 401 and 404 are.
+    sub = Watched(SUBACCOUNT, SUBACCOUNT_TOKEN)
+    refused(exceptions.ForbiddenError, sub.client.subaccounts.create, "of a sub-account", True)
+    main = Watched()
+    refused(exceptions.InvalidRequestError, main.client.request, "PUT", ("Masking", "Session"), {}, is_voice_request=True)
+    refused(exceptions.InvalidRequestError, main.client.subaccounts.delete, SUBACCOUNT)
+    assert (sub.statuses(), main.statuses()) == ([403], [405, 409])
+    for watched in (sub, main):
+        for answer in watched.answers:
+            assert list(answer.json()) == ["api_id", "error"], answer.text
+
+
+def a_server_error_is_raised_after_two_repeats():
+    def ask(call, *arguments):
+        watched = Watched()
+        text = refused(exceptions.PlivoServerError, call(watched), *arguments)
+        assert text == "Internal server error.", text
+        assert watched.statuses() == [500, 500, 500], watched.statuses()
+
+    with without_sessions(os.environ["DATABASE"]):
+        ask(lambda watched: watched.sessions.list_masking_session)
+        ask(lambda watched: watched.sessions.create_masking_session, *parties())
+        ask(lambda watched: watched.sessions.get_masking_session, str(uuid.uuid4()))
+    assert created().message == "Session created", "it works again"
+
+
+def one_request_too_many_is_a_rest_error_that_says_when_to_come_back():
+    base_url.use(os.environ["STRICT_URL"])
+    try:
+        strict = Watched()
+        for _ in range(100):
+            try:
+                strict.sessions.list_masking_session()
+            except exceptions.PlivoRestError as raised:
+                assert type(raised) is exceptions.PlivoRestError, type(raised)
+                break
+        assert set(strict.statuses()[:-1]) <= {200} and strict.statuses()[-1] == 429, strict.statuses()
+        assert list(strict.body()) == ["api_id", "error"], strict.body()
+        assert 1 <= int(strict.answers[-1].headers["Retry-After"]) <= 5
+        # Another account has requests of its own.
+        other = Watched(BUSY_ID)
+        other.sessions.list_masking_session()
+        assert other.statuses() == [200]
+    finally:
+        base_url.use(BASE)
+
+
+def a_create_with_an_idempotency_key_makes_one_session():
+    first, second = parties()
+    keyed = Watched(Idempotency_Key=str(uuid.uuid4()))
+    one = keyed.sessions.create_masking_session(first, second, session_expiry=4444)
+    again = keyed.sessions.create_masking_session(first, second, session_expiry=4444)
+    assert keyed.statuses() == [201, 201]
+    assert again.session.__dict__ == one.session.__dict__
+    # Whoever asks for something else with the same key did not mean to.
+    refused(exceptions.InvalidRequestError, keyed.sessions.create_masking_session, first, second, session_expiry=4445)
+    assert keyed.statuses()[2] == 422
+    # Without it the same parameters make another one; and it is one account's own.
+    assert created(first_party=first, second_party=second, session_expiry=4444).session_uuid != one.session_uuid
+    of_sub = Watched(SUBACCOUNT, SUBACCOUNT_TOKEN, Idempotency_Key=keyed.client.session.headers["Idempotency-Key"])
+    assert of_sub.sessions.create_masking_session(first, second).session_uuid != one.session_uuid
+
+
+def a_create_whose_answer_was_lost_is_repeated_by_the_sdk_and_makes_one_session():
+    def lose_two(answer, **_):
+        lost.append(answer.json())
+        if len(lost) <= 2:
+            answer.status_code = 503
+        return answer
+
+    first, second = parties()
+    lost, keyed = [], Watched(Idempotency_Key=str(uuid.uuid4()))
+    keyed.client.session.hooks["response"].append(lose_two)
+    answer = keyed.sessions.create_masking_session(first, second)
+    assert [body["session_uuid"] for body in lost] == [answer.session_uuid] * 3, lost
+    found = SESSIONS.list_masking_session(first_party=first).response
+    assert found.meta.total_count == 1
+
+
+class Receiver(http.server.BaseHTTPRequestHandler):
+    """Takes callbacks: method, URL, headers, form."""
+
+    came = queue.Queue()
+
+    def take(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        url = f"http://{self.headers['Host']}{self.path}"
+        self.came.put((self.command, url, self.headers, dict(urllib.parse.parse_qsl(body, keep_blank_values=True))))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_POST = take
+
+    def log_message(self, *_):
+        pass
+
+
+def callbacks_have_signatures_that_the_sdk_takes():
+    receiver = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    threading.Thread(target=receiver.serve_forever, daemon=True).start()
+    base = f"http://127.0.0.1:{receiver.server_port}/cb"
+    try:
+        for method, query, owner in (("POST", "", {}), ("POST", "?x=1&a=b", {}), ("GET", "", {"subaccount": SUBACCOUNT})):
+            created(session_expiry=1, callback_url=base + query, callback_method=method, **owner)
+            came, url, headers, form = Receiver.came.get(timeout=30)
+            assert came == method
+            event = form or dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(url).query, keep_blank_values=True))
+            assert (event["EventName"], event["SequenceNumber"]) == ("SessionTimeout", "1"), event
+            # The parameters of a GET stand in its URL already.
+            nonce = headers["X-Plivo-Signature-V3-Nonce"]
+            own, ma = headers["X-Plivo-Signature-V3"], headers["X-Plivo-Signature-Ma-V3"]
+            token = SUBACCOUNT_TOKEN if owner else AUTH_TOKEN
+            for signature, key, valid in ((own, token, True), (ma, AUTH_TOKEN, True), (own, "another", False)):
+                assert validate_v3_signature(method, url, nonce, key, signature, dict(form)) is valid, (method, query)
+            forged = dict(form) | {"EventName": "SessionPartiesHangup"}
+            assert not validate_v3_signature("POST", url, nonce, token, own, forged)
+    finally:
+        receiver.shutdown()
+
+
+HELPERS = ("parties", "created", "refused", "main")
+
+
 def main():
     passed = failed = 0
     for name, test in list(globals().items()):
-        if not callable(test) or getattr(test, "__module__", "") != "__main__" or test in (parties, created, refused, main):
+        if not callable(test) or isinstance(test, type) or getattr(test, "__module__", "") != "__main__" or name in HELPERS:
             continue
         try:
             test()

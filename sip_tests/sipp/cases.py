@@ -26,7 +26,9 @@ class Case:
     # Hang-up codes of Plivo in the CDRs of the A-leg and of each B-leg.
     causes: tuple = (4000, 4000)
     limit: int = 20  # seconds
-    trunk: str = ""  # further lines of the trunk's configuration
+    settings: str = ""  # of the trunk, in packs
+    takes_update: bool = True  # what the caller of a pack allows
+    invites: int = 1  # that each phone gets; a challenge leads to another
 
 
 def refusal(name, callee_status, caller_status, phrase, cause):
@@ -224,11 +226,14 @@ CASES = [
     # During the call. The other side's scenario has no room for a request, so it must not see any.
     Case("hold_and_resume_by_the_caller_stay_on_his_leg", "holds", "is_hung_up"),
     Case("hold_and_resume_by_the_callee_stay_on_his_leg", "is_hung_up", "holds"),
-    Case("change_that_we_cannot_take_leaves_the_call", "asks_for_video", "is_hung_up"),
+    Case("change_that_we_cannot_take_leaves_the_call", "asks_for_a_change", "is_hung_up"),
     Case("fax_gets_488_and_the_call_goes_on", "asks_for_fax", "is_hung_up"),
     inside("update_with_an_offer_is_answered", "UPDATE", "rest_sdp", "200", "OK", "our_sdp"),
     from_callee("update_with_an_offer_of_the_callee_is_answered", "UPDATE", "rest_callee_sdp", "200", "our_sdp"),
-    inside("update_refreshes_the_session", "UPDATE", "rest_refresh", "200", "OK", "check_session"),
+    inside(
+        "update_refreshes_the_session", "UPDATE", "rest_refresh", "200", "OK", "check_session",
+        session_expires="1800", refresher="uac",
+    ),
     Case("reinvite_before_the_ack_with_the_answer_gets_491", "asks_too_early", "is_hung_up"),
     # Reliable provisional responses and session timers.
     Case("reliable_180_is_acknowledged", "acknowledges_ringing", "is_hung_up", values=REQUIRES_100REL),
@@ -238,20 +243,20 @@ CASES = [
         "has_early_media",
         values=REQUIRES_100REL | {"ring_ms": "1500"},
     ),
-    Case("callees_reliable_183_gets_prack", "hears_early_media", "rings_reliably"),
+    Case("callees_reliable_183_gets_prack", "hears_early_media", "answers_in_183"),
     Case("100rel_where_it_is_off_gets_420", "is_refused", values=REQUIRES_100REL | {
         "caller_status": "420", "caller_phrase": "Bad Extension",
-    }, causes=(), trunk='prack = "off"'),
+    }, causes=(), settings='prack = "off"'),
     Case("no_100rel_where_it_is_required_gets_421", "is_refused", values={
         "caller_status": "421", "caller_phrase": "Extension Required",
-    }, causes=(), trunk='prack = "required"'),
+    }, causes=(), settings='prack = "required"'),
     refused(
         "session_interval_that_is_too_small_gets_422",
         "422",
         "Session Interval Too Small",
         values={"extra_header": "Supported: timer\nSession-Expires: 60", "caller_check": "check_min_se"},
     ),
-    Case("callees_422_gets_the_interval_that_it_wants", "hangs_up", "wants_longer", trunk="session_timer = 90"),
+    Case("callees_422_gets_the_interval_that_it_wants", "hangs_up", "wants_longer", settings="session_timer = 90"),
     inside("update_refreshes", "UPDATE", "rest_empty", "200", "OK"),
     inside("info_with_dtmf_relay_is_taken", "INFO", "rest_dtmf", "200", "OK", digit="5"),
     inside("info_of_another_package_gets_469", "INFO", "rest_package", "469", "Bad Info Package", "check_recv_info"),
@@ -295,7 +300,7 @@ def numbers(index):
     }
 
 
-def marks(side, numbers_hidden, port, media):
+def marks(side, numbers_hidden, port, media, host="127.0.0.1"):
     """A pattern of everything of one side that the other must not see."""
     hidden = [number.removeprefix("+1") for number in numbers_hidden]
-    return "|".join([*hidden, f"{side}-mark", re.escape(f"127.0.0.1:{port}"), f"m=audio {media} "])
+    return "|".join([*hidden, f"{side}-mark", re.escape(f"{host}:{port}"), f"m=audio {media} "])

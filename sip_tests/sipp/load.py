@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 
+import processes
 import server
 
 RATE = 100
@@ -51,32 +52,27 @@ class Pair:
         caller += ["-r", str(RATE), "-m", str(calls), "-l", str(calls)]
         caller += ["-timeout", f"{calls // RATE + 60}s", "-timeout_error"]
         caller += ["-trace_stat", "-stf", str(statistics), "-trace_err", "-error_file", str(errors)]
-        with (directory / "uas.screen").open("wb") as screen:
-            answering = subprocess.Popen(
-                callee, cwd=directory, stdin=subprocess.DEVNULL, stdout=screen, stderr=subprocess.STDOUT
-            )
+        answering = processes.ALL.start(callee, directory, directory / "uas.screen")
         try:
             until = time.monotonic() + 10
             while not server.is_bound(self.callee_port, "udp") and time.monotonic() < until:
                 time.sleep(0.02)
             began = time.monotonic()
-            with (directory / "uac.screen").open("wb") as screen:
-                calling = subprocess.Popen(
-                    caller, cwd=directory, stdin=subprocess.DEVNULL, stdout=screen, stderr=subprocess.STDOUT
-                )
+            calling = processes.ALL.start(caller, directory, directory / "uac.screen")
             try:
                 status = calling.wait(calls // RATE + 70)
             except subprocess.TimeoutExpired:
-                calling.kill()
-                status = calling.wait()
+                status = None
+            processes.ALL.end(calling)
             took = time.monotonic() - began
         finally:
+            # SIPp's way to end when its calls have.
             answering.send_signal(signal.SIGUSR1)
             try:
                 answering.wait(10)
             except subprocess.TimeoutExpired:
-                answering.kill()
-                answering.wait()
+                pass
+            processes.ALL.end(answering)
         figures = read_statistics(statistics)
         figures |= {"status": status, "seconds": round(took, 1)}
         figures["errors"] = errors.read_bytes()[-2000:].decode("utf-8", "replace") if errors.exists() else ""

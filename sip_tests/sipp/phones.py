@@ -9,6 +9,7 @@ import threading
 import time
 
 import cases
+import processes
 import scenario
 import server
 
@@ -18,9 +19,11 @@ RTP_PER_SECOND = 50
 class Phone:
     """One SIPp for one call."""
 
-    def __init__(self, directory, side, text, port, ports, transport, limit, repetitions=False, remote=None):
+    def __init__(
+        self, directory, side, text, port, ports, transport, limit, repetitions=False, remote=None, host="127.0.0.1"
+    ):
         self.side = side
-        self.port = port
+        self.host, self.port = host, port
         self.transport = transport
         base = pathlib.Path(directory) / side
         base.with_suffix(".xml").write_text(text, encoding="utf-8")
@@ -28,7 +31,7 @@ class Phone:
         self.screen = base.with_suffix(".screen")
         mark = side.split("-")[0]
         self.command = ["sipp", *([remote] if remote else []), "-sf", str(base.with_suffix(".xml"))]
-        self.command += ["-i", "127.0.0.1", "-p", str(port), "-m", "1", "-nostdin", "-watchdog_interval", "0"]
+        self.command += ["-i", host, "-p", str(port), "-m", "1", "-nostdin", "-watchdog_interval", "0"]
         self.command += ["-t", {"udp": "u1", "tcp": "t1"}[transport]]
         # SIPp opens media ports and a control port, which are not used here.
         self.command += ["-mp", str(ports.take(4)), "-cp", str(ports.take(1))]
@@ -41,18 +44,11 @@ class Phone:
         self.process = None
 
     def start(self):
-        with self.screen.open("wb") as screen:
-            self.process = subprocess.Popen(
-                self.command,
-                cwd=self.screen.parent,
-                stdin=subprocess.DEVNULL,
-                stdout=screen,
-                stderr=subprocess.STDOUT,
-            )
+        self.process = processes.ALL.start(self.command, self.screen.parent, self.screen)
 
     def wait_until_bound(self, limit=10):
         until = time.monotonic() + limit
-        while not server.is_bound(self.port, self.transport):
+        while not server.is_bound(self.port, self.transport, self.host):
             if self.process.poll() is not None or time.monotonic() > until:
                 return
             time.sleep(0.02)
@@ -64,9 +60,8 @@ class Phone:
             return None
 
     def end(self):
-        if self.process and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        if self.process:
+            processes.ALL.end(self.process)
 
     def received(self):
         return [message for way, message in scenario.messages(self.log) if way == "received"]
@@ -89,9 +84,9 @@ class Listener:
     One that speaks sends silence as PCMU to whoever sent first, like a phone in a quiet room.
     """
 
-    def __init__(self, port, speaks=False):
+    def __init__(self, port, speaks=False, host="127.0.0.1"):
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind(("127.0.0.1", port))
+        self.socket.bind((host, port))
         self.socket.settimeout(0.2)
         self.datagrams = []
         self.count = 0
@@ -133,6 +128,9 @@ class Listener:
 class Play:
     """One case with its numbers and ports."""
 
+    # Where the phones of both sides are.
+    host = "127.0.0.1"
+
     def __init__(self, index, case, ports):
         self.case = case
         self.ports = ports
@@ -140,9 +138,16 @@ class Play:
         self.caller_port, self.callee_port = ports.take(), ports.take()
         self.first_port = ports.take() if case.first_gateway else None
         self.caller_media, self.callee_media = ports.take(), ports.take()
+        self.line = self.make_line(index)
+
+    def make_line(self, index):
         gateways = [self.first_port, self.callee_port] if self.first_port else [self.callee_port]
-        addresses = [f"sip:127.0.0.1:{port};transport={case.callee_transport}" for port in gateways]
-        self.line = server.Line(index, self.numbers["virtual"], addresses, case.trunk)
+        addresses = [f"sip:{self.host}:{port};transport={self.case.callee_transport}" for port in gateways]
+        return server.Line(index, self.numbers["virtual"], addresses, self.case.settings)
+
+    def remote(self):
+        """Where the caller calls."""
+        return f"127.0.0.1:{self.ports.sip}"
 
     def values(self, callee_port):
         case, numbers = self.case, self.numbers
@@ -164,8 +169,8 @@ class Play:
             "caller_media": str(self.caller_media),
             "callee_media": str(self.callee_media),
             "sip_port": str(self.ports.sip),
-            "caller_marks": cases.marks("caller", hidden_from_callee, self.caller_port, self.caller_media),
-            "callee_marks": cases.marks("callee", hidden_from_caller, self.callee_port, self.callee_media),
+            "caller_marks": cases.marks("caller", hidden_from_callee, self.caller_port, self.caller_media, self.host),
+            "callee_marks": cases.marks("callee", hidden_from_caller, self.callee_port, self.callee_media, self.host),
         } | case.values
 
     def run(self, maskline, directory):
@@ -178,26 +183,44 @@ class Play:
             maskline.make_session(self.line, parties | case.session)
         phones, listeners, wrong = [], {}, []
         try:
-            listeners["caller_media"] = Listener(self.caller_media, case.speaks)
-            listeners["callee_media"] = Listener(self.callee_media)
+            listeners["caller_media"] = Listener(self.caller_media, case.speaks, self.host)
+            listeners["callee_media"] = Listener(self.callee_media, host=self.host)
             for side, file, port in (
                 ("callee-first", case.first_gateway, self.first_port),
                 ("callee", case.callee, self.callee_port),
             ):
                 if file:
                     text = scenario.scenario("callee", file, self.values(port))
-                    phone = Phone(directory, side, text, port, self.ports, case.callee_transport, limit, case.repetitions)
+                    phone = Phone(
+                        directory,
+                        side,
+                        text,
+                        port,
+                        self.ports,
+                        case.callee_transport,
+                        limit,
+                        case.repetitions,
+                        host=self.host,
+                    )
                     phones.append(phone)
             if not case.callee:
-                listeners["rung"] = Listener(self.callee_port)
+                listeners["rung"] = Listener(self.callee_port, host=self.host)
             for phone in phones:
                 phone.start()
             for phone in phones:
                 phone.wait_until_bound()
             text = scenario.scenario("caller", case.caller, self.values(self.callee_port))
-            remote = f"127.0.0.1:{self.ports.sip}"
             caller = Phone(
-                directory, "caller", text, self.caller_port, self.ports, case.caller_transport, limit, case.repetitions, remote
+                directory,
+                "caller",
+                text,
+                self.caller_port,
+                self.ports,
+                case.caller_transport,
+                limit,
+                case.repetitions,
+                self.remote(),
+                self.host,
             )
             phones.append(caller)
             caller.start()
@@ -238,7 +261,7 @@ class Play:
             for message in phone.received():
                 if message.startswith("INVITE "):
                     branches.update(re.findall(r"^Via:.*;branch=([^;\s]+)", message, re.MULTILINE)[:1])
-            if len(branches) > 1:
+            if len(branches) > case.invites:
                 wrong.append(f"{phone.side} gets {len(branches)} INVITEs")
             if phone.side == "caller":
                 wrong += self.audit_caller(phone)
@@ -251,13 +274,7 @@ class Play:
         return wrong
 
     def audit_records(self, maskline):
-        """Each leg has left a record with its cause; they are written when the media has closed."""
-        expected = self.case.causes
-        until = time.monotonic() + 5
-        while maskline.causes(self.line) != expected and time.monotonic() < until:
-            time.sleep(0.1)
-        causes = maskline.causes(self.line)
-        return [] if causes == expected else [f"the records' hang-up codes are {causes}, not {expected}"]
+        return maskline.wrong_causes(self.line, self.case.causes)
 
     def audit_caller(self, caller):
         wrong = []

@@ -15,6 +15,12 @@ BRACES = re.compile(r"\{\{([^{}]*)\}\}")
 # Values that most scenarios have in common; a case or the place that includes a part sets others.
 DEFAULTS = {
     "cseq": "1",
+    # How the trunk writes numbers, what our Request-URI names, and what our Contact is on either side.
+    "written_callee": r"\+{{callee_digits}}",
+    "written_virtual": r"\+{{virtual_digits}}",
+    "gateway": r"127\.0\.0\.1:{{callee_port}}",
+    "caller_contact": r"127\.0\.0\.1:{{sip_port}}",
+    "callee_contact": r"127\.0\.0\.1:{{sip_port}}",
     "branch": "1",
     "version": "1",
     "direction": "sendrecv",
@@ -23,14 +29,36 @@ DEFAULTS = {
     "optional": "false",
     "check": "check_nothing",
     "caller_check": "check_nothing",
+    "answered_check": "check_nothing",
+    "invite_check": "check_nothing",
+    "timer": "",
     "rest": "rest_empty",
     "fork": "1",
+    "changed_media": "m=video 40000 RTP/AVP 96",
+    "cancel_phrase": "OK",
     "retrans": "500",
     "max_forwards": "70",
     "extra_header": "X-Account: caller-mark",
+    # What a carrier's INVITE and its answers say beside what each must; both sides plant marks that must not cross.
+    "caller_is_at": "<sip:caller-mark@[local_ip]:[local_port];transport=[transport]>",
+    "caller_says": """P-Asserted-Identity: "caller-mark" <{{asserted_uri}}>
+Remote-Party-ID: "caller-mark" <sip:{{from}}@caller-mark.example>;party=calling
+Diversion: <sip:{{from}}@caller-mark.example>;reason=unconditional
+History-Info: <sip:{{from}}@caller-mark.example>;index=1
+P-Charging-Vector: icid-value=caller-mark;icid-generated-at=caller-mark.example
+User-Agent: caller-mark""",
+    "callee_is_at": '"callee-mark" <sip:callee-mark@[local_ip]:[local_port];transport=[transport]>',
+    "callee_says": """P-Asserted-Identity: "callee-mark" <sip:{{callee}}@callee-mark.example>
+Remote-Party-ID: "callee-mark" <sip:{{callee}}@callee-mark.example>;party=called
+History-Info: <sip:{{callee}}@callee-mark.example>;index=1
+Reason: SIP;cause=200;text="callee-mark"
+Warning: 399 callee-mark.example "callee-mark"
+Server: callee-mark""",
     "talk_ms": "300",
     "ring_ms": "100",
     "bye_within_ms": "10000",
+    "callee_media_line": "m=audio {{callee_media}} RTP/AVP 0 101\na=rtpmap:0 PCMU/8000\n"
+    "a=rtpmap:101 telephone-event/8000\na=fmtp:101 0-15",
     "media_line": "m=audio {{caller_media}} RTP/AVP 0 8 101\na=rtpmap:0 PCMU/8000\na=rtpmap:8 PCMA/8000\n"
     "a=rtpmap:101 telephone-event/8000\na=fmtp:101 0-15",
 }

@@ -6,19 +6,23 @@ import json
 import os
 import pathlib
 import re
-import signal
 import socket
-import subprocess
+import sys
 import time
+
+import processes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOKEN = "0123456789abcdefghijklmnopqrstuvwxyzABCD"
 
 
 class Ports:
-    """A block of ports for this run alone, below the kernel's ephemeral ones: another run takes another block."""
+    """A block of ports for this run alone, below the kernel's ephemeral ones: another run takes another block.
 
-    def __init__(self):
+    Of its 5000 the first so many are for phones, the rest for the server's media.
+    """
+
+    def __init__(self, phones=2000):
         for base in (15000, 20000, 25000, 10000):
             self.claim = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             try:
@@ -26,10 +30,14 @@ class Ports:
             except OSError:
                 self.claim.close()
                 continue
-            self.sip, self.http = base + 60, base + 80
-            self.media = (base + 2000, base + 4998)
+            self.sip, self.sip_tls, self.http = base + 60, base + 61, base + 80
+            if not all(map(is_free, (self.sip, self.sip_tls, self.http))):
+                # A server that somebody has left there would answer instead of ours.
+                self.claim.close()
+                continue
+            self.media = (base + phones, base + 4998)
             self.next = base + 100
-            self.last = base + 1998
+            self.last = base + phones - 2
             return
         raise SystemExit("all blocks of ports are in use")
 
@@ -54,9 +62,11 @@ def is_free(port):
     return True
 
 
-def is_bound(port, transport):
+def is_bound(port, transport, host="127.0.0.1"):
     """True once somebody waits at the port."""
-    wanted = f"0100007F:{port:04X}"
+    # As the kernel keeps it: the bytes of the address as they lie in memory.
+    number = int.from_bytes(socket.inet_aton(host), sys.byteorder)
+    wanted = f"{number:08X}:{port:04X}"
     for line in pathlib.Path(f"/proc/net/{transport}").read_text().splitlines()[1:]:
         fields = line.split()
         if fields[1] == wanted and (transport == "udp" or fields[3] == "0A"):
@@ -65,20 +75,26 @@ def is_bound(port, transport):
 
 
 class Line:
-    """A virtual number with its account and its trunk, whose B-legs go to `gateways`."""
+    """A virtual number with its account and its trunk, whose B-legs go to `gateways`.
 
-    def __init__(self, index, number, gateways, more=""):
+    `settings` are further lines of the trunk; calls come in as it from `allow`.
+    """
+
+    def __init__(self, index, number, gateways, settings="", allow="127.0.0.0/8"):
         self.auth_id = f"MASIPP{index:014}"
         self.trunk = f"trunk-{index}"
         self.number = number
         self.gateways = gateways
-        self.more = more  # further lines of the trunk
+        self.settings = settings
+        self.allow = allow
 
 
 class Server:
-    def __init__(self, directory, ports, lines, silence_seconds):
+    def __init__(self, directory, ports, lines, silence_seconds, tls=None):
         self.directory = pathlib.Path(directory)
         self.ports = ports
+        # Lines of [sip.tls]; with them it listens on TLS too.
+        self.tls = tls
         self.binary = os.environ.get("MASKLINE_BIN", str(ROOT / "target/release/maskline"))
         self.config = self.directory / "maskline.toml"
         self.config.write_text(self.configuration(lines, silence_seconds), encoding="utf-8")
@@ -87,8 +103,12 @@ class Server:
 
     def configuration(self, lines, silence_seconds):
         ports, directory = self.ports, self.directory
+        listen = [f"udp://127.0.0.1:{ports.sip}", f"tcp://127.0.0.1:{ports.sip}"]
+        if self.tls:
+            listen.append(f"tls://127.0.0.1:{ports.sip_tls}")
         text = [
-            f'[sip]\nlisten = ["udp://127.0.0.1:{ports.sip}", "tcp://127.0.0.1:{ports.sip}"]',
+            "[sip]\nlisten = [{}]".format(", ".join(f'"{address}"' for address in listen)),
+            f"[sip.tls]\n{self.tls}" if self.tls else "",
             f"[media]\nports = [{ports.media[0]}, {ports.media[1]}]\nsilence_seconds = {silence_seconds}",
             f'[http]\nlisten = "127.0.0.1:{ports.http}"',
             f'[store]\nurl = "sqlite://{directory}/maskline.db"',
@@ -97,7 +117,8 @@ class Server:
         for line in lines:
             gateways = ", ".join(f'"{gateway}"' for gateway in line.gateways)
             text += [
-                f'[[trunks]]\nname = "{line.trunk}"\ngateways = [{gateways}]\nallow = ["127.0.0.0/8"]\n{line.more}',
+                f'[[trunks]]\nname = "{line.trunk}"\ngateways = [{gateways}]\nallow = ["{line.allow}"]'
+                f"\n{line.settings}",
                 f'[[accounts]]\nauth_id = "{line.auth_id}"\nauth_token = "{TOKEN}"',
                 f'[[numbers]]\nnumber = "{line.number}"\ntrunk = "{line.trunk}"\naccount = "{line.auth_id}"',
             ]
@@ -107,15 +128,8 @@ class Server:
         if not pathlib.Path(self.binary).exists():
             raise SystemExit(f"{self.binary} is missing: cargo build --release, or set MASKLINE_BIN")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MASKLINE")}
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [self.binary, "serve", "--config", str(self.config)],
-                cwd=self.directory,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+        command = [self.binary, "serve", "--config", self.config]
+        self.process = processes.ALL.start(command, self.directory, self.log, environment)
         until = time.monotonic() + 30
         while not self.is_ready():
             if self.process.poll() is not None or time.monotonic() > until:
@@ -125,14 +139,7 @@ class Server:
 
     def stop(self, limit=15):
         """SIGTERM, the drain. Returns the exit status, or None when it had to be killed."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(limit)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            return None
+        return processes.ALL.end(self.process, limit)
 
     def log_tail(self, size=3000):
         return self.log.read_bytes()[-size:].decode("utf-8", "replace")
@@ -174,6 +181,13 @@ class Server:
         legs = json.loads(answer)["objects"]
         legs.sort(key=lambda leg: (leg["call_direction"] == "outbound", leg["attempt"]))
         return tuple(leg["hangup_cause_code"] if leg["end_time"] else None for leg in legs)
+
+    def wrong_causes(self, line, expected):
+        """What is wrong when these are not the causes of the legs; they are written when the media has closed."""
+        until = time.monotonic() + 5
+        while (causes := self.causes(line)) != expected and time.monotonic() < until:
+            time.sleep(0.1)
+        return [] if causes == expected else [f"the records' hang-up codes are {causes}, not {expected}"]
 
     def metrics(self):
         """Sum of all series of each metric."""

@@ -2,9 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use data_encoding::BASE64;
 use media::Codec;
+use media::srtp::MasterKey;
 
-use crate::g711;
+use crate::{g711, srtp};
 
 /// What a phone offers or answers with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +33,10 @@ pub struct SdpOptions {
     pub media_lines: Vec<String>,
     /// Whole further descriptions, lines joined by `\r\n`, after the audio.
     pub further_media: Vec<String>,
+    /// The profile of an offer; an answer has that of its offer.
+    pub profile: &'static str,
+    /// The key that this phone encrypts with, written into `a=crypto` (RFC 4568); `None`: plain RTP.
+    pub key: Option<MasterKey>,
 }
 
 impl Default for SdpOptions {
@@ -47,11 +53,19 @@ impl Default for SdpOptions {
             session_lines: vec![],
             media_lines: vec![],
             further_media: vec![],
+            profile: "RTP/AVP",
+            key: None,
         }
     }
 }
 
 impl SdpOptions {
+    /// Encrypted RTP with a key of its own; each `number` is another key.
+    #[must_use]
+    pub fn encrypted(suite: media::srtp::Suite, number: u8) -> Self {
+        Self { profile: "RTP/SAVP", key: srtp::key(suite, number), ..Self::default() }
+    }
+
     /// PCMA only.
     #[must_use]
     pub fn pcma() -> Self {
@@ -92,7 +106,8 @@ impl LocalMedia {
             .map(|c| (g711::payload_type(*c), format!("{}/8000", g711::name(*c))))
             .collect();
         formats.extend(options.telephone_event_pt.map(|pt| (pt, "telephone-event/8000".to_owned())));
-        self.render(&formats, options.direction, &options.further_media)
+        let key = options.key.as_ref().map(|key| (1, key));
+        self.render(&formats, options.direction, &options.further_media, (options.profile, key))
     }
 
     /// The answer to `offer`: its codecs in its order as far as they are ours, our own telephone-event number,
@@ -119,10 +134,22 @@ impl LocalMedia {
             _ => self.options.direction,
         };
         let refused: Vec<String> = theirs.further_media.iter().map(|line| refuse(line)).collect();
-        Some(self.render(&formats, direction, &refused))
+        // RFC 4568 §5.1.2: the same tag and suite, and a key of our own.
+        let own = self.options.key.clone();
+        let key = own.as_ref().and_then(|own| {
+            let suite = own.suite().name();
+            Some((theirs.crypto.iter().find(|line| line.suite == suite)?.tag, own))
+        });
+        Some(self.render(&formats, direction, &refused, (&theirs.profile, key)))
     }
 
-    fn render(&mut self, formats: &[(u8, String)], direction: &str, further: &[String]) -> Vec<u8> {
+    fn render(
+        &mut self,
+        formats: &[(u8, String)],
+        direction: &str,
+        further: &[String],
+        (profile, key): (&str, Option<(u32, &MasterKey)>),
+    ) -> Vec<u8> {
         self.version += 1;
         let options = &self.options;
         let shown = options.connection.unwrap_or(self.address.ip());
@@ -142,7 +169,7 @@ impl LocalMedia {
         lines.push("t=0 0".to_owned());
         lines.extend(attributes);
         let numbers: Vec<String> = formats.iter().map(|(pt, _)| pt.to_string()).collect();
-        lines.push(format!("m=audio {} RTP/AVP {}", self.address.port(), numbers.join(" ")));
+        lines.push(format!("m=audio {} {profile} {}", self.address.port(), numbers.join(" ")));
         for (pt, name) in formats {
             lines.push(format!("a=rtpmap:{pt} {name}"));
             if name.starts_with("telephone-event") {
@@ -151,6 +178,10 @@ impl LocalMedia {
         }
         lines.extend(options.ptime_ms.map(|ms| format!("a=ptime:{ms}")));
         lines.push(format!("a={direction}"));
+        lines.extend(key.map(|(tag, key)| {
+            let inline = BASE64.encode(&srtp::keying(key));
+            format!("a=crypto:{tag} {} inline:{inline}", key.suite().name())
+        }));
         lines.extend(options.media_lines.iter().cloned());
         lines.extend(further.iter().cloned());
         (lines.join("\r\n") + "\r\n").into_bytes()
@@ -184,6 +215,30 @@ pub struct RemoteMedia {
     pub origin: String,
     /// The `m=` lines other than the first audio.
     pub further_media: Vec<String>,
+    /// The profile of the audio.
+    pub profile: String,
+    /// Its `a=crypto` lines.
+    pub crypto: Vec<Crypto>,
+}
+
+/// An `a=crypto` line as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Crypto {
+    /// Names the line.
+    pub tag: u32,
+    /// The name of the suite.
+    pub suite: String,
+    /// Master key and salt.
+    pub keying: Vec<u8>,
+}
+
+impl Crypto {
+    fn read(value: &str) -> Option<Self> {
+        let mut words = value.split(' ');
+        let (tag, suite) = (words.next()?.parse().ok()?, words.next()?.to_owned());
+        let inline = words.next()?.strip_prefix("inline:")?.split('|').next()?;
+        Some(Self { tag, suite, keying: BASE64.decode(inline.as_bytes()).ok()? })
+    }
 }
 
 impl RemoteMedia {
@@ -195,6 +250,7 @@ impl RemoteMedia {
         let (mut payload_types, mut telephone_event_pt, mut ptime_ms) = (vec![], None, None);
         let (mut direction, mut origin, mut further_media) = ("sendrecv".to_owned(), String::new(), vec![]);
         let (mut in_audio, mut media_seen) = (false, false);
+        let (mut profile, mut crypto) = (String::new(), vec![]);
         for line in text.lines() {
             let Some((kind, value)) = line.split_once('=') else { continue };
             let relevant = in_audio || !media_seen;
@@ -209,7 +265,8 @@ impl RemoteMedia {
                     if in_audio {
                         let mut words = value.split(' ').skip(1);
                         port = words.next().and_then(|p| p.parse().ok());
-                        payload_types = words.skip(1).filter_map(|pt| pt.parse().ok()).collect();
+                        words.next().unwrap_or_default().clone_into(&mut profile);
+                        payload_types = words.filter_map(|pt| pt.parse().ok()).collect();
                     } else {
                         further_media.push(line.to_owned());
                     }
@@ -222,6 +279,7 @@ impl RemoteMedia {
                             telephone_event_pt = pt.parse().ok();
                         }
                     }
+                    ("crypto", value) => crypto.extend(Crypto::read(value)),
                     ("ptime", ms) => ptime_ms = ms.trim().parse().ok(),
                     ("rtcp", value) => rtcp_port = value.split(' ').next().and_then(|p| p.parse().ok()),
                     (word @ ("sendrecv" | "sendonly" | "recvonly" | "inactive"), _) => {
@@ -242,6 +300,8 @@ impl RemoteMedia {
             ptime_ms,
             origin,
             further_media,
+            profile,
+            crypto,
         })
     }
 

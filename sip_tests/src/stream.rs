@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use media::srtp::{MasterKey, RTP_TRAILER, Srtp};
 use media::{Codec, Digit};
 use tokio::net::UdpSocket;
 use tokio::sync::{Notify, watch};
@@ -16,7 +17,7 @@ use crate::patterns::{self, Content, Pattern};
 use crate::rtp::{HeaderExtras, Packet, SdesItem, SenderFigures, TelephoneEvent, rtcp_compound};
 use crate::sdp::RemoteMedia;
 use crate::transcript::{Direction, Kind, Transcript};
-use crate::{clock, g711};
+use crate::{clock, coding, g711, srtp};
 
 /// What is sent while nothing plays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -130,6 +131,12 @@ struct Shared {
 struct State {
     options: MediaOptions,
     remote: Option<RemoteMedia>,
+    /// What this phone encrypts with, when the far side agrees.
+    key: Option<MasterKey>,
+    srtp: Option<Srtp>,
+    encoder: coding::Encoder,
+    /// Packets that came and were not what was agreed.
+    rejected: usize,
     /// What this phone speaks; of these the far side's first one is sent.
     codecs: Vec<Codec>,
     telephone_event_pt: u8,
@@ -176,6 +183,10 @@ impl MediaSession {
             timestamp: options.first_timestamp.unwrap_or_else(&mut next),
             options,
             remote: None,
+            key: None,
+            srtp: None,
+            encoder: coding::Encoder::default(),
+            rejected: 0,
             codecs: vec![Codec::Pcmu, Codec::Pcma],
             telephone_event_pt: 101,
             ptime_ms: 20,
@@ -216,7 +227,14 @@ impl MediaSession {
 
     /// Sends to where `remote` says from now on, in the first of its codecs that this phone speaks.
     pub fn set_remote(&self, remote: RemoteMedia) {
-        self.shared.lock().remote = Some(remote);
+        let mut state = self.shared.lock();
+        let keys = |remote: &RemoteMedia| remote.crypto.clone();
+        let changed = state.remote.as_ref().map(keys) != Some(keys(&remote));
+        state.remote = Some(remote);
+        if changed {
+            state.srtp = srtp::agreed(state.key.as_ref(), state.remote.as_ref());
+        }
+        drop(state);
         self.shared.wake.notify_one();
     }
 
@@ -230,6 +248,27 @@ impl MediaSession {
     /// The codecs that this phone announced.
     pub fn set_codecs(&self, codecs: &[Codec]) {
         codecs.clone_into(&mut self.shared.lock().codecs);
+    }
+
+    /// The key that this phone announced.
+    pub fn set_key(&self, key: Option<&MasterKey>) {
+        let mut state = self.shared.lock();
+        if state.key.as_ref() != key {
+            state.key = key.cloned();
+            state.srtp = srtp::agreed(key, state.remote.as_ref());
+        }
+    }
+
+    /// True when what is sent is encrypted, and what is not is rejected.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.shared.lock().srtp.is_some()
+    }
+
+    /// RTP and RTCP packets that came and had a wrong tag.
+    #[must_use]
+    pub fn rejected(&self) -> usize {
+        self.shared.lock().rejected
     }
 
     /// What is sent while nothing plays.
@@ -455,6 +494,7 @@ pub fn place(packets: &[ReceivedPacket]) -> Vec<i16> {
     let Some(begin) = packets.first().map(|packet| packet.at) else { return vec![] };
     let mut anchors: BTreeMap<u32, (u32, i64)> = BTreeMap::new();
     let mut samples: Vec<i16> = vec![];
+    let mut decoders = coding::Decoders::default();
     for ReceivedPacket { at, packet, .. } in packets {
         let Some(codec) = g711::codec(packet.payload_type) else {
             continue;
@@ -477,9 +517,8 @@ pub fn place(packets: &[ReceivedPacket]) -> Vec<i16> {
             samples.resize(end, 0);
         }
         let place = samples.get_mut(position..end).unwrap_or_default();
-        for (sample, code) in place.iter_mut().zip(&packet.payload) {
-            *sample = g711::decode(codec, *code);
-        }
+        let heard = decoders.decode(packet.ssrc, codec, &packet.payload);
+        place.iter_mut().zip(heard).for_each(|(sample, heard)| *sample = heard);
     }
     samples
 }
@@ -520,7 +559,8 @@ impl Shared {
 
     fn send_report(&self, goodbye: Option<&str>) {
         let (wire, to) = {
-            let state = self.lock();
+            let mut state = self.lock();
+            let state = &mut *state;
             let Some(remote) = &state.remote else { return };
             let wall = clock::since_epoch();
             // NTP counts from 1900 (RFC 5905 §6).
@@ -533,7 +573,12 @@ impl Shared {
                 packets: state.packets,
                 octets: state.octets,
             };
-            (rtcp_compound(figures, &state.options.sdes, goodbye), remote.rtcp)
+            let to = remote.rtcp;
+            let mut wire = rtcp_compound(figures, &state.options.sdes, goodbye);
+            if state.srtp.as_mut().is_some_and(|srtp| !srtp.protect_rtcp(&mut wire)) {
+                return;
+            }
+            (wire, to)
         };
         if self.rtcp.try_send_to(&wire, to).is_ok() {
             self.transcript.add(&self.phone, Direction::Sent, Kind::Rtcp, to, &wire);
@@ -572,7 +617,32 @@ impl State {
             self.packets = self.packets.wrapping_add(1);
             self.octets = self.octets.wrapping_add(u32::try_from(packet.payload.len()).unwrap_or_default());
         }
-        packets.into_iter().map(|packet| (packet.encode(), to)).collect()
+        packets.into_iter().filter_map(|packet| Some((self.protect(packet.encode())?, to))).collect()
+    }
+
+    /// As it lies on the wire. `None`: its number has been used with another content.
+    fn protect(&mut self, mut wire: Vec<u8>) -> Option<Vec<u8>> {
+        if let Some(srtp) = &mut self.srtp {
+            let length = wire.len();
+            wire.resize(length + RTP_TRAILER, 0);
+            let length = srtp.protect_rtp(&mut wire, length)?;
+            wire.truncate(length);
+        }
+        Some(wire)
+    }
+
+    /// What a datagram holds, when its tag is right or needs to be none.
+    fn unprotect(
+        &mut self,
+        mut wire: Vec<u8>,
+        by: fn(&mut Srtp, &mut [u8]) -> Option<usize>,
+    ) -> Option<Vec<u8>> {
+        if let Some(srtp) = &mut self.srtp {
+            let length = by(srtp, &mut wire);
+            self.rejected += usize::from(length.is_none());
+            wire.truncate(length?);
+        }
+        Some(wire)
     }
 
     fn tick(&mut self) -> Option<Packet> {
@@ -599,6 +669,7 @@ impl State {
 
     fn audio_packet(&mut self, samples: &[i16], timestamp: u32, marker: bool) -> Packet {
         let codec = self.codec();
+        let payload = self.encoder.encode(codec, samples);
         let sequence = self.sequence;
         self.sequence = self.sequence.wrapping_add(1);
         Packet {
@@ -607,7 +678,7 @@ impl State {
             sequence,
             timestamp,
             ssrc: self.ssrc,
-            payload: g711::encode_all(codec, samples),
+            payload,
             extras: self.options.extras.clone(),
         }
     }
@@ -690,9 +761,11 @@ async fn receive_rtp(shared: Arc<Shared>) {
         let Ok((length, from)) = shared.rtp.recv_from(&mut buffer).await else { continue };
         for bytes in shared.deliver(Kind::Rtp, buffer.get(..length).unwrap_or_default()) {
             shared.transcript.add(&shared.phone, Direction::Received, Kind::Rtp, from, &bytes);
+            let mut state = shared.lock();
+            let Some(bytes) = state.unprotect(bytes, Srtp::unprotect_rtp) else { continue };
             if let Some(packet) = Packet::decode(&bytes) {
                 let at = clock::now().saturating_duration_since(shared.opened);
-                shared.lock().received.push(ReceivedPacket { at, from, packet });
+                state.received.push(ReceivedPacket { at, from, packet });
             }
         }
         shared.progress.send_modify(|count| *count += 1);
@@ -706,7 +779,9 @@ async fn receive_rtcp(shared: Arc<Shared>) {
         for bytes in shared.deliver(Kind::Rtcp, buffer.get(..length).unwrap_or_default()) {
             shared.transcript.add(&shared.phone, Direction::Received, Kind::Rtcp, from, &bytes);
             let at = clock::now().saturating_duration_since(shared.opened);
-            shared.lock().received_rtcp.push((at, bytes));
+            let mut state = shared.lock();
+            let Some(bytes) = state.unprotect(bytes, Srtp::unprotect_rtcp) else { continue };
+            state.received_rtcp.push((at, bytes));
         }
         shared.progress.send_modify(|count| *count += 1);
     }

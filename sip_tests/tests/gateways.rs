@@ -490,3 +490,91 @@ async fn a_name_of_the_system_is_enough() {
     call_through(&scene).await;
     scene.no_faults().await;
 }
+
+/// `maskline trunk-check` against real gateways: one that takes the test call, one that is not there.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_check_of_a_trunk_says_what_works_and_what_to_do() {
+    let callee = phone("callee").await;
+    let free = Silent::bind().await.address;
+    let gateways = [uri(callee.address()), format!("sip:{free};transport=tcp"), "sip:nobody.test".to_owned()];
+    let text = format!(
+        "[sip]\nlisten = [\"udp://127.0.0.1:0\", \"tcp://127.0.0.1:0\"]\n[[trunks]]\nname = \"carrier\"\n\
+         gateways = {gateways:?}\nallow = [\"127.0.0.1\"]\n[[numbers]]\nnumber = \"+12025550100\"\n"
+    );
+    let config = maskline::config::Config::read(&text, std::iter::empty()).unwrap();
+    let trunk = config.trunks.get("carrier").unwrap();
+    let number = maskline::number::E164::parse(FIRST);
+    let mut out = vec![];
+    let dns: Arc<dyn Dns> = Arc::new(Shared(Arc::default()));
+    let checking = maskline::trunk_check::check(&config, trunk, number, dns, &mut out);
+    let answering = async {
+        let incoming = callee.next_call(PATIENCE).await.unwrap();
+        incoming.ring().await.unwrap();
+        incoming.answer(SdpOptions::default()).await.unwrap();
+        incoming.wait_ack(PATIENCE).await.unwrap();
+        incoming.wait_bye(PATIENCE).await.unwrap();
+    };
+    let (faults, ()) = tokio::join!(checking, answering);
+    let report = String::from_utf8(out).unwrap();
+    for line in [
+        "OPTIONS was answered 200",
+        "cannot be reached",
+        "DNS: _sip._udp.nobody.test has no SRV record",
+        "nobody.test leads nowhere",
+        "the called side says 180",
+        "it was answered, with Pcmu",
+        "packets of audio came",
+    ] {
+        assert!(report.contains(line), "{line} is missing in\n{report}");
+    }
+    assert_eq!(faults, 2, "{report}");
+    assert!(!report.contains("5550142"), "the number that is called is printed nowhere:\n{report}");
+    assert_eq!(callee.faults().await, Vec::<String>::new());
+}
+
+/// A call that comes in over IPv6 and leaves over IPv4, and the other way round: each side's SDP and Contact are of its
+/// own family.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_crosses_from_one_address_family_to_the_other() {
+    let v6: SocketAddr = "[::1]:0".parse().unwrap();
+    let v4: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    for (from, to) in [(v6, v4), (v4, v6)] {
+        let callee = Phone::bind(PhoneConfig::named("callee").at(to)).await.unwrap();
+        let caller = Phone::bind(PhoneConfig::named("caller").at(from)).await.unwrap();
+        let setup = Setup {
+            gateways: vec![uri(callee.address())],
+            allow: "::1\", \"127.0.0.1",
+            listen: &["udp://[::1]:0"],
+            ..Setup::default()
+        };
+        let server = Server::with(callee.address(), setup).await;
+        let session = server.session(json!({ "record": false })).await;
+        let listener = |family: SocketAddr| {
+            let udp = maskline::sip::transport::Protocol::Udp;
+            let of_family = |at: &SocketAddr| at.is_ipv6() == family.is_ipv6();
+            server.service.sip().into_iter().find(|(kind, at)| *kind == udp && of_family(at)).unwrap().1
+        };
+        let number = Server::number(&session);
+        let call = caller.call(listener(from), &number, CallOptions::from(FIRST)).await.unwrap();
+        let incoming = callee.next_call(PATIENCE).await.unwrap();
+        incoming.ring().await.unwrap();
+        incoming.answer(SdpOptions::default()).await.unwrap();
+        let answer = call.answered(PATIENCE).await.unwrap();
+        incoming.wait_ack(PATIENCE).await.unwrap();
+        for (message, family) in [(&answer, from), (incoming.request(), to)] {
+            let (line, other) =
+                if family.is_ipv6() { ("IN IP6 ::1", "IP4") } else { ("IN IP4 127.0.0.1", "IP6") };
+            let sdp = String::from_utf8_lossy(message.sdp().unwrap()).into_owned();
+            assert!(sdp.contains(line) && !sdp.contains(other), "{sdp}");
+            let contact = message.header("Contact").unwrap();
+            assert!(contact.contains(&format!("@{}", listener(family))), "{contact}");
+        }
+        for media in [call.media(), incoming.media()] {
+            media.wait_packets(media.received_count() + 15, PATIENCE).await.unwrap();
+        }
+        call.hang_up().await.unwrap();
+        incoming.wait_bye(PATIENCE).await.unwrap();
+        assert_eq!((caller.faults().await, callee.faults().await), (vec![], vec![]));
+        server.settled().await;
+    }
+}

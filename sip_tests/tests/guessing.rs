@@ -65,13 +65,29 @@ fn number(session: &Value) -> Did {
     Did::parse(&Server::number(session)).unwrap()
 }
 
+/// Whom the account was told of, once for each lock-out.
+async fn locked_out(pair: &Pair) -> Vec<(String, Value)> {
+    let (_, answer) = pair.server.api("GET", "Event/", None).await;
+    let events = answer["response"]["objects"].as_array().unwrap();
+    let of = |event: &&Value| event["event_name"] == "SessionPinLockedOut";
+    let about = |event: &Value| {
+        assert_eq!((&event["parameters"]["From"], &event["parameters"]["To"]), (&json!(""), &json!("")));
+        (event["parameters"]["LockedOut"].as_str().unwrap().to_owned(), event["session_uuid"].clone())
+    };
+    events.iter().filter(of).map(about).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_guessed_too_often_is_not_judged_any_more_and_others_are() {
     let pair = Pair::start().await;
     let session = pin_session(&pair, false).await;
     fill(&pair, Bucket::Caller(E164::parse(STRANGER).unwrap())).await;
-    let call = type_pin(&pair, &session, STRANGER).await;
-    is_told_that_it_is_wrong(&pair, &call).await;
+    for _ in 0..2 {
+        let call = type_pin(&pair, &session, STRANGER).await;
+        is_told_that_it_is_wrong(&pair, &call).await;
+    }
+    // The session has no URL, so the event is the account's: one, however often he tries.
+    assert_eq!(locked_out(&pair).await, [("caller".to_owned(), Value::Null)]);
     // Another stranger, and who needs no PIN.
     let call = type_pin(&pair, &session, OTHER_STRANGER).await;
     is_connected(&pair, &call).await;
@@ -87,6 +103,7 @@ async fn a_number_under_attack_takes_no_stranger_but_its_parties() {
     fill(&pair, Bucket::Number { did: number(&session), pin_sessions: 1 }).await;
     let call = type_pin(&pair, &session, OTHER_STRANGER).await;
     is_told_that_it_is_wrong(&pair, &call).await;
+    assert_eq!(locked_out(&pair).await, [("strangers".to_owned(), Value::Null)]);
     let (call, incoming) = pair.talk(&session).await;
     hang_up(&call, &incoming).await;
 }

@@ -19,6 +19,7 @@
 
 #[allow(unreachable_pub)] // One crate, in several files.
 mod simulation {
+    mod half_open;
     mod in_dialog;
     pub mod judge;
     pub mod phone;

@@ -5,7 +5,8 @@
 
 mod common;
 
-use common::child::{Process, configure, serve_if_child};
+use common::child::{AUTH_TOKEN, Process, configure, serve_if_child};
+use common::receiver::{Mood, Receiver, assert_in_order};
 use common::talk::more_packets;
 use common::{FIRST, PATIENCE, SECOND, until_asked};
 use serde_json::{Value, json};
@@ -44,6 +45,8 @@ fn node(folder: &Path, name: &str, ports: &str, database: &str, gateway: &Phone)
     let (_, after) = rest.split_once('"').unwrap();
     // Both must have the same key.
     let store = format!("url = \"{database}\"\nkey_file = \"{}\"", folder.join("maskline.key").display());
+    // Callbacks go to receivers on loopback.
+    let before = before.replace("[http]\n", "[http]\nfetch_allow = [\"127.0.0.0/8\"]\n");
     std::fs::write(&file, format!("[media]\nports = {ports}\n{before}{store}{after}")).unwrap();
     file
 }
@@ -115,5 +118,84 @@ async fn a_session_made_on_one_node_serves_calls_on_the_other() {
     let orphans = legs.iter().filter(|leg| leg.to_string().contains("process ended")).count();
     assert_eq!(orphans, 2, "{legs:?}");
     one.terminate().await;
+    let _ = std::fs::remove_dir_all(&folder);
+}
+
+/// All events of a session, as this process shows them, oldest first.
+async fn events(node: &Process, session: &str) -> Vec<Value> {
+    let (status, answer) = node.api("GET", &format!("Event/?session_uuid={session}"), None).await;
+    assert_eq!(status, 200, "{answer}");
+    let mut events = answer["response"]["objects"].as_array().unwrap().clone();
+    events.sort_by_key(|event| event["sequence_number"].as_u64());
+    events
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_two_nodes_have_to_tell_comes_in_order_and_from_one_at_a_time() {
+    const SESSIONS: usize = 6;
+    let Some(database) = database().await else { return };
+    let callee = Phone::bind(PhoneConfig::named("callee")).await.unwrap();
+    let caller = Phone::bind(PhoneConfig::named("caller")).await.unwrap();
+    let folder = std::env::temp_dir().join(format!("maskline-nodes-{:016x}", rand::random::<u64>()));
+    let one = Process::start(&node(&folder, "one", "[20384, 22382]", &database, &callee)).await;
+    let two = Process::start(&node(&folder, "two", "[22384, 24382]", &database, &callee)).await;
+    let receiver = Receiver::start(AUTH_TOKEN, |number| match number % 7 {
+        1 => Mood::Refuse,
+        3 => Mood::Hang,
+        _ => Mood::Take,
+    })
+    .await;
+
+    // Each session has a call on either node at the same time, and an end that either may notice.
+    let mut sessions = vec![];
+    for index in 0..SESSIONS {
+        let (made_on, other) = if index % 2 == 0 { (&one, &two) } else { (&two, &one) };
+        let body = json!({
+            "first_party": FIRST, "second_party": SECOND, "record": false, "callback_url": receiver.url,
+            "session_expiry": 600,
+        });
+        let (status, session) = made_on.api("POST", "Masking/Session/", Some(&body)).await;
+        assert_eq!(status, 201, "{session}");
+        let number = session["virtual_number"].as_str().unwrap();
+        let (first, rung) = talk(&caller, &callee, made_on, number).await;
+        let (second, rung_too) = talk(&caller, &callee, other, number).await;
+        for (call, incoming) in [(first, rung), (second, rung_too)] {
+            call.bye().await.unwrap();
+            incoming.wait_bye(PATIENCE).await.unwrap();
+        }
+        let uuid = session["session_uuid"].as_str().unwrap().to_owned();
+        let path = format!("Masking/Session/{uuid}/");
+        let (status, _) = other.api("POST", &path, Some(&json!({ "session_expiry": 1 }))).await;
+        assert_eq!(status, 200);
+        until_asked("it is over", async || {
+            (made_on.api("GET", &path, None).await.1["response"]["status"] == "expired").then_some(())
+        })
+        .await;
+        sessions.push(uuid);
+    }
+
+    // Two calls of an answer of each party and three ends, and the session's own end.
+    const EVENTS: usize = 2 * 5 + 1;
+    for uuid in &sessions {
+        let shown = until_asked("all is told", async || {
+            let events = events(&one, uuid).await;
+            let is_told = |event: &Value| event["state"] == "delivered";
+            (events.len() == EVENTS && events.iter().all(is_told)).then_some(events)
+        })
+        .await;
+        let numbers: Vec<_> = shown.iter().map(|event| event["sequence_number"].as_u64().unwrap()).collect();
+        assert_eq!(numbers, (1..=EVENTS as u64).collect::<Vec<_>>(), "one count for both nodes");
+        assert_eq!(shown, events(&two, uuid).await, "both show the same");
+        let taken = receiver.taken(uuid);
+        let names: Vec<_> = shown.iter().map(|event| event["event_name"].as_str().unwrap()).collect();
+        let mut rest = taken.iter();
+        assert!(names.iter().all(|name| rest.any(|taken| taken == name)), "{names:?} in {taken:?}");
+    }
+    let came = receiver.came();
+    assert!(came.iter().all(|callback| callback.signed), "a signature is wrong");
+    assert!(came.len() > SESSIONS * EVENTS, "some were refused");
+    assert_in_order(&came);
+    one.terminate().await;
+    two.terminate().await;
     let _ = std::fs::remove_dir_all(&folder);
 }

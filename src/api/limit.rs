@@ -93,14 +93,7 @@ impl Limiter {
                 }
             }
         }
-        Source(match source {
-            // A customer's network, not one of its 2^64 addresses.
-            IpAddr::V6(address) => {
-                let [a, b, c, d, ..] = address.segments();
-                Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-            }
-            v4 => v4,
-        })
+        Source(network_of(source))
     }
 
     fn is_proxy(&self, address: IpAddr) -> bool {
@@ -149,6 +142,17 @@ impl Limiter {
 
     fn place(&self, mark: u64) -> Option<&AtomicU64> {
         self.right.get(usize::try_from(mark % SLOTS as u64).unwrap_or_default())
+    }
+}
+
+/// What counts as one source: of IPv6 a customer's network, not one of its 2^64 addresses.
+pub(super) fn network_of(source: IpAddr) -> IpAddr {
+    match source {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        v4 => v4,
     }
 }
 

@@ -206,10 +206,9 @@ impl Dispatcher {
             }
             (None, Message::Response(response)) => {
                 let key = DialogKey::of_response(&response).filter(|_| !response.is_misrouted());
-                if let Some(listener) = self.index.listener(key.as_ref()) {
-                    // A listener that is busy hears it again.
-                    let _ = listener.try_send(Heard::Response(Box::new((response, flow))));
-                } else if !shell.outside.take(response) {
+                if key.as_ref().is_some_and(|key| shell.outside.waits_for(key)) {
+                    shell.outside.take(response);
+                } else if !self.index.tell(key.as_ref(), Heard::Response(Box::new((response, flow)))) {
                     shell.counters.stray_responses.increment(1);
                 }
             }
@@ -350,9 +349,10 @@ impl Handler for Dispatcher {
     }
 
     fn on_send_failed(&self, token: SendToken, why: SendFault) {
-        if let Some(listener) = self.index.listener(Some(&token.dialog)) {
-            let _ = listener.try_send(Heard::NotSent(token.branch));
-        } else if let Some(call) = self.index.dialog(Some(token.dialog.clone())) {
+        if self.index.tell(Some(&token.dialog), Heard::NotSent(token.branch.clone())) {
+            return;
+        }
+        if let Some(call) = self.index.dialog(Some(token.dialog.clone())) {
             // A full inbox loses nothing: the transaction's own timer ends it.
             let _ = call.inbox.try_send(Event::SendFailed(token.branch, why));
         } else if let Some(shell) = self.shell.upgrade() {

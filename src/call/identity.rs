@@ -36,6 +36,8 @@ pub struct LegAddress {
     pub bind: IpAddr,
     /// An opaque user part for Contact, the same for the whole leg.
     pub contact_user: String,
+    /// The peer asked for `sips:`, so our Contact is such a URI too (RFC 3261 §12.1.1).
+    pub sips: bool,
 }
 
 impl LegAddress {
@@ -48,6 +50,9 @@ impl LegAddress {
     /// Our Contact URI on this leg.
     #[must_use]
     pub fn contact(&self) -> String {
+        if self.sips {
+            return format!("sips:{}@{}", self.contact_user, self.sip);
+        }
         let transport = match self.protocol {
             Protocol::Udp => "",
             Protocol::Tcp => ";transport=tcp",

@@ -42,6 +42,8 @@
 pub mod caller_id;
 pub mod cdr;
 pub mod dispatch;
+#[cfg(debug_assertions)]
+pub mod fault;
 pub mod identity;
 pub mod leg;
 pub mod machine;
@@ -49,6 +51,7 @@ pub mod pin;
 pub mod prober;
 pub mod registrar;
 pub mod registry;
+mod shares;
 pub mod signal;
 pub mod task;
 pub mod tones;
@@ -230,6 +233,10 @@ pub enum Action {
     CloseCall(Box<Cdr>),
     /// The call is answered on both legs; for counters.
     Bridged,
+    /// An INVITE wants to leave by this trunk, which takes only so many per second; the answer is [`Event::Paced`].
+    Pace(String),
+    /// What became of an INVITE, as far as it is news about the gateway that it went to.
+    Learned(Box<Learned>),
     /// A carrier asked for credentials and did not get them, or did not take them; for counters and log.
     Unauthorized {
         /// The trunk's name.
@@ -237,10 +244,6 @@ pub enum Action {
         /// What was the matter.
         why: Unanswered,
     },
-    /// An INVITE wants to leave by this trunk, which takes only so many per second; the answer is [`Event::Paced`].
-    Pace(String),
-    /// What became of an INVITE, as far as it is news about the gateway that it went to.
-    Learned(Box<Learned>),
 }
 
 /// What a call has learned of a gateway.

@@ -5,6 +5,7 @@ use super::dispatch::{CallHandle, Index, KeyGuard};
 use super::identity::LegAddress;
 use super::leg::Refusal;
 use super::machine::{CallParameters, MAX_ATTEMPTS};
+use super::shares::{Place as SharePlace, Shares};
 use super::task::CallTask;
 use super::{Action, Call, Event, Found, Hop, Outlet, Place, StoreFailed};
 use crate::clock;
@@ -20,8 +21,9 @@ use crate::sip::message::Request;
 use crate::sip::outside::Outside;
 use crate::sip::transport::{Destination, Flow, Protocol, Transports, local_address_towards};
 use crate::store::{Cdr, Route, Store, StoreError, Verdict};
-use crate::trunk::gateways::{Gateways, Way};
-use crate::trunk::{RateLimit, Transport, Trunk, TrunkId, Trunks, registration};
+use crate::trunk::gateways::{self, Gateways};
+use crate::trunk::registration::Way;
+use crate::trunk::{RateLimit, Transport, Trunk, TrunkId, Trunks};
 use bytes::Bytes;
 use dashmap::DashMap;
 use media::RecordingReport;
@@ -82,13 +84,16 @@ pub struct Shell {
     pub counters: Counters,
     /// When the service started; the beat of [`super::task`]'s lingering timers.
     pub started: Instant,
+    /// Bugs that a test has ordered.
+    #[cfg(debug_assertions)]
+    pub faults: super::fault::Faults,
     shared_trunks: Vec<Arc<Trunk>>,
     transports: OnceLock<Transports>,
     sip_public: Option<IpAddr>,
     media_public: Option<IpAddr>,
     limits: CallLimits,
     live: AtomicUsize,
-    rate: Mutex<RateLimit>,
+    shares: Mutex<Shares>,
     trunk_load: Vec<TrunkLoad>,
     draining: AtomicBool,
     calls: DashMap<Uuid, (CallHandle, Option<Uuid>)>,
@@ -170,10 +175,26 @@ pub(super) enum Admission {
 pub(super) struct Permit {
     shell: Arc<Shell>,
     trunk: usize,
+    /// Whose call it is, while it is not set up.
+    half_open: Option<SharePlace>,
+}
+
+impl Permit {
+    pub(super) fn is_half_open(&self) -> bool {
+        self.half_open.is_some()
+    }
+
+    /// The call is answered and acknowledged.
+    pub(super) fn set_up(&mut self) {
+        if let Some(place) = self.half_open.take() {
+            self.shell.shares.lock().unwrap_or_else(PoisonError::into_inner).set_up(place);
+        }
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        self.set_up();
         let live = self.shell.live.fetch_sub(1, Ordering::AcqRel).saturating_sub(1);
         self.shell.counters.live.set(live as f64);
         if let Some(load) = self.shell.trunk_load.get(self.trunk) {
@@ -245,13 +266,15 @@ impl Shell {
             filing: parts.filing,
             counters: Counters::default(),
             started: clock::now(),
+            #[cfg(debug_assertions)]
+            faults: super::fault::Faults::default(),
             shared_trunks,
             transports: OnceLock::new(),
             sip_public: parts.sip_public,
             media_public: parts.media_public,
             limits: parts.limits,
             live: AtomicUsize::new(0),
-            rate: Mutex::new(RateLimit::per_second(parts.limits.max_calls_per_second)),
+            shares: Mutex::new(Shares::new(parts.limits.max_calls, parts.limits.max_calls_per_second)),
             trunk_load,
             draining: AtomicBool::new(false),
             calls: DashMap::new(),
@@ -331,7 +354,7 @@ impl Shell {
             self.counters.full.increment(1);
             return Admission::Full { retry_after: RETRY_AFTER_DRAINING };
         }
-        let Some(permit) = self.permit(trunk, now) else {
+        let Some(permit) = self.permit(trunk, Some(flow.peer.ip()), now) else {
             self.counters.full.increment(1);
             return Admission::Full { retry_after: RETRY_AFTER_FULL };
         };
@@ -381,7 +404,7 @@ impl Shell {
             return;
         }
         let now = clock::now();
-        let permit = if self.is_draining() { None } else { self.permit(trunk, now) };
+        let permit = if self.is_draining() { None } else { self.permit(trunk, None, now) };
         let parameters = self.parameters(profile, IdSource::from_system(), now);
         let (mut call, mut actions) = Call::initiated(session, found.outlets, parameters, now);
         let Some(permit) = permit else {
@@ -445,8 +468,9 @@ impl Shell {
         turn
     }
 
-    fn permit(self: &Arc<Self>, trunk: TrunkId, now: Instant) -> Option<Permit> {
-        let take = |rate: &Mutex<RateLimit>| rate.lock().unwrap_or_else(PoisonError::into_inner).take(now);
+    /// Room for one more call of the trunk, made by `source` or by ourselves. The trunk's own limits come first: what
+    /// they refuse must use up nothing that other trunks share.
+    fn permit(self: &Arc<Self>, trunk: TrunkId, source: Option<IpAddr>, now: Instant) -> Option<Permit> {
         let below = |count: &AtomicUsize, limit: usize| {
             count
                 .fetch_update(Ordering::AcqRel, Ordering::Acquire, |live| (live < limit).then_some(live + 1))
@@ -454,20 +478,36 @@ impl Shell {
         };
         let load = self.trunk_load.get(trunk.index())?;
         let profile = self.shared_trunks.get(trunk.index())?;
-        if !take(&self.rate) || !load.rate.as_ref().is_none_or(take) {
-            return None;
-        }
-        if !below(&self.live, self.limits.max_calls) {
+        let take = |rate: &Mutex<RateLimit>| rate.lock().unwrap_or_else(PoisonError::into_inner).take(now);
+        if !load.rate.as_ref().is_none_or(take) {
             return None;
         }
         let trunk_limit =
             profile.max_calls.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
         if !below(&load.live, trunk_limit) {
-            self.live.fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        if !below(&self.live, self.limits.max_calls) {
+            load.live.fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        // From here on dropping it gives back what was taken.
+        let mut permit = Permit { shell: Arc::clone(self), trunk: trunk.index(), half_open: None };
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = match source {
+            Some(source) => {
+                permit.half_open = shares.take_for(source, self.live_calls().saturating_sub(1), now);
+                permit.is_half_open()
+            }
+            None => shares.take(now),
+        };
+        // Its drop takes the same lock.
+        drop(shares);
+        if !taken {
             return None;
         }
         self.counters.live.set(self.live_calls() as f64);
-        Some(Permit { shell: Arc::clone(self), trunk: trunk.index() })
+        Some(permit)
     }
 
     /// What a leg towards `peer` shows of us; `None` when there is no route to it or no listener of that kind.
@@ -494,6 +534,7 @@ impl Shell {
             media: self.media_public.unwrap_or(local),
             bind: local,
             contact_user: ids.contact_user(),
+            sips: false,
         })
     }
 
@@ -610,10 +651,14 @@ impl Shell {
                 outlets.extend(self.outlet(trunk, way));
             }
         }
+        // The media is bound once, on the first one's address: one that is reached from another address of ours, or by
+        // the other family, would be promised audio where there is none.
+        let bound = outlets.first().map(|outlet: &Outlet| outlet.address.bind);
+        outlets.retain(|outlet| Some(outlet.address.bind) == bound);
         outlets
     }
 
-    fn outlet(&self, trunk: &Arc<Trunk>, way: Way) -> Option<Outlet> {
+    fn outlet(&self, trunk: &Arc<Trunk>, way: gateways::Way) -> Option<Outlet> {
         let gateway = trunk.gateways.get(way.gateway)?;
         let (protocol, address) = (protocol_of(way.target.transport), way.target.address);
         let mut ids = IdSource::from_system();
@@ -684,9 +729,8 @@ impl Shell {
     /// reached, and what our Contact is there.
     pub(super) async fn registrar(&self, id: TrunkId, number: usize) -> Option<(Hop, registration::Way)> {
         let trunk = self.shared_trunks.get(id.index())?;
-        let mut outlets = self.outlets(trunk, id).await;
-        let place = number.checked_rem(outlets.len())?;
-        let Outlet { hop, host, mut address, .. } = outlets.swap_remove(place);
+        let outlets = self.outlets(trunk, id).await;
+        let Outlet { hop, host, mut address, .. } = outlets.get(number.checked_rem(outlets.len())?)?.clone();
         address.contact_user = trunk.registered_user();
         let way = registration::Way {
             registrar: host,

@@ -9,6 +9,7 @@ use crate::store::Note;
 use media::engine::MediaHandle;
 use media::{MediaEvent, Side};
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,6 +36,11 @@ pub(super) struct CallTask {
     pub(super) known_session: Option<Uuid>,
 }
 
+/// So many bugs that one call meets are too many: it is dropped instead of ended in order.
+const MAX_FAULTS: u32 = 3;
+/// What is still being stored when a call is dropped gets so long.
+const LAST_WORDS: Duration = Duration::from_secs(20);
+
 /// What a running task has beside the call.
 struct Hands {
     jobs: JoinSet<Event>,
@@ -43,20 +49,31 @@ struct Hands {
     media_events: mpsc::UnboundedSender<Box<MediaEvent>>,
     /// Events that an action brought about at once.
     immediate: Vec<Event>,
+    /// When the call wants to be woken.
+    deadline: Option<Instant>,
+    /// Bugs that the call has met.
+    faults: u32,
 }
 
 impl CallTask {
     /// Runs the call to its end. `first` is what the machine wanted when it was made.
     pub(super) async fn run(mut self, first: Vec<Action>) {
         let (media_events, mut from_media) = mpsc::unbounded_channel();
-        let mut hands = Hands { jobs: JoinSet::new(), media: None, media_events, immediate: Vec::new() };
+        let mut hands = Hands {
+            jobs: JoinSet::new(),
+            media: None,
+            media_events,
+            immediate: Vec::new(),
+            deadline: None,
+            faults: 0,
+        };
         debug!("call started");
-        self.perform(first, &mut hands);
-        while !self.call.is_finished() {
+        let mut goes_on = self.guarded(&mut hands, |_, _| first) || self.end_after_fault(&mut hands);
+        while goes_on && !self.call.is_finished() {
             let event = match hands.immediate.pop() {
                 Some(event) => event,
                 None => {
-                    let deadline = self.call.deadline().map(|at| self.wake_up_at(at));
+                    let deadline = hands.deadline.map(|at| self.wake_up_at(at));
                     tokio::select! {
                         biased;
                         Some(event) = self.inbox.recv() => event,
@@ -67,8 +84,11 @@ impl CallTask {
                     }
                 }
             };
-            let Some(actions) = self.step(event) else { break };
-            self.perform(actions, &mut hands);
+            goes_on = self.guarded(&mut hands, |call, now| call.handle(event, now))
+                || self.end_after_fault(&mut hands);
+        }
+        if !goes_on {
+            self.drop_call(hands).await;
         }
         debug!("call ended");
     }
@@ -85,18 +105,44 @@ impl CallTask {
         self.shell.started + LINGER_STEP * u32::try_from(steps).unwrap_or(u32::MAX)
     }
 
-    /// Feeds the machine. A panic in it ends this call only: it is asked once to hang up both legs; `None` when
-    /// it cannot even do that.
-    fn step(&mut self, event: Event) -> Option<Vec<Action>> {
-        let now = clock::now();
-        let call = &mut self.call;
-        if let Ok(actions) = catch_unwind(AssertUnwindSafe(|| call.handle(event, now))) {
-            return Some(actions);
+    /// Lets the machine do something, and does what it says. False: that met a bug, which must not be the end of
+    /// anything but this call.
+    fn guarded(&mut self, hands: &mut Hands, work: impl FnOnce(&mut Call, Instant) -> Vec<Action>) -> bool {
+        let doing = AssertUnwindSafe(|| {
+            #[cfg(debug_assertions)]
+            self.shell.faults.strike(self.handle.id);
+            let actions = work(&mut self.call, clock::now());
+            self.perform(actions, hands);
+            hands.deadline = self.call.deadline();
+        });
+        let whole = catch_unwind(doing).is_ok();
+        if !whole {
+            hands.faults += 1;
+            self.shell.counters.internal_errors.increment(1);
+            error!(interaction = %self.handle.id, "internal error: the call is ended");
         }
-        self.shell.counters.internal_errors.increment(1);
-        error!(interaction = %self.call.interaction(), "internal error: the call is ended");
+        whole
+    }
+
+    /// After a bug: both legs are hung up in order, once that can be done. False: it cannot.
+    fn end_after_fault(&mut self, hands: &mut Hands) -> bool {
+        let hang_up = Event::HangUp(HangupCause::InternalError);
+        hands.faults < MAX_FAULTS && self.guarded(hands, |call, now| call.handle(hang_up, now))
+    }
+
+    /// The call cannot even be ended in order: its keys, ports and places are given back, and it leaves its record.
+    async fn drop_call(&mut self, mut hands: Hands) {
+        hands.media = None;
+        self.permit = None;
         let call = &mut self.call;
-        catch_unwind(AssertUnwindSafe(|| call.handle(Event::HangUp(HangupCause::InternalError), now))).ok()
+        // An account of it that would be the next bug is left out.
+        let record = catch_unwind(AssertUnwindSafe(|| call.give_up(clock::now()))).ok().flatten();
+        if let Some(record) = record {
+            self.shell.close_call(*record).await;
+        }
+        // What it had handed over to be stored before.
+        let storing = async { while hands.jobs.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(LAST_WORDS, storing).await;
     }
 
     /// Never awaits: a CANCEL must reach the machine while a look-up is still running.
@@ -157,6 +203,10 @@ impl CallTask {
         }
         if !self.call.is_live() {
             self.permit = None;
+        } else if let Some(permit) = self.permit.as_mut().filter(|permit| permit.is_half_open())
+            && self.call.is_set_up()
+        {
+            permit.set_up();
         }
         if self.call.is_settled() {
             self.unsettled = None;
@@ -168,6 +218,12 @@ impl Hands {
     fn open_media(&mut self, shell: &Shell, a: IpAddr, b: IpAddr) {
         let events = self.media_events.clone();
         let sink = Box::new(move |event| {
+            if let MediaEvent::Closed(figures) = &event
+                && let Some(count) =
+                    NonZeroU64::new(figures.a.unauthentic.saturating_add(figures.b.unauthentic))
+            {
+                metrics::counter!("maskline_media_unauthentic_total").increment(count.get());
+            }
             // The call is over: nobody wants to know any more.
             let _ = events.send(Box::new(event));
         });

@@ -4,6 +4,7 @@
 //! "First party" is always the role in the session, whoever called. An event carries the parties' real numbers,
 //! because the owner of the session is the one who may know them; they do not print themselves.
 
+use crate::masking::guessing::{Guesser, LockOut};
 use crate::masking::session::{MaskingSession, PartyRole, RecordFormat};
 use crate::number::{Did, E164};
 use jiff::Timestamp;
@@ -56,6 +57,8 @@ pub enum Happening {
         /// Entries before this one in the same call.
         retries: u8,
     },
+    /// Somebody guesses: entries are not judged for a while.
+    PinLockedOut(LockOut),
     /// The session expired.
     SessionExpired,
     /// Both parties talk, and the recording began.
@@ -204,6 +207,7 @@ impl Happening {
             Self::HungUp(PartyRole::Second, _) => "SessionSecondPartyHangup",
             Self::CallOver(_) => "SessionPartiesHangup",
             Self::Pin { .. } => "SessionPinAuthenticationStatus",
+            Self::PinLockedOut(_) => "SessionPinLockedOut",
             Self::SessionExpired => "SessionTimeout",
             Self::RecordingInitiated => "SessionRecordingInitiated",
             Self::RecordingFailed => "SessionRecordingFailed",
@@ -271,6 +275,11 @@ impl CallEvent {
                 ("PinAuthenticationStatus", status.name().to_owned()),
                 ("PinRetryCounter", retries.to_string()),
             ]),
+            Happening::PinLockedOut(lock_out) => all.extend([
+                ("LockedOut", guesser(lock_out.guesser).to_owned()),
+                ("LockedOutUntil", timestamp(lock_out.until)),
+                ("WrongEntries", lock_out.wrong.to_string()),
+            ]),
             Happening::RecordingInitiated | Happening::RecordingFailed => {
                 all.push(recording(self.interaction))
             }
@@ -303,6 +312,16 @@ impl PinStatus {
             Self::Failed => "failed",
             Self::AuthorizedCaller => "AuthorizedCaller",
         }
+    }
+}
+
+/// As it is sent.
+fn guesser(who: Guesser) -> &'static str {
+    match who {
+        Guesser::Caller => "caller",
+        Guesser::Anonymous => "anonymous",
+        Guesser::Strangers => "strangers",
+        Guesser::Party => "party",
     }
 }
 
@@ -402,6 +421,16 @@ mod tests {
         let pin = sent(Happening::Pin { status: PinStatus::AuthorizedCaller, retries: 0 });
         assert_eq!(of(&pin, "PinAuthenticationStatus").as_deref(), Some("AuthorizedCaller"));
         assert_eq!(of(&pin, "PinRetryCounter").as_deref(), Some("0"));
+        let lock_out = LockOut { guesser: Guesser::Strangers, wrong: 20, until: at(60), is_full: false };
+        let locked_out = sent(Happening::PinLockedOut(lock_out));
+        for (name, value) in [
+            ("EventName", "SessionPinLockedOut"),
+            ("LockedOut", "strangers"),
+            ("LockedOutUntil", "2024-02-01 06:29:15 +0000 UTC"),
+            ("WrongEntries", "20"),
+        ] {
+            assert_eq!(of(&locked_out, name).as_deref(), Some(value), "{name}");
+        }
         let facts = RecordingFacts {
             interaction,
             url: "https://h/Recording/x.mp3".into(),

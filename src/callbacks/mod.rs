@@ -17,11 +17,13 @@
 //! | `SessionPartiesHangup` | after both |
 //! | `SessionTimeout` | the session reached its end unasked; not when it is deleted |
 //! | `SessionRecordingInitiated`, `…Completed`, `…Failed` | both talk; the file can be fetched; it could not be made, or not wholly |
+//! | `SessionPinLockedOut` | ours: somebody guesses, and entries are not judged until `LockedOutUntil`: those of one `caller`, of `anonymous` ones, of all `strangers` on the number, of whoever calls as the `party` whose PIN is forced; once when they must pause and once when the day's `WrongEntries` are used up |
 //! | `SessionPromptUnavailable` | ours: what the session names by the parameter `Prompt` was not at hand, and the built-in prompt, or nothing, was played; once per call and parameter |
 //!
 //! A caller without PIN is answered when the called party answers, so for him the natural order is ring, caller's
 //! answer, called party's answer. A failed PIN that may have been meant for several sessions belongs to none of them:
-//! it is kept for the account. Sessions without a URL have no events.
+//! it is kept for the account, and so is a lock-out that no one session with a URL is meant by. Other events of a
+//! session without a URL are not written. A lock-out names no party: the guesser may be another session's.
 //!
 //! Any 2xx takes an event. What fails is tried again after 1 s, then twice as long each time up to 10 minutes, with
 //! jitter; after a day (and five attempts) it is dead and can be replayed. Behind an event that fails only its own

@@ -14,7 +14,7 @@ use crate::sip::digest::Credentials;
 use crate::sip::session_timer::LEAST_SECONDS;
 use crate::sip::transport::TlsFiles;
 use crate::trunk::{
-    CallerFrom, Country, Gateway, IdentityHeader, NumberFormat, Prack, Transport, Trunk, Trunks,
+    CallerFrom, Country, Gateway, IdentityHeader, NumberFormat, Prack, SrtpPolicy, Transport, Trunk, Trunks,
 };
 use ipnet::IpNet;
 use media::engine::MediaLimits;
@@ -298,6 +298,7 @@ fn trunk_of(path: &str, written: &TrunkConfig, faults: &mut Faults) -> Trunk {
     let codec = |word: &str| match word.to_ascii_uppercase().as_str() {
         "PCMU" => Some(Codec::Pcmu),
         "PCMA" => Some(Codec::Pcma),
+        "G722" => Some(Codec::G722),
         _ => None,
     };
     let rtp_source = match written.rtp_source.as_str() {
@@ -312,6 +313,10 @@ fn trunk_of(path: &str, written: &TrunkConfig, faults: &mut Faults) -> Trunk {
             "there is no such rule",
             keys::RTP_SOURCE,
         );
+    }
+    let srtp = SrtpPolicy::parse(&written.srtp);
+    if srtp.is_none() {
+        faults.wrong(&at("srtp"), &text(&written.srtp), "there is no such rule", keys::SRTP);
     }
     let default_country = written.default_country.as_deref().and_then(|code| {
         let country = Country::parse(code);
@@ -348,6 +353,7 @@ fn trunk_of(path: &str, written: &TrunkConfig, faults: &mut Faults) -> Trunk {
         caller_from: words(&at("caller_from"), &written.caller_from, caller_from, keys::CALLER_FROM, faults),
         rtp_source: rtp_source.unwrap_or(SourcePolicy::Exact),
         codecs: words(&at("codecs"), &written.codecs, codec, keys::CODECS, faults),
+        srtp: srtp.unwrap_or_default(),
         early_media: written.early_media,
         number_format,
         default_country,
@@ -355,6 +361,8 @@ fn trunk_of(path: &str, written: &TrunkConfig, faults: &mut Faults) -> Trunk {
         max_calls_per_second: limit("max_calls_per_second", written.max_calls_per_second, faults),
         prack: prack(&at("prack"), &written.prack, faults),
         session_timer: session_timer(&at("session_timer"), written.session_timer, faults),
+        options: Some(seconds(&at("options_seconds"), written.options_seconds, 0..=3600, faults))
+            .filter(|interval| !interval.is_zero()),
         challenge,
         register: written.register,
         credentials: credentials.map(Arc::new),

@@ -13,9 +13,6 @@ pub(super) enum Kind {
     List,
     /// `[[…]]`, known by the keys below it.
     Tables,
-    /// A part of the product that this version does not have. It is refused: a setting that is read and does
-    /// nothing would be worse than none.
-    Later,
 }
 
 pub(super) struct Key {
@@ -30,10 +27,6 @@ const fn key(path: &'static str, kind: Kind, allowed: &'static str) -> Key {
     Key { path, kind, allowed }
 }
 
-const fn later(path: &'static str) -> Key {
-    Key { path, kind: Kind::Later, allowed: "" }
-}
-
 pub(super) const LISTEN: &str =
     "a list of udp://ADDRESS:PORT, tcp://ADDRESS:PORT and tls://ADDRESS:PORT, each once";
 pub(super) const PUBLIC_ADDRESS: &str = "one IP address that peers can reach, without port";
@@ -43,7 +36,7 @@ pub(super) const NETWORKS: &str = "a list of networks (198.51.100.0/24, 2001:db8
 pub(super) const GATEWAYS: &str = "a list of sip:HOST[:PORT][;transport=udp|tcp|tls] and sips:HOST[:PORT]";
 pub(super) const CALLER_FROM: &str =
     "a list of \"p-asserted-identity\", \"remote-party-id\", \"from\", each once";
-pub(super) const CODECS: &str = "a list of \"PCMU\", \"PCMA\", each once";
+pub(super) const CODECS: &str = "a list of \"G722\", \"PCMU\", \"PCMA\", each once";
 pub(super) const RTP_SOURCE: &str = "\"exact\" or \"address\"";
 pub(super) const PRACK: &str = "\"off\", \"supported\", \"preferred\" or \"required\"";
 pub(super) const SESSION_TIMER: &str = "a whole number of seconds from 90 to 86400, or 0: none is asked for";
@@ -53,6 +46,7 @@ pub(super) const USERNAME: &str =
     "1 to 128 printable ASCII characters without space, quotation mark and backslash";
 pub(super) const PASSWORD: &str = "1 to 256 characters without control characters";
 pub(super) const REALM: &str = "1 to 128 printable ASCII characters without quotation mark and backslash";
+pub(super) const SRTP: &str = "\"off\", \"optional\" or \"required\"";
 pub(super) const COUNTRY: &str = "the two letters of a country (ISO 3166-1), such as \"US\"";
 pub(super) const NAME: &str = "1 to 64 letters, digits, \"-\", \"_\" and \".\", different for each trunk";
 pub(super) const NUMBER: &str = "\"+\" and 7 to 15 digits, country code first, each number once";
@@ -101,19 +95,19 @@ pub(super) const KEYS: &[Key] = &[
     key("trunks[].caller_from", Kind::List, CALLER_FROM),
     key("trunks[].rtp_source", Kind::Text, RTP_SOURCE),
     key("trunks[].codecs", Kind::List, CODECS),
+    key("trunks[].srtp", Kind::Text, SRTP),
     key("trunks[].early_media", Kind::Switch, "true or false"),
     key("trunks[].number_format", Kind::Text, NUMBER_FORMAT),
     key("trunks[].default_country", Kind::Text, COUNTRY),
     key("trunks[].max_calls", Kind::Number, CALLS),
     key("trunks[].max_calls_per_second", Kind::Number, CALLS),
+    key("trunks[].options_seconds", Kind::Number, "a whole number of seconds from 0 (never) to 3600"),
     key("trunks[].username", Kind::Text, USERNAME),
     key("trunks[].password", Kind::Text, PASSWORD),
     key("trunks[].realm", Kind::Text, REALM),
     key("trunks[].challenge", Kind::Switch, "true or false"),
     key("trunks[].register", Kind::Switch, "true or false"),
     key("trunks[].identity", Kind::Text, IDENTITY),
-    key("trunks[].options_seconds", Kind::Number, "a whole number of seconds from 0 (never) to 3600"),
-    later("trunks[].srtp"),
     key("trunks[].prack", Kind::Text, PRACK),
     key("trunks[].session_timer", Kind::Number, SESSION_TIMER),
     key("accounts", Kind::Tables, "tables [[accounts]] with auth_id and auth_token"),

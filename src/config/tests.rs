@@ -91,17 +91,15 @@ fn every_key_is_in_the_example_and_in_the_readme_and_readable() {
         } else {
             format!("[{section}]")
         };
-        if key.kind != keys::Kind::Later {
-            let start = EXAMPLE.find(&heading).unwrap_or_else(|| panic!("{heading} is in the example"));
-            let part = &EXAMPLE[start + heading.len()..];
-            let part = &part[..part.find("\n[").unwrap_or(part.len())];
-            let line = |line: &str| line.trim_start_matches(['#', ' ']).starts_with(&format!("{name} ="));
-            assert!(part.lines().any(line), "{} is in the example", key.path);
-        }
+        let start = EXAMPLE.find(&heading).unwrap_or_else(|| panic!("{heading} is in the example"));
+        let part = &EXAMPLE[start + heading.len()..];
+        let part = &part[..part.find("\n[").unwrap_or(part.len())];
+        let line = |line: &str| line.trim_start_matches(['#', ' ']).starts_with(&format!("{name} ="));
+        assert!(part.lines().any(line), "{} is in the example", key.path);
         assert!(readme.contains(&format!("`{}`", key.path)), "{} is in the README", key.path);
     }
     // The structs know every key of the table: a text where none fits is a wrong type or value, never unknown.
-    for key in keys::KEYS.iter().filter(|key| !matches!(key.kind, keys::Kind::Tables | keys::Kind::Later)) {
+    for key in keys::KEYS.iter().filter(|key| key.kind != keys::Kind::Tables) {
         let (section, name) = key.path.rsplit_once('.').unwrap();
         let (open, close) = if section.ends_with("[]") { ("[[", "]]") } else { ("[", "]") };
         let text = format!("{open}{}{close}\n{name} = {{}}", section.trim_end_matches("[]"));
@@ -290,7 +288,7 @@ fn each_fault_names_its_key_its_value_and_what_is_allowed() {
         ),
         (
             "[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\ncodecs = [\"PCMU\", \"G729\"]",
-            "trunks[0].codecs[1] = \"G729\": there is no such choice; allowed: a list of \"PCMU\", \"PCMA\"",
+            "trunks[0].codecs[1] = \"G729\": there is no such choice; allowed: a list of \"G722\", \"PCMU\", \"PCMA\"",
         ),
         (
             "[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\ncodecs = [\"PCMU\", \"pcmu\"]",
@@ -382,7 +380,7 @@ fn all_faults_of_a_file_are_reported_together_and_none_twice() {
         name = 7
         gateways = [\"sip:a.example\", 5, \"nonsense\"]
         allow = [\"300.1.1.1\"]
-        srtp = \"required\"
+        srtp = \"sometimes\"
         [[trunks]]
         name = \"b\"
         gatways = []
@@ -540,6 +538,14 @@ fn what_is_allowed_but_hardly_meant_is_a_warning() {
             "[[trunks]]\nname = \"a\"\nallow = [\"10.0.0.0/8\"]\n[[trunks]]\nname = \"b\"\nallow = [\"10.1.0.0/16\"]",
             "trunks[1].allow[0] = \"10.1.0.0/16\" is never reached: trunk a takes",
         ),
+        (
+            "[[trunks]]\nname = \"a\"\ngateways = [\"sips:192.0.2.1\", \"sip:192.0.2.2;transport=tcp\"]\nsrtp = \"required\"",
+            "trunks[0].gateways[1] = \"sip:192.0.2.2;transport=tcp\" is not TLS, so the keys of trunks[0].srtp",
+        ),
+        (
+            "[[trunks]]\nname = \"a\"\nallow = [\"192.0.2.1\"]\nsrtp = \"optional\"",
+            "trunks[0].srtp is on, but sip.listen has no tls://",
+        ),
     ];
     for (text, expected) in table {
         let warnings = read(text).unwrap().warnings;
@@ -560,6 +566,27 @@ fn ports_that_the_kernel_gives_to_others_are_a_warning() {
     }
     for range in ["", "x y", "1"] {
         assert_eq!(warnings::ephemeral_overlap(&checked, range), None, "{range}");
+    }
+}
+
+#[test]
+fn the_profiles_of_carriers_pass_the_check() {
+    let profiles = [
+        ("bandwidth", include_str!("../../deploy/trunks/bandwidth.toml")),
+        ("didww", include_str!("../../deploy/trunks/didww.toml")),
+        ("plivo", include_str!("../../deploy/trunks/plivo.toml")),
+        ("teams", include_str!("../../deploy/trunks/teams.toml")),
+        ("telnyx", include_str!("../../deploy/trunks/telnyx.toml")),
+        ("twilio", include_str!("../../deploy/trunks/twilio.toml")),
+    ];
+    let folder = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/trunks")).unwrap();
+    assert_eq!(folder.count(), profiles.len(), "each profile is checked");
+    for (name, text) in profiles {
+        let checked = read(text).unwrap_or_else(|faults| panic!("{name}: {faults}"));
+        let trunk = checked.trunks.get(name).unwrap_or_else(|| panic!("{name}"));
+        assert!(!trunk.gateways.is_empty() && !trunk.allow.is_empty(), "{name}");
+        assert!(checked.numbers.iter().all(|number| number.trunk == name), "{name}");
+        assert_eq!(checked.warnings, Vec::<String>::new(), "{name}");
     }
 }
 

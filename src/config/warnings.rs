@@ -1,7 +1,7 @@
 //! What is allowed and probably not meant.
 
 use super::Checked;
-use crate::trunk::Transport;
+use crate::trunk::{SrtpPolicy, Transport};
 use ipnet::IpNet;
 
 /// One line each. The configuration has no faults.
@@ -45,6 +45,22 @@ pub(super) fn warnings(checked: &Checked) -> Vec<String> {
             warnings.push(format!(
                 "trunks[{index}].password has fewer than 12 characters, and whoever is in trunks[{index}].allow may try"
             ));
+        }
+        // The keys stand in the SDP: whoever reads it hears the call (RFC 4568 §8).
+        if trunk.srtp != SrtpPolicy::Off {
+            let open = trunk.gateways.iter().enumerate().filter(|(_, gateway)| !gateway.is_secure());
+            warnings.extend(open.map(|(entry, gateway)| {
+                format!(
+                    "trunks[{index}].gateways[{entry}] = \"{gateway}\" is not TLS, so the keys of \
+                     trunks[{index}].srtp can be read on the way"
+                )
+            }));
+            let listens = checked.sip.listen.iter().any(|listen| listen.transport == Transport::Tls);
+            if !trunk.allow.is_empty() && !listens {
+                warnings.push(format!(
+                    "trunks[{index}].srtp is on, but sip.listen has no tls:// for the calls that come in"
+                ));
+            }
         }
         earlier.extend(trunk.allow.iter().map(|network| (trunk.name.as_str(), network)));
     }

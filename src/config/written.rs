@@ -195,6 +195,8 @@ pub struct TrunkConfig {
     pub rtp_source: String,
     /// In the order of preference.
     pub codecs: Vec<String>,
+    /// `off`; `optional`: encrypted where the peer agrees; `required`: a peer that does not is refused.
+    pub srtp: String,
     /// Whether the called side's audio before the answer reaches the caller.
     pub early_media: bool,
     /// How the trunk wants numbers written: `+e164`, `e164` or `national`.
@@ -210,6 +212,9 @@ pub struct TrunkConfig {
     /// The session interval that we ask for (RFC 4028), in seconds; 0: we ask for none, and take what the peer asks
     /// for. A shorter one finds a dead peer earlier and costs a request on each leg at half of it.
     pub session_timer: u32,
+    /// Every so many seconds each gateway is asked by OPTIONS whether it lives; 0: never. Each question costs both
+    /// sides two messages.
+    pub options_seconds: u64,
     /// Who we are when the gateway asks, and who must call in where `challenge` holds; goes with `password`.
     pub username: Option<String>,
     /// Goes with `username`.
@@ -222,9 +227,6 @@ pub struct TrunkConfig {
     pub register: bool,
     /// What says who calls in INVITEs that we send, beside From: `none`, `p-asserted-identity` or `remote-party-id`.
     pub identity: String,
-    /// Every so many seconds each gateway is asked by OPTIONS whether it lives; 0: never. Each question costs both
-    /// sides two messages.
-    pub options_seconds: u64,
 }
 
 impl Default for TrunkConfig {
@@ -237,6 +239,7 @@ impl Default for TrunkConfig {
             caller_from: vec!["p-asserted-identity".to_owned(), "from".to_owned()],
             rtp_source: "exact".to_owned(),
             codecs: vec!["PCMU".to_owned(), "PCMA".to_owned()],
+            srtp: "off".to_owned(),
             early_media: true,
             number_format: "+e164".to_owned(),
             default_country: None,
@@ -244,13 +247,13 @@ impl Default for TrunkConfig {
             max_calls_per_second: None,
             prack: "supported".to_owned(),
             session_timer: 0,
+            options_seconds: 0,
             username: None,
             password: None,
             realm: None,
             challenge: None,
             register: false,
             identity: "none".to_owned(),
-            options_seconds: 0,
         }
     }
 }

@@ -12,6 +12,9 @@
 //! the other; a right one is given back. One that is not judged (the bucket is full, or pauses) counts nowhere, and
 //! its caller hears what a wrong PIN sounds like. With at most 16 sessions of four digits on a number
 //! ([`super::allocate`]) all guessers together hit with a chance under 2 % a day: 6 × 32 / 10,000.
+//!
+//! The first entry that is not judged is told to the application, and the first one of a bucket that is full:
+//! at most two events of a bucket and day.
 
 use crate::number::{Did, E164};
 use jiff::Timestamp;
@@ -52,7 +55,8 @@ pub enum Bucket {
 }
 
 impl Bucket {
-    /// How it is called in the store. Holds the caller's number for [`Bucket::Caller`]: not for a log.
+    /// What tells it from every other one. Holds the caller's number for [`Bucket::Caller`]: not for a log, and in
+    /// the database only as a mark.
     #[must_use]
     pub fn key(&self) -> String {
         match self {
@@ -80,6 +84,17 @@ impl Bucket {
         }
     }
 
+    /// Who is not judged when it is closed.
+    #[must_use]
+    pub fn guesser(&self) -> Guesser {
+        match self {
+            Self::Caller(_) => Guesser::Caller,
+            Self::Anonymous(_) => Guesser::Anonymous,
+            Self::Number { .. } => Guesser::Strangers,
+            Self::Forced(..) => Guesser::Party,
+        }
+    }
+
     /// How long nobody is judged after wrong entry number `wrong`.
     fn pause_after(&self, wrong: u32) -> Duration {
         let Self::Number { .. } = self else { return Duration::ZERO };
@@ -102,6 +117,32 @@ impl fmt::Debug for Bucket {
             Self::Forced(..) => "Forced",
         })
     }
+}
+
+/// Who has given too many wrong PINs, as far as his victim may know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guesser {
+    /// One caller.
+    Caller,
+    /// Callers without a number.
+    Anonymous,
+    /// Strangers on the virtual number, together.
+    Strangers,
+    /// Whoever calls from the number of a party whose PIN is forced.
+    Party,
+}
+
+/// Entries in a bucket are not judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LockOut {
+    /// Who is meant.
+    pub guesser: Guesser,
+    /// Wrong entries that led to it.
+    pub wrong: u32,
+    /// When the next entry is judged.
+    pub until: Timestamp,
+    /// The bucket is full: this is no mere pause.
+    pub is_full: bool,
 }
 
 /// What was counted in a bucket.
@@ -132,8 +173,20 @@ impl Tally {
     /// Whether an entry may be judged now.
     #[must_use]
     pub fn is_open(&self, bucket: &Bucket, now: Timestamp) -> bool {
+        self.lock_out(bucket, now).is_none()
+    }
+
+    /// Why an entry is not judged now; `None`: it is.
+    #[must_use]
+    pub fn lock_out(&self, bucket: &Bucket, now: Timestamp) -> Option<LockOut> {
+        let (is_full, pause) = (self.wrong >= bucket.limit(), bucket.pause_after(self.wrong));
         let rested = Duration::try_from(now.duration_since(self.latest)).unwrap_or_default();
-        self.wrong < bucket.limit() && rested >= bucket.pause_after(self.wrong)
+        if !is_full && rested >= pause {
+            return None;
+        }
+        let (from, length) = if is_full { (self.since, WINDOW) } else { (self.latest, pause) };
+        let until = from.checked_add(length).unwrap_or(Timestamp::MAX);
+        Some(LockOut { guesser: bucket.guesser(), wrong: self.wrong, until, is_full })
     }
 
     /// One entry more, counted as wrong until it turns out to be right.
@@ -147,6 +200,25 @@ impl Tally {
     pub fn forgive(self) -> Self {
         Self { wrong: self.wrong.saturating_sub(1), ..self }
     }
+}
+
+/// One entry that counts in several buckets: what they hold afterwards, in the same order.
+///
+/// # Errors
+/// The first bucket that is full or pauses, by its place, with what it holds: the entry is not judged, and counts
+/// nowhere.
+pub fn count_in_all<'a>(
+    buckets: impl IntoIterator<Item = (&'a Bucket, Tally)>,
+    now: Timestamp,
+) -> Result<Vec<Tally>, (usize, Tally, LockOut)> {
+    let count = |(place, (bucket, tally)): (usize, (&Bucket, Tally))| {
+        let tally = tally.at(now);
+        match tally.lock_out(bucket, now) {
+            None => Ok(tally.count(now)),
+            Some(lock_out) => Err((place, tally, lock_out)),
+        }
+    };
+    buckets.into_iter().enumerate().map(count).collect()
 }
 
 #[cfg(test)]
@@ -213,6 +285,30 @@ mod tests {
             assert!(judged <= number(sessions).limit());
             let chance = f64::from(judged) * f64::from(2 * sessions) / 10_000.0;
             assert!(chance < 0.02, "{sessions} sessions: {chance}");
+        }
+    }
+
+    #[test]
+    fn a_lock_out_says_whom_it_meets_and_until_when() {
+        let tally = |wrong| Tally { since: NOW, latest: after(100), wrong };
+        let day = after(24 * 3600);
+        for (bucket, wrong, at, expected) in [
+            (caller(), 9, 100, None),
+            (caller(), 10, 100, Some((Guesser::Caller, day, true))),
+            (Bucket::Anonymous("carrier".into()), 10, 100, Some((Guesser::Anonymous, day, true))),
+            (Bucket::Forced(Uuid::nil(), PartyRole::First), 11, 100, Some((Guesser::Party, day, true))),
+            (number(10), 2, 100, None),
+            (number(10), 3, 100, Some((Guesser::Strangers, after(160), false))),
+            (number(10), 3, 159, Some((Guesser::Strangers, after(160), false))),
+            (number(10), 3, 160, None),
+            (number(10), 5, 100, Some((Guesser::Strangers, after(100 + 240), false))),
+            (number(10), 6, 9000, Some((Guesser::Strangers, day, true))),
+        ] {
+            let found = tally(wrong).lock_out(&bucket, after(at));
+            let expected =
+                expected.map(|(guesser, until, is_full)| LockOut { guesser, wrong, until, is_full });
+            assert_eq!(found, expected, "{bucket:?} after {wrong} at {at}");
+            assert_eq!(tally(wrong).is_open(&bucket, after(at)), expected.is_none());
         }
     }
 

@@ -7,7 +7,7 @@ use super::address::NameAddr;
 use super::encode::{AddressOut, HeaderOut, RequestOut, ViaOut};
 use super::key::DialogKey;
 use super::message::{Method, Request, Response};
-use super::uri::Uri;
+use super::uri::{Scheme, Uri};
 use super::wire::ByteStr;
 
 /// One dialog, early or confirmed.
@@ -121,6 +121,14 @@ impl Dialog {
             Some(route) => route_uri(route),
             None => Uri::parse(&self.remote_target),
         }
+    }
+
+    /// Must the Contact of our answer to `invite`, which this dialog is of, be a SIPS URI (RFC 3261 §12.1.1)? When
+    /// the Request-URI is one, or the top Record-Route, or without any Record-Route the peer's Contact.
+    #[must_use]
+    pub fn wants_sips(&self, invite: &Request) -> bool {
+        let is_sips = |uri: &Uri| uri.scheme() == Scheme::Sips;
+        is_sips(&invite.uri) || self.next_hop().as_ref().is_some_and(is_sips)
     }
 
     /// A new request inside the dialog, with the next CSeq (RFC 3261 §12.2.1.1).

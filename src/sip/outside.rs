@@ -46,19 +46,18 @@ enum News {
 pub struct Outside(Arc<DashMap<DialogKey, mpsc::Sender<News>>>);
 
 impl Outside {
-    /// Takes a response that belongs to no call; false when it is no answer to a request of ours either.
-    #[must_use]
-    pub fn take(&self, response: Response) -> bool {
-        let Some(key) = DialogKey::of_response(&response) else { return false };
-        let Some(asker) = self.0.get(&key).map(|entry| entry.value().clone()) else { return false };
-        let _ = asker.try_send(News::Response(Box::new(response)));
-        true
+    /// Takes a response that belongs to no call.
+    pub fn take(&self, response: Response) {
+        let asker = DialogKey::of_response(&response).and_then(|key| Some(self.0.get(&key)?.value().clone()));
+        if let Some(asker) = asker {
+            let _ = asker.try_send(News::Response(Box::new(response)));
+        }
     }
 
-    /// Whether somebody waits for it.
+    /// Whether somebody waits for an answer with this Call-ID and tag.
     #[must_use]
-    pub fn is_waiting_for(&self, response: &Response) -> bool {
-        DialogKey::of_response(response).is_some_and(|key| self.0.contains_key(&key))
+    pub fn waits_for(&self, key: &DialogKey) -> bool {
+        self.0.contains_key(key)
     }
 
     /// A request could not be sent that belongs to no call.

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
 use super::row::{Columns, after, micros, stored};
-use super::seal::{SealKey, Secret};
+use super::seal::{MarkKey, SealKey, Secret};
 use super::sql::{Connection, Pool, Row, query};
 use super::writer::Write;
 use super::{Store, StoreError};
@@ -160,6 +160,14 @@ pub(super) struct Secrets {
 impl Secrets {
     pub(super) fn new(key: Option<SealKey>) -> Self {
         Self { key, configured: RwLock::default() }
+    }
+
+    /// What stands in the database for a text that is only to be found again.
+    pub(super) fn mark(&self, text: &str) -> String {
+        match &self.key {
+            Some(key) => key.marks().mark(text),
+            None => MarkKey::known_to_all().mark(text),
+        }
     }
 
     fn seal(&self, auth_id: &str, token: &Secret) -> Option<String> {

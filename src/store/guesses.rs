@@ -1,15 +1,22 @@
 //! Wrong PINs, counted over calls, restarts and processes.
 //!
 //! What the counts mean is decided in [`crate::masking::guessing`]; here they are read and written in one
-//! transaction, so that entries that come at once do not slip through together.
+//! transaction, so that entries that come at once do not slip through together. A lock-out is told to the application
+//! in that transaction, too: by an event that names neither a party nor a PIN.
+//!
+//! A caller's number lies here as a mark of the store's key only: it is counted, and nobody reads it back.
 
 use jiff::Timestamp;
+use sha2::{Digest, Sha256};
 
+use super::outbox;
 use super::row::{Columns, duration_micros, micros, stored};
 use super::sql::{Connection, query};
 use super::writer::Write;
 use super::{Store, StoreError};
-use crate::masking::guessing::{Bucket, Tally, WINDOW};
+use crate::callbacks::event::{CallEvent, Happening, Subject};
+use crate::masking::guessing::{Bucket, LockOut, Tally, WINDOW, count_in_all};
+use crate::number::Did;
 
 /// What other processes lock before they count: PINs are typed seldom enough.
 const LOCK: &str = "guesses";
@@ -24,12 +31,13 @@ pub enum Verdict {
 }
 
 impl Store {
-    /// Counts an entry in all of `buckets` and says whether it may be judged.
+    /// Counts an entry in all of `buckets` and says whether it may be judged. The first one that may not is told to
+    /// the application.
     ///
     /// # Errors
     /// [`StoreError`] when the database fails; then nobody may judge it.
     pub async fn count_guess(&self, buckets: Vec<Bucket>, now: Timestamp) -> Result<Verdict, StoreError> {
-        self.write(Count { buckets, now: stored(now) }).await
+        self.write(Count { rows: self.rows_of(buckets), now: stored(now) }).await
     }
 
     /// The entry that was counted last in `buckets` was right.
@@ -37,7 +45,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the database fails.
     pub async fn forgive_guess(&self, buckets: Vec<Bucket>) -> Result<(), StoreError> {
-        self.write(Forgive { buckets }).await
+        self.write(Forgive { rows: self.rows_of(buckets) }).await
     }
 
     /// Forgets what no longer counts. Returns how many buckets that were.
@@ -47,10 +55,27 @@ impl Store {
     pub async fn forget_guesses(&self, now: Timestamp) -> Result<u64, StoreError> {
         self.write(Forget { now: stored(now) }).await
     }
+
+    fn rows_of(&self, buckets: Vec<Bucket>) -> Vec<BucketRow> {
+        let row = |bucket: Bucket| {
+            let key = match bucket {
+                Bucket::Caller(_) => format!("caller#{}", self.inner.secrets.mark(&bucket.key())),
+                _ => bucket.key(),
+            };
+            BucketRow { key, bucket }
+        };
+        buckets.into_iter().map(row).collect()
+    }
+}
+
+/// A bucket and what it is called in the database.
+struct BucketRow {
+    key: String,
+    bucket: Bucket,
 }
 
 struct Count {
-    buckets: Vec<Bucket>,
+    rows: Vec<BucketRow>,
     now: Timestamp,
 }
 
@@ -62,24 +87,84 @@ impl Write for Count {
     }
 
     async fn apply(&mut self, connection: &mut Connection) -> Result<Verdict, StoreError> {
-        let mut tallies = Vec::with_capacity(self.buckets.len());
-        for bucket in &self.buckets {
-            let tally = read(connection, bucket).await?;
-            let tally = tally.map_or_else(|| Tally::empty(self.now), |tally| tally.at(self.now));
-            if !tally.is_open(bucket, self.now) {
+        let mut tallies = Vec::with_capacity(self.rows.len());
+        for row in &self.rows {
+            tallies.push(read(connection, row).await?.unwrap_or_else(|| Tally::empty(self.now)));
+        }
+        let buckets = self.rows.iter().map(|row| &row.bucket).zip(tallies);
+        let tallies = match count_in_all(buckets, self.now) {
+            Ok(tallies) => tallies,
+            Err((place, tally, lock_out)) => {
+                if let Some(row) = self.rows.get(place) {
+                    self.tell(connection, row, tally, lock_out).await?;
+                }
                 return Ok(Verdict::Locked);
             }
-            tallies.push(tally.count(self.now));
-        }
-        for (bucket, tally) in self.buckets.iter().zip(tallies) {
-            save(connection, bucket, tally).await?;
+        };
+        for (row, tally) in self.rows.iter().zip(tallies) {
+            save(connection, row, tally).await?;
         }
         Ok(Verdict::Judge)
     }
 }
 
+/// Whom a guess may have been meant for.
+struct Victim {
+    subject: Subject,
+    virtual_number: Did,
+}
+
+impl Count {
+    /// Puts the event of a lock-out into the outbox, once: a pause of this bucket is told once in its window, and that
+    /// it is full once.
+    async fn tell(
+        &self,
+        connection: &mut Connection,
+        row: &BucketRow,
+        tally: Tally,
+        lock_out: LockOut,
+    ) -> Result<(), StoreError> {
+        let Some(Victim { subject, virtual_number }) = self.victim(connection).await? else { return Ok(()) };
+        let mut hash = Sha256::new();
+        hash.update(&row.key);
+        hash.update(micros(tally.since).to_be_bytes());
+        // One who guesses with two accounts is told to both.
+        hash.update(&subject.account);
+        let bytes = hash.finalize().first_chunk::<16>().copied().unwrap_or_default();
+        let anchor = uuid::Builder::from_custom_bytes(bytes).into_uuid();
+        let happening = Happening::PinLockedOut(lock_out);
+        let event = CallEvent {
+            virtual_number: Some(virtual_number),
+            ..CallEvent::new(anchor, usize::from(lock_out.is_full), &subject, happening, self.now)
+        };
+        outbox::insert(connection, &event).await
+    }
+
+    /// The session, when only one can be meant and it wants to know; else the account. `None`: nobody is left whose
+    /// PIN it could have been.
+    async fn victim(&self, connection: &mut Connection) -> Result<Option<Victim>, StoreError> {
+        const OF_PARTY: &str = "SELECT uuid, account, virtual_number, callback_url FROM sessions WHERE uuid = $1 AND ends_at > $2";
+        const ON_NUMBER: &str = "SELECT uuid, account, virtual_number, callback_url FROM sessions \
+             WHERE virtual_number = $1 AND ends_at > $2 AND takes_strangers = 1 \
+             AND first_party_pin IS NOT NULL ORDER BY created_at, uuid LIMIT 2";
+        let find = self.rows.iter().find_map(|row| match &row.bucket {
+            Bucket::Forced(session, _) => Some((OF_PARTY, session.to_string())),
+            Bucket::Number { did, .. } => Some((ON_NUMBER, did.digits().to_owned())),
+            Bucket::Caller(_) | Bucket::Anonymous(_) => None,
+        });
+        let Some((find, key)) = find else { return Ok(None) };
+        let found = query(find).bind(key).bind(micros(self.now)).fetch_all(connection).await?;
+        let Some(first) = found.first() else { return Ok(None) };
+        let subject = Subject::account(first.text("account")?);
+        let is_told = found.len() == 1 && !first.text("callback_url")?.is_empty();
+        let session = if is_told { Some(first.uuid("uuid")?) } else { None };
+        let virtual_number = first.did("virtual_number")?;
+        Ok(Some(Victim { subject: Subject { session, ..subject }, virtual_number }))
+    }
+}
+
 struct Forgive {
-    buckets: Vec<Bucket>,
+    rows: Vec<BucketRow>,
 }
 
 impl Write for Forgive {
@@ -91,9 +176,9 @@ impl Write for Forgive {
     }
 
     async fn apply(&mut self, connection: &mut Connection) -> Result<(), StoreError> {
-        for bucket in &self.buckets {
-            if let Some(tally) = read(connection, bucket).await? {
-                save(connection, bucket, tally.forgive()).await?;
+        for row in &self.rows {
+            if let Some(tally) = read(connection, row).await? {
+                save(connection, row, tally.forgive()).await?;
             }
         }
         Ok(())
@@ -116,24 +201,29 @@ impl Write for Forget {
     }
 }
 
-async fn read(connection: &mut Connection, bucket: &Bucket) -> Result<Option<Tally>, StoreError> {
-    let row = query("SELECT since, latest_at, wrong FROM guesses WHERE bucket = $1")
-        .bind(bucket.key())
+async fn read(connection: &mut Connection, row: &BucketRow) -> Result<Option<Tally>, StoreError> {
+    let found = query("SELECT since, latest_at, wrong FROM guesses WHERE bucket = $1")
+        .bind(&row.key)
         .fetch_optional(connection)
         .await?;
-    row.map(|row| {
-        Ok(Tally { since: row.time("since")?, latest: row.time("latest_at")?, wrong: row.unsigned("wrong")? })
-    })
-    .transpose()
+    found
+        .map(|found| {
+            Ok(Tally {
+                since: found.time("since")?,
+                latest: found.time("latest_at")?,
+                wrong: found.unsigned("wrong")?,
+            })
+        })
+        .transpose()
 }
 
-async fn save(connection: &mut Connection, bucket: &Bucket, tally: Tally) -> Result<(), StoreError> {
+async fn save(connection: &mut Connection, row: &BucketRow, tally: Tally) -> Result<(), StoreError> {
     query(
         "INSERT INTO guesses (bucket, since, latest_at, wrong) VALUES ($1, $2, $3, $4)
          ON CONFLICT (bucket) DO UPDATE SET since = excluded.since, latest_at = excluded.latest_at,
              wrong = excluded.wrong",
     )
-    .bind(bucket.key())
+    .bind(&row.key)
     .bind(micros(tally.since))
     .bind(micros(tally.latest))
     .bind(i64::from(tally.wrong))
@@ -200,6 +290,21 @@ mod tests {
         assert_eq!(store.forget_guesses(at(24 * 3600)).await.unwrap(), 0);
         assert_eq!(store.count_guess(buckets("12025550177"), at(24 * 3600)).await.unwrap(), Verdict::Judge);
         assert_eq!(store.forget_guesses(at(48 * 3600 + 60)).await.unwrap(), 3);
+    }
+
+    #[tokio::test]
+    async fn no_callers_number_is_in_the_database() {
+        let (store, scratch) = store().await;
+        store.count_guess(buckets("12025550177"), at(0)).await.unwrap();
+        store.close().await;
+        let mut found = vec![];
+        for entry in std::fs::read_dir(&scratch.0).unwrap() {
+            let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+            let has = |text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
+            assert!(!has(b"2025550177"));
+            found.push(has(b"caller#"));
+        }
+        assert!(found.contains(&true), "it is counted");
     }
 
     #[tokio::test]

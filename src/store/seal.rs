@@ -3,6 +3,8 @@
 //! Callbacks are signed with an account's token, so a hash of it is not enough; who has the database alone
 //! must still not have the tokens. The auth id is authenticated along with each token, so that nobody can give
 //! one account the token of another by moving it. Neither the key nor a token prints itself.
+//!
+//! By the same key, what must be found again and need not be read is kept as a mark (HMAC-SHA256, RFC 2104) only.
 
 use std::fmt;
 use std::fs::{DirBuilder, OpenOptions};
@@ -14,6 +16,7 @@ use data_encoding::{BASE64, HEXLOWER, HEXLOWER_PERMISSIVE};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::hmac;
 use zeroize::{Zeroize, Zeroizing};
 
 /// What stands before every sealed value: the way in which it was sealed.
@@ -69,8 +72,31 @@ pub enum SealKeyError {
     },
 }
 
-/// The key that seals tokens.
-pub struct SealKey(LessSafeKey);
+/// The key that seals tokens, and one made of it that marks.
+pub struct SealKey {
+    tokens: LessSafeKey,
+    marks: MarkKey,
+}
+
+/// Makes the same mark of the same text, which tells nothing of the text to who has the mark alone.
+pub(super) struct MarkKey(hmac::Key);
+
+impl MarkKey {
+    fn of(secret: &[u8]) -> Self {
+        // One key, one use: what is signed here under the sealing key itself is this word alone.
+        let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), b"maskline marks");
+        Self(hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()))
+    }
+
+    /// Of a store without a key. Who has the database can find a number by trying all of them.
+    pub(super) fn known_to_all() -> Self {
+        Self::of(&[])
+    }
+
+    pub(super) fn mark(&self, text: &str) -> String {
+        HEXLOWER.encode(hmac::sign(&self.0, text.as_bytes()).as_ref())
+    }
+}
 
 impl fmt::Debug for SealKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -112,7 +138,12 @@ impl SealKey {
     fn parse(hex: &str) -> Option<Self> {
         let bytes = Zeroizing::new(HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).ok()?);
         let bytes = (bytes.len() == KEY_BYTES).then_some(bytes)?;
-        UnboundKey::new(&AES_256_GCM, &bytes).ok().map(|key| Self(LessSafeKey::new(key)))
+        let tokens = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &bytes).ok()?);
+        Some(Self { tokens, marks: MarkKey::of(&bytes) })
+    }
+
+    pub(super) fn marks(&self) -> &MarkKey {
+        &self.marks
     }
 
     /// `token` as it may lie in the database, in the row of `auth_id`.
@@ -121,8 +152,10 @@ impl SealKey {
         let nonce: [u8; NONCE_LEN] = rand::make_rng::<StdRng>().random();
         let mut sealed = token.reveal().as_bytes().to_vec();
         let aad = Aad::from(auth_id.as_bytes());
-        let done =
-            self.0.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut sealed).is_ok();
+        let done = self
+            .tokens
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut sealed)
+            .is_ok();
         if !done {
             sealed.zeroize();
             return None;
@@ -137,7 +170,7 @@ impl SealKey {
         let mut whole = Zeroizing::new(BASE64.decode(sealed.strip_prefix(VERSION)?.as_bytes()).ok()?);
         let (nonce, rest) = whole.split_at_mut_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-        let token = self.0.open_in_place(nonce, Aad::from(auth_id.as_bytes()), rest).ok()?;
+        let token = self.tokens.open_in_place(nonce, Aad::from(auth_id.as_bytes()), rest).ok()?;
         std::str::from_utf8(token).ok().map(|token| Secret::new(token.to_owned()))
     }
 }
@@ -223,6 +256,21 @@ mod tests {
             assert_eq!(key.open("MA1", nonsense), None, "{nonsense}");
         }
         assert_ne!(key.seal("MA1", &token()), Some(sealed), "no nonce is used twice");
+    }
+
+    #[test]
+    fn a_mark_is_the_same_with_the_same_key_and_tells_nothing() {
+        let (key, other) = (SealKey::draw().unwrap(), SealKey::draw().unwrap());
+        let mark = key.marks().mark("caller:12025550177");
+        assert_eq!(mark, key.marks().mark("caller:12025550177"));
+        assert_eq!(mark.len(), 64);
+        for another in [
+            key.marks().mark("caller:12025550178"),
+            other.marks().mark("caller:12025550177"),
+            MarkKey::known_to_all().mark("caller:12025550177"),
+        ] {
+            assert_ne!(mark, another);
+        }
     }
 
     #[test]

@@ -258,6 +258,31 @@ impl Prack {
     ];
 }
 
+/// Whether a trunk's RTP is encrypted (SRTP with keys in the SDP, RFC 4568).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SrtpPolicy {
+    /// Never.
+    #[default]
+    Off,
+    /// Where the peer agrees.
+    Optional,
+    /// A peer that does not agree is refused.
+    Required,
+}
+
+impl SrtpPolicy {
+    /// The configuration's word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "off" => Some(Self::Off),
+            "optional" => Some(Self::Optional),
+            "required" => Some(Self::Required),
+            _ => None,
+        }
+    }
+}
+
 /// A country that numbers without a country code are read in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Country(Region);
@@ -289,6 +314,8 @@ pub struct Trunk {
     pub rtp_source: SourcePolicy,
     /// In the order of preference; never empty.
     pub codecs: Vec<Codec>,
+    /// Whether its RTP is encrypted.
+    pub srtp: SrtpPolicy,
     /// Whether a B-leg's audio before its answer may reach the caller.
     pub early_media: bool,
     /// How the trunk wants numbers written.
@@ -303,6 +330,8 @@ pub struct Trunk {
     pub prack: Prack,
     /// The session interval that we ask for, in seconds; `None`: we ask for none and take what the peer asks for.
     pub session_timer: Option<u32>,
+    /// How often each target of its gateways is asked by OPTIONS whether it lives; `None`: never.
+    pub options: Option<Duration>,
     /// What we are known by to the carrier; and the carrier to us, where `challenge` says so.
     pub credentials: Option<Arc<Credentials>>,
     /// Each INVITE that comes in must prove that it knows the password; `credentials` are there then.
@@ -311,8 +340,6 @@ pub struct Trunk {
     pub register: bool,
     /// What says who calls in the INVITEs that we send, beside From.
     pub identity: IdentityHeader,
-    /// How often each target of its gateways is asked by OPTIONS whether it lives; `None`: never.
-    pub options: Option<Duration>,
 }
 
 impl Trunk {
@@ -488,6 +515,7 @@ mod tests {
             caller_from: vec![CallerFrom::From],
             rtp_source: SourcePolicy::Exact,
             codecs: vec![Codec::Pcmu],
+            srtp: SrtpPolicy::Off,
             early_media: true,
             number_format: NumberFormat::PlusE164,
             default_country: None,
@@ -495,11 +523,11 @@ mod tests {
             max_calls_per_second: None,
             prack: Prack::Supported,
             session_timer: None,
+            options: None,
             credentials: None,
             challenge: false,
             register: false,
             identity: IdentityHeader::None,
-            options: None,
         }
     }
 

@@ -13,9 +13,9 @@ use crate::clock;
 use crate::ids::IdSource;
 use crate::number::E164;
 use crate::sip::transport::Destination;
-use crate::trunk::Gateway;
 use crate::trunk::resolve::Target;
-use media::sdp::{LocalMedia, MediaAllow};
+use crate::trunk::{Gateway, SrtpPolicy};
+use media::sdp::{LocalMedia, LocalSrtp, MediaAllow};
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -63,6 +63,10 @@ impl Check<'_> {
             codecs: self.trunk.codecs.clone(),
             source: self.trunk.rtp_source,
             allow: MediaAllow { networks, private: true },
+            srtp: (self.trunk.srtp != SrtpPolicy::Off).then(|| LocalSrtp {
+                required: self.trunk.srtp == SrtpPolicy::Required,
+                secret: ids.srtp_secret(),
+            }),
         };
         let literal =
             if gateway.host.contains(':') { format!("[{}]", gateway.host) } else { gateway.host.clone() };
@@ -91,7 +95,14 @@ impl Check<'_> {
         let mut out = Output { actions: &mut actions, signals: vec![], ids: &mut ids, now: clock::now() };
         let leg = Leg::dial(dial, &mut out);
         self.perform(actions);
-        let call = TestCall { leg, ids, until: clock::now() + RINGING, packets: 0, answered: false };
+        let call = TestCall {
+            leg,
+            ids,
+            until: clock::now() + RINGING,
+            packets: 0,
+            answered: false,
+            has_password: self.trunk.credentials.is_some(),
+        };
         call.run(self, &audio, report).await;
     }
 
@@ -132,6 +143,7 @@ struct TestCall {
     until: Instant,
     packets: usize,
     answered: bool,
+    has_password: bool,
 }
 
 impl TestCall {
@@ -204,7 +216,7 @@ impl TestCall {
                 self.until = clock::now() + LISTENING;
                 report.add(&Line::ok(format!("it was answered, with {:?}", stream.codec)));
             }
-            Signal::Refused(status) => report.add(&report::of_call(*status, false)),
+            Signal::Refused(status) => report.add(&report::of_call(*status, self.has_password)),
             Signal::HungUp(_) if self.answered => {
                 report.add(&Line::ok("the called side hung up"));
                 self.count(report);

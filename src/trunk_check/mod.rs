@@ -16,6 +16,8 @@ use crate::clock;
 use crate::config::Checked;
 use crate::ids::IdSource;
 use crate::number::E164;
+use crate::sip::digest;
+use crate::sip::key::DialogKey;
 use crate::sip::message::{Message, ParseError};
 use crate::sip::outside::{AskError, Outside};
 use crate::sip::transport::{
@@ -174,10 +176,9 @@ impl Handler for Ears {
     fn on_message(&self, message: Message, flow: Flow, (): ()) {
         let message = match message {
             Message::Response(response)
-                if !response.is_misrouted() && self.outside.is_waiting_for(&response) =>
+                if DialogKey::of_response(&response).is_some_and(|key| self.outside.waits_for(&key)) =>
             {
-                let _ = self.outside.take(response);
-                return;
+                return self.outside.take(response);
             }
             message => message,
         };
@@ -248,6 +249,7 @@ impl<'a> Check<'a> {
             media: self.config.media.public_address.unwrap_or(local),
             bind: local,
             contact_user: IdSource::from_system().contact_user(),
+            sips: false,
         })
     }
 
@@ -270,19 +272,41 @@ impl<'a> Check<'a> {
         let mut ids = IdSource::from_system();
         let ids =
             InviteIds { call_id: ids.call_id(), tag: ids.tag(), cseq: ids.cseq(), branch: ids.branch() };
-        let options = identity::options(gateway, &address, ids);
+        let mut options = identity::options(gateway, &address, ids);
         let name = gateway.ip().is_none().then(|| Arc::from(gateway.host.as_str()));
         let to = Destination { name, ..Destination::new(address.protocol, target.address) };
-        let began = clock::now();
+        let mut began = clock::now();
         let transports = self.transports.clone();
-        let asked = self.outside.ask(|wire, to| transports.send(wire, to), &options, to, PATIENCE).await;
+        let send = |wire, to: &Destination| transports.send(wire, to);
+        let mut asked = self.outside.ask(send, &options, to.clone(), PATIENCE).await;
+        let mut credentials = self.trunk.credentials.clone().map(digest::Client::new);
+        let mut answered = 0;
+        // RFC 3261 §22.2: asked for credentials, it is asked once more with them.
+        while let (Ok(response), Some(client)) = (&asked, &mut credentials)
+            && matches!(response.status, 401 | 407)
+        {
+            let mut random = IdSource::from_system();
+            if let Err(why) = client.answer(&mut options, response, answered, &random.tag()) {
+                report.add(&Line::note(format!("the carrier asks for a password, and gets none: {why}")));
+                break;
+            }
+            answered += 1;
+            options.cseq = options.cseq.saturating_add(1);
+            options.via.branch = random.branch();
+            began = clock::now();
+            asked = self.outside.ask(send, &options, to.clone(), PATIENCE).await;
+        }
         let took = clock::now().saturating_duration_since(began);
         let from = SocketAddr::new(address.bind, address.sip.port());
         match asked {
             Ok(response) => {
                 let retry_after = identity::retry_after(&response.head);
-                let line = report::of_options(response.status, retry_after, took, false);
+                let line =
+                    report::of_options(response.status, retry_after, took, self.trunk.credentials.is_some());
                 report.add(&line);
+                if answered > 0 && !matches!(response.status, 401 | 407) {
+                    report.add(&Line::ok("user name and password are accepted"));
+                }
                 let received = response.head.via.received.as_deref().and_then(|seen| seen.parse().ok());
                 if let Some(line) = received.and_then(|seen| report::of_seen_address(seen, address.sip.ip()))
                 {

@@ -19,6 +19,8 @@ pub struct EngineStatistics {
     pub sent: u64,
     /// Packets from elsewhere or of no use: dropped.
     pub foreign: u64,
+    /// Of these, SRTP packets from the right place with a wrong tag or a number that had been used.
+    pub unauthentic: u64,
     /// Packets that the system would not send.
     pub unsent: u64,
     /// Packets that the kernel dropped before we could read them.
@@ -40,6 +42,7 @@ impl std::ops::AddAssign for EngineStatistics {
             (&mut self.relayed, other.relayed),
             (&mut self.sent, other.sent),
             (&mut self.foreign, other.foreign),
+            (&mut self.unauthentic, other.unauthentic),
             (&mut self.unsent, other.unsent),
             (&mut self.overrun, other.overrun),
             (&mut self.recordings, other.recordings),

@@ -236,5 +236,8 @@ fn identity() -> Identity {
     for (to, from) in cname.iter_mut().zip(high.to_be_bytes().into_iter().chain(low.to_be_bytes())) {
         *to = from;
     }
-    Identity { ssrc: rand::random(), sequence: rand::random(), timestamp: rand::random(), cname }
+    // In the lower half, so that the number does not wrap before the peer has heard of the stream: how often it has
+    // wrapped is in no packet, and RFC 3711 §3.3.1 must guess it.
+    let sequence = rand::random::<u16>() & 0x7fff;
+    Identity { ssrc: rand::random(), sequence, timestamp: rand::random(), cname }
 }

@@ -3,7 +3,8 @@
 //! While packets flow it wakes every [`TICK`] and takes all that came meanwhile in one go: at 10 000 packets/s
 //! a wake-up per packet would cost more than the packet. While none do, it dozes: the next packet, the next
 //! deadline or something urgent wakes it, and what can wait is taken every [`DOZE`]. Without calls it sleeps
-//! until it is told of one. A packet costs no lock, no allocation, no reading of the clock and no log line.
+//! until it is told of one. A packet costs no lock, no allocation (but for [`crate::codec`]'s conversions from and to
+//! G.722), no reading of the clock and no log line.
 
 use super::call::{Call, Parts};
 use super::clock::{MediaClock, Now};
@@ -362,7 +363,7 @@ impl Worker {
             };
             // An error is no packet; the socket is asked again when the kernel says so.
             let Ok((length, from)) = socket.recv_from(self.datagram.as_mut_slice()) else { break };
-            let datagram = self.datagram.get(..length).unwrap_or_default();
+            let datagram = self.datagram.get_mut(..length).unwrap_or_default();
             let (accepted, moved) = call.on_packet(which, datagram, from, &mut self.recorder, &mut bench);
             if moved {
                 set_deadline(&mut self.deadlines, slot, call);

@@ -1,7 +1,7 @@
 //! SDP for one audio stream per leg: what a peer describes, and what we agree on with it.
 //!
-//! RFC 8866 (syntax), RFC 3264 (offer/answer), RFC 3605 (`a=rtcp`), RFC 4733 §2.4 (telephone-event), RFC 6141
-//! (a refused change leaves everything as it was).
+//! RFC 8866 (syntax), RFC 3264 (offer/answer), RFC 3605 (`a=rtcp`), RFC 4733 §2.4 (telephone-event), RFC 4568 and
+//! RFC 8643 (keys), RFC 6141 (a refused change leaves everything as it was).
 //!
 //! ```text
 //! bytes ── parse ──▶ Description (numbers, addresses and words of fixed lists) ── Negotiation ──▶ Stream
@@ -10,14 +10,15 @@
 //!
 //! No text of a peer survives `parse`: what we send is written from our own values, and of the peer's it
 //! repeats to that same peer nothing but numbers (payload types, ptime) and words of our own lists for the
-//! streams that it is refused. There is no DNS: a host name in `c=` is refused. No encryption yet: a stream
-//! that is offered as RTP/SAVP only is refused.
+//! streams that it is refused. There is no DNS: a host name in `c=` is refused. Keys are made of the leg's own
+//! secret and read from its own peer; there is no DTLS, so a stream that is offered with it only is refused.
 
 mod negotiation;
 mod parse;
 
 pub use negotiation::Negotiation;
 
+use crate::srtp::Secret;
 use crate::{Codec, SourcePolicy};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -35,6 +36,9 @@ pub enum OfferError {
     /// No audio stream, or none over plain RTP with a port.
     #[error("no usable audio stream")]
     NoAudio,
+    /// The stream would be plain where it must be encrypted, or is encrypted in no way that we know.
+    #[error("no encryption in common")]
+    NoEncryption,
     /// None of the codecs is ours, or none is among those that we offered.
     #[error("no codec in common, offered payload types {offered:?}")]
     NoCommonCodec {
@@ -62,9 +66,11 @@ impl OfferError {
     pub fn sip_status(&self) -> u16 {
         match self {
             Self::Malformed { .. } => 400,
-            Self::NoAudio | Self::NoCommonCodec { .. } | Self::NotAllowed { .. } | Self::HostName { .. } => {
-                488
-            }
+            Self::NoAudio
+            | Self::NoEncryption
+            | Self::NoCommonCodec { .. }
+            | Self::NotAllowed { .. }
+            | Self::HostName { .. } => 488,
         }
     }
 }
@@ -84,6 +90,17 @@ pub struct LocalMedia {
     pub source: SourcePolicy,
     /// Where RTP may go.
     pub allow: MediaAllow,
+    /// `None`: RTP is plain, and a peer's keys are ignored.
+    pub srtp: Option<LocalSrtp>,
+}
+
+/// That a leg's RTP is encrypted, at will or in any case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalSrtp {
+    /// A stream without encryption is refused.
+    pub required: bool,
+    /// What our keys are made of.
+    pub secret: Secret,
 }
 
 /// Which addresses RTP may go to (`media_allow` of a trunk).

@@ -2,21 +2,28 @@
 
 use super::parse::{Connection, Description, Kind, Media, Protocol, parse};
 use super::{LocalMedia, OfferError};
+use crate::srtp::sdes::Crypto;
+use crate::srtp::{SrtpKeys, Suite};
 use crate::{Codec, Direction, Stream, TelephoneEventFormat};
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 /// What we offer for telephone-events, if the session does not use the number otherwise.
 const EVENT_PAYLOAD_TYPE: u8 = 101;
-/// Audio and telephone-events of G.711 (RFC 3551 §6, RFC 4733 §2.1).
+/// Of audio, G.722 included, and telephone-events (RFC 3551 §4.5.2, §6; RFC 4733 §2.1).
 const CLOCK_RATE: u32 = 8000;
 /// Milliseconds per packet when nobody says otherwise (RFC 3551 §4.2).
 const PTIME_MS: u8 = 20;
+/// What we offer, in the order of preference: the first is the one that everybody has.
+const SUITES: [Suite; 3] = [Suite::Aes128Sha80, Suite::Aes256Sha80, Suite::Aes128Sha32];
 
 /// One leg's offer/answer state (RFC 3264): what was last sent and what was agreed.
 ///
-/// The version in `o=` grows by one with each description that differs from the one before it.
-#[derive(Debug, Clone)]
+/// The version in `o=` grows by one with each description that differs from the one before it. Keys of ours are
+/// new with each first offer and with each key of the peer's that is new; a description that changes nothing of
+/// the encryption repeats them (RFC 3264 §8), so that the streams go on.
+#[derive(Clone)]
 pub struct Negotiation {
     local: LocalMedia,
     /// Version of `sent`; 0 before the first.
@@ -29,6 +36,32 @@ pub struct Negotiation {
     /// The `m=` lines of the session, which later offers must repeat (RFC 3264 §8).
     lines: Vec<Line>,
     stream: Option<Stream>,
+    /// Profile of `stream` and, when it is encrypted, the tag of its `a=crypto`.
+    agreed: Option<(Protocol, Option<u32>)>,
+    /// Keys made of the leg's secret so far.
+    keys: u32,
+}
+
+/// The descriptions have keys in them.
+impl fmt::Debug for Negotiation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (version, stream) = (&self.version, &self.stream);
+        f.debug_struct("Negotiation")
+            .field("version", version)
+            .field("stream", stream)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Which streams are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Protection {
+    /// Plain ones.
+    Never,
+    /// Encrypted ones, else plain ones.
+    IfOffered,
+    /// Encrypted ones.
+    Always,
 }
 
 /// One of our `m=` lines.
@@ -45,9 +78,13 @@ enum Line {
 struct AudioLine {
     protocol: Protocol,
     codecs: Vec<(u8, Codec)>,
-    telephone_event: Option<u8>,
+    /// With its clock rate.
+    telephone_event: Option<(u8, u32)>,
+    rtcp_mux: bool,
     ptime_ms: u8,
     direction: Direction,
+    /// Our keys: all that we offer, or the one that we answer with.
+    crypto: Vec<Crypto>,
 }
 
 impl Negotiation {
@@ -62,6 +99,8 @@ impl Negotiation {
             last: None,
             lines: vec![Line::Audio],
             stream: None,
+            agreed: None,
+            keys: 0,
         }
     }
 
@@ -71,6 +110,7 @@ impl Negotiation {
     #[must_use]
     pub fn offer(&mut self) -> String {
         let audio = self.own_line();
+        self.keys = self.keys.wrapping_add(SUITES.len() as u32);
         let text = self.describe(&self.lines, &audio);
         self.offered = Some(audio.clone());
         self.last = Some(audio);
@@ -101,15 +141,35 @@ impl Negotiation {
         // RFC 3264 §6.1: the answer may name several codecs; the first is the one it prefers. We receive
         // under the numbers of our offer (§5.1), whatever numbers the answer gives them.
         let ours = |codec: Codec| offered.codecs.iter().find(|own| own.1 == codec).copied();
-        let audio = usable(&description, |codec| ours(codec).is_some())?;
+        let own_key = |theirs: &Crypto| {
+            let of = |own: &&Crypto| own.tag == theirs.tag && own.key.suite() == theirs.key.suite();
+            offered.crypto.iter().find(of)
+        };
+        let protection = if offered.crypto.is_empty() { Protection::Never } else { self.protection() };
+        let fits = |theirs: &Crypto| own_key(theirs).is_some();
+        let (audio, theirs) = usable(&description, protection, fits, |codec| ours(codec).is_some())?;
+        // Keys that answer none of ours are not a stream in plain.
+        if theirs.is_none() && audio.has_crypto && protection != Protection::Never {
+            return Err(OfferError::NoEncryption);
+        }
+        let srtp = theirs.and_then(|theirs| {
+            let send = own_key(theirs)?.key.clone();
+            Some(self.keys_of(SrtpKeys { send, receive: theirs.key.clone() }))
+        });
         let receive: Vec<(u8, Codec)> = offered
             .codecs
             .iter()
             .copied()
             .filter(|own| audio.codecs().any(|theirs| theirs.1 == own.1))
             .collect();
-        let event = audio.telephone_event().zip(offered.telephone_event);
-        let stream = self.agree(audio, receive, event)?;
+        let event = offered.telephone_event.and_then(|ours| {
+            let theirs = audio.telephone_events().find(|theirs| theirs.1 == ours.1)?;
+            Some(event_format(theirs, ours.0))
+        });
+        // RFC 5761 §5.1.1: an answer takes it only when the offer had it.
+        let rtcp_mux = audio.rtcp_mux && offered.rtcp_mux;
+        let stream = self.agree(audio, receive, event, rtcp_mux, srtp)?;
+        self.agreed = Some((audio.protocol, theirs.map(|theirs| theirs.tag)));
         self.stream = Some(stream.clone());
         Ok(stream)
     }
@@ -120,13 +180,18 @@ impl Negotiation {
     /// [`OfferError`]; then nothing has changed and the session goes on as it was (RFC 6141 §3).
     pub fn on_offer(&mut self, body: &[u8]) -> Result<(String, Stream), OfferError> {
         let description = parse(body)?;
-        let (audio, stream) = self.answer_to(&description)?;
+        let (audio, stream, tag) = self.answer_to(&description)?;
+        let crypto = tag.zip(stream.srtp.as_ref()).map(|(tag, keys)| Crypto { tag, key: keys.send.clone() });
         let line = AudioLine {
             protocol: audio.protocol,
             codecs: stream.receive.clone(),
-            telephone_event: stream.telephone_event.map(|event| event.receive_payload_type),
+            telephone_event: stream
+                .telephone_event
+                .map(|event| (event.receive_payload_type, event.clock_rate)),
+            rtcp_mux: stream.rtcp_mux,
             ptime_ms: stream.ptime_ms,
             direction: stream.direction,
+            crypto: crypto.into_iter().collect(),
         };
         // RFC 3264 §6: as many m= lines as the offer has, in its order; port 0 refuses.
         let lines = description
@@ -136,6 +201,8 @@ impl Negotiation {
         self.lines = lines.collect();
         let text = self.describe(&self.lines, &line);
         self.last = Some(line);
+        self.agreed = Some((audio.protocol, tag));
+        self.keys = self.keys.wrapping_add(1);
         self.stream = Some(stream.clone());
         Ok((self.send(text), stream))
     }
@@ -158,53 +225,89 @@ impl Negotiation {
     pub fn is_refresh(&self, body: &[u8]) -> bool {
         let Some(now) = &self.stream else { return false };
         let Ok(description) = parse(body) else { return false };
-        self.answer_to(&description).is_ok_and(|(_, next)| {
+        self.answer_to(&description).is_ok_and(|(_, next, _)| {
             let event = |stream: &Stream| stream.telephone_event.map(|event| event.send_payload_type);
             let what = |stream: &Stream| {
-                (stream.remote, stream.remote_rtcp, stream.codec, stream.send_payload_type, event(stream))
+                let codec = (stream.codec, stream.send_payload_type, event(stream));
+                (stream.remote, stream.remote_rtcp, codec, stream.rtcp_mux)
             };
-            what(&next) == what(now)
+            what(&next) == what(now) && next.srtp == now.srtp
         })
     }
 
-    /// The stream of the offer that we would take, and what it comes to.
-    fn answer_to<'a>(&self, description: &'a Description) -> Result<(&'a Media, Stream), OfferError> {
-        let audio = usable(description, |codec| self.local.codecs.contains(&codec))?;
+    /// The stream of the offer that we would take, what it comes to, and the tag of its key.
+    fn answer_to<'a>(
+        &self,
+        description: &'a Description,
+    ) -> Result<(&'a Media, Stream, Option<u32>), OfferError> {
+        // RFC 4568 §5.1.2: the first key that can be taken is the one that the peer likes best.
+        let (audio, theirs) =
+            usable(description, self.protection(), |_| true, |codec| self.local.codecs.contains(&codec))?;
+        let srtp = theirs.zip(self.local.srtp.as_ref()).map(|(theirs, local)| {
+            let before = self.stream.as_ref().and_then(|stream| stream.srtp.as_ref());
+            let same_tag = self.agreed.is_some_and(|(_, tag)| tag == Some(theirs.tag));
+            match before.filter(|keys| same_tag && keys.receive == theirs.key) {
+                Some(keys) => Arc::clone(keys),
+                None => {
+                    let send = local.secret.key(theirs.key.suite(), self.keys);
+                    Arc::new(SrtpKeys { send, receive: theirs.key.clone() })
+                }
+            }
+        });
         // RFC 3264 §6.1: one codec, the first of the offer that is ours, so that nobody has to switch in
         // mid-call.
         let receive =
             audio.codecs().find(|theirs| self.local.codecs.contains(&theirs.1)).into_iter().collect();
-        // Both sides use the numbers of the offer.
-        let event = audio.telephone_event().map(|event| (event, event));
-        Ok((audio, self.agree(audio, receive, event)?))
+        // Both sides use the numbers of the offer. RFC 4733 §2.1: at the clock of the audio, if there is one.
+        let events = || audio.telephone_events();
+        let event = events().find(|event| event.1 == CLOCK_RATE).or_else(|| events().next());
+        let event = event.map(|event| event_format(event, event.0));
+        Ok((audio, self.agree(audio, receive, event, audio.rtcp_mux, srtp)?, theirs.map(|theirs| theirs.tag)))
     }
 
-    /// Joins a peer's audio stream with what may arrive and with the events' numbers (theirs, ours).
+    fn protection(&self) -> Protection {
+        match &self.local.srtp {
+            None => Protection::Never,
+            Some(local) if local.required => Protection::Always,
+            Some(_) => Protection::IfOffered,
+        }
+    }
+
+    /// The same keys stay one value.
+    fn keys_of(&self, keys: SrtpKeys) -> Arc<SrtpKeys> {
+        let before = self.stream.as_ref().and_then(|stream| stream.srtp.as_ref());
+        before.filter(|before| ***before == keys).map_or_else(|| Arc::new(keys), Arc::clone)
+    }
+
+    /// Joins a peer's audio stream with what may arrive.
     fn agree(
         &self,
         audio: &Media,
         receive: Vec<(u8, Codec)>,
-        event: Option<(u8, u8)>,
+        telephone_event: Option<TelephoneEventFormat>,
+        rtcp_mux: bool,
+        srtp: Option<Arc<SrtpKeys>>,
     ) -> Result<Stream, OfferError> {
         let codec = audio.codecs().find(|theirs| receive.iter().any(|own| own.1 == theirs.1));
         let (send_payload_type, codec) = codec.ok_or_else(|| no_common_codec(audio))?;
         let (remote, remote_rtcp, on_hold) = self.transport(audio)?;
         let theirs = audio.direction.unwrap_or(Direction::SendRecv);
-        let telephone_event = event.map(|(theirs, ours)| TelephoneEventFormat {
-            send_payload_type: theirs,
-            receive_payload_type: ours,
-            clock_rate: CLOCK_RATE,
-        });
         Ok(Stream {
             remote,
-            remote_rtcp,
+            remote_rtcp: if rtcp_mux { remote } else { remote_rtcp },
             codec,
             send_payload_type,
             receive,
             telephone_event,
             ptime_ms: packet_time(audio.ptime_ms, audio.maxptime_ms),
+            max_packet_ms: audio
+                .maxptime_ms
+                .filter(|most| *most >= 10)
+                .and_then(|most| u8::try_from(most).ok()),
+            rtcp_mux,
             direction: seen_from_us(theirs, on_hold),
             source: self.local.source,
+            srtp,
         })
     }
 
@@ -253,23 +356,45 @@ impl Negotiation {
     /// What we offer.
     fn own_line(&self) -> AudioLine {
         let codecs = self.local.codecs.iter().map(|codec| (static_payload_type(*codec), *codec)).collect();
+        let (protocol, crypto) = self.own_protection();
         AudioLine {
-            protocol: Protocol::Avp,
+            protocol,
             codecs,
-            telephone_event: Some(self.event_payload_type()),
+            telephone_event: Some(self.own_event()),
+            // RFC 5761 §5.1.1: offered again once agreed on; at first it is the peer's to ask for.
+            rtcp_mux: self.stream.as_ref().is_some_and(|stream| stream.rtcp_mux),
             ptime_ms: PTIME_MS,
             direction: Direction::SendRecv,
+            crypto,
         }
     }
 
+    /// What was agreed on, again; at first each of our suites with a key of its own. Where plain RTP would do, the
+    /// profile is that of plain RTP (RFC 8643 §3.1).
+    fn own_protection(&self) -> (Protocol, Vec<Crypto>) {
+        let Some(local) = &self.local.srtp else { return (Protocol::Avp, vec![]) };
+        if let (Some((protocol, tag)), Some(stream)) = (self.agreed, &self.stream) {
+            let key = tag.zip(stream.srtp.as_ref());
+            let crypto = key.map(|(tag, keys)| Crypto { tag, key: keys.send.clone() });
+            return (protocol, crypto.into_iter().collect());
+        }
+        let numbered = SUITES.into_iter().zip(0u32..);
+        let crypto = numbered.map(|(suite, number)| Crypto {
+            tag: number + 1,
+            key: local.secret.key(suite, self.keys.wrapping_add(number)),
+        });
+        (if local.required { Protocol::Savp } else { Protocol::Avp }, crypto.collect())
+    }
+
     /// RFC 3264 §8.3.2: a number keeps its meaning for the whole session, so the events keep the number
-    /// agreed on and never take one that stood for a codec.
-    fn event_payload_type(&self) -> u8 {
-        let Some(stream) = &self.stream else { return EVENT_PAYLOAD_TYPE };
+    /// agreed on, with its clock, and never take one that stood for a codec.
+    fn own_event(&self) -> (u8, u32) {
+        let Some(stream) = &self.stream else { return (EVENT_PAYLOAD_TYPE, CLOCK_RATE) };
         let agreed = stream.telephone_event.map(|event| event.receive_payload_type);
+        let clock = stream.telephone_event.map_or(CLOCK_RATE, |event| event.clock_rate);
         let free = |number: &u8| stream.receive.iter().all(|taken| taken.0 != *number);
         let candidates = agreed.into_iter().chain([EVENT_PAYLOAD_TYPE]).chain(96..=127);
-        candidates.into_iter().find(free).unwrap_or(EVENT_PAYLOAD_TYPE)
+        (candidates.into_iter().find(free).unwrap_or(EVENT_PAYLOAD_TYPE), clock)
     }
 
     /// Our description but for the `o=` line's version, which [`Self::send`] puts into the gap.
@@ -307,17 +432,21 @@ impl AudioLine {
     fn write(&self, port: u16, out: &mut String) -> std::fmt::Result {
         write!(out, "m=audio {port} {}", self.protocol.name())?;
         let codecs = self.codecs.iter().map(|codec| codec.0);
-        for payload_type in codecs.chain(self.telephone_event) {
+        for payload_type in codecs.chain(self.telephone_event.map(|event| event.0)) {
             write!(out, " {payload_type}")?;
         }
         write!(out, "\r\n")?;
         for (payload_type, codec) in &self.codecs {
             write!(out, "a=rtpmap:{payload_type} {}/{CLOCK_RATE}\r\n", encoding_name(*codec))?;
         }
-        if let Some(event) = self.telephone_event {
-            write!(out, "a=rtpmap:{event} telephone-event/{CLOCK_RATE}\r\na=fmtp:{event} 0-15\r\n")?;
+        if let Some((event, clock)) = self.telephone_event {
+            write!(out, "a=rtpmap:{event} telephone-event/{clock}\r\na=fmtp:{event} 0-15\r\n")?;
         }
-        write!(out, "a=ptime:{}\r\na={}\r\n", self.ptime_ms, attribute(self.direction))
+        if self.rtcp_mux {
+            write!(out, "a=rtcp-mux\r\n")?;
+        }
+        write!(out, "a=ptime:{}\r\na={}\r\n", self.ptime_ms, attribute(self.direction))?;
+        self.crypto.iter().try_for_each(|crypto| crypto.write(out))
     }
 }
 
@@ -339,13 +468,41 @@ fn refusal(media: &Media) -> Line {
     Line::Refused { kind: media.kind, protocol: media.protocol, format }
 }
 
-/// The first audio stream over plain RTP that has a port and a codec of ours: a peer may offer an encrypted
-/// stream and a plain one side by side.
-fn usable(description: &Description, ours: impl Fn(Codec) -> bool) -> Result<&Media, OfferError> {
-    let plain = |media: &&Media| media.kind == Kind::Audio && media.port > 0 && media.protocol.is_plain_rtp();
-    let mut streams = description.media.iter().filter(plain);
-    let first = streams.clone().next().ok_or(OfferError::NoAudio)?;
-    streams.find(|media| media.codecs().any(|codec| ours(codec.1))).ok_or_else(|| no_common_codec(first))
+/// The first audio stream that has a port, a codec of ours and the right protection, with its key; encrypted ones
+/// go first, for a peer may offer an encrypted stream and a plain one side by side.
+fn usable(
+    description: &Description,
+    protection: Protection,
+    fits: impl Fn(&Crypto) -> bool,
+    ours: impl Fn(Codec) -> bool,
+) -> Result<(&Media, Option<&Crypto>), OfferError> {
+    let encrypts = protection != Protection::Never;
+    let streams = description.media.iter().filter(|media| {
+        let protocol = media.protocol;
+        let rtp = protocol.is_plain_rtp() || (encrypts && protocol.is_secure_rtp());
+        media.kind == Kind::Audio && media.port > 0 && rtp
+    });
+    let mut candidates: Vec<(&Media, Option<&Crypto>)> = vec![];
+    if encrypts {
+        let key = |media: &&'_ Media| media.crypto.iter().any(&fits);
+        let secured = streams.clone().filter(key);
+        candidates.extend(secured.map(|media| (media, media.crypto.iter().find(|crypto| fits(crypto)))));
+    }
+    if protection != Protection::Always {
+        candidates
+            .extend(streams.clone().filter(|media| media.protocol.is_plain_rtp()).map(|media| (media, None)));
+    }
+    let Some((first, _)) = candidates.first().copied() else {
+        // What is left out for its protection alone is told apart from what is no audio at all.
+        let any = encrypts && streams.clone().next().is_some();
+        return Err(if any { OfferError::NoEncryption } else { OfferError::NoAudio });
+    };
+    let spoken = |(media, _): &(&Media, Option<&Crypto>)| media.codecs().any(|codec| ours(codec.1));
+    candidates.into_iter().find(spoken).ok_or_else(|| no_common_codec(first))
+}
+
+fn event_format((theirs, clock_rate): (u8, u32), ours: u8) -> TelephoneEventFormat {
+    TelephoneEventFormat { send_payload_type: theirs, receive_payload_type: ours, clock_rate }
 }
 
 fn no_common_codec(media: &Media) -> OfferError {
@@ -376,6 +533,7 @@ fn static_payload_type(codec: Codec) -> u8 {
     match codec {
         Codec::Pcmu => 0,
         Codec::Pcma => 8,
+        Codec::G722 => 9,
     }
 }
 
@@ -383,6 +541,7 @@ fn encoding_name(codec: Codec) -> &'static str {
     match codec {
         Codec::Pcmu => "PCMU",
         Codec::Pcma => "PCMA",
+        Codec::G722 => "G722",
     }
 }
 

@@ -1,6 +1,7 @@
 use super::*;
 use crate::SourcePolicy;
-use crate::sdp::MediaAllow;
+use crate::sdp::{LocalSrtp, MediaAllow};
+use crate::srtp::{MasterKey, Secret};
 use Codec::{Pcma, Pcmu};
 use proptest::prelude::*;
 
@@ -12,6 +13,7 @@ fn local(address: &str, codecs: &[Codec]) -> LocalMedia {
         codecs: codecs.to_vec(),
         source: SourcePolicy::Exact,
         allow: MediaAllow::default(),
+        srtp: None,
     }
 }
 
@@ -95,7 +97,11 @@ fn rfc3264_6_1_our_answer_takes_the_first_codec_of_the_offer_that_is_ours() {
             "m=audio 4000 RTP/AVP 0 110\r\na=rtpmap:110 telephone-event/48000",
             Pcmu,
             0,
-            None,
+            Some(TelephoneEventFormat {
+                send_payload_type: 110,
+                receive_payload_type: 110,
+                clock_rate: 48_000,
+            }),
         ),
         ("RTP/AVPF", "m=audio 4000 RTP/AVPF 0", Pcmu, 0, None),
     ];
@@ -126,8 +132,11 @@ fn our_answer_is_written_from_our_own_values() {
         receive: vec![(97, Pcma)],
         telephone_event: event(96, 96),
         ptime_ms: 30,
+        max_packet_ms: None,
+        rtcp_mux: false,
         direction: Direction::SendRecv,
         source: SourcePolicy::Exact,
+        srtp: None,
     };
     assert_eq!(stream, agreed);
 }
@@ -535,4 +544,270 @@ proptest! {
         let _ = leg.on_answer(&offer);
         let _ = leg.is_refresh(&offer);
     }
+}
+
+/// A leg whose trunk says `srtp = "required"`, or `"optional"`.
+fn secure_leg(required: bool) -> Negotiation {
+    let srtp = Some(LocalSrtp { required, secret: Secret::new([7; 32]) });
+    Negotiation::new(LocalMedia { srtp, ..local("198.51.100.1", &[Pcmu, Pcma]) })
+}
+
+/// A peer's `a=crypto` line and the key in it.
+fn crypto(tag: u32, suite: Suite, number: u8) -> (String, MasterKey) {
+    let key = Secret::new([number; 32]).key(suite, 0);
+    let mut line = String::new();
+    Crypto { tag, key: key.clone() }.write(&mut line).unwrap();
+    (line, key)
+}
+
+/// The keys that a description of ours names: tag and key.
+fn own_keys(text: &str) -> Vec<(u32, MasterKey)> {
+    let values = text.lines().filter_map(|line| line.strip_prefix("a=crypto:"));
+    values
+        .map(|value| Crypto::parse(value.as_bytes()).unwrap())
+        .map(|crypto| (crypto.tag, crypto.key))
+        .collect()
+}
+
+#[test]
+fn rfc4568_5_1_1_an_offer_has_each_suite_with_a_key_of_its_own() {
+    for (required, profile) in [(true, "RTP/SAVP"), (false, "RTP/AVP")] {
+        let mut leg = secure_leg(required);
+        let offer = leg.offer();
+        assert_eq!(m_lines(&offer), [format!("audio 20000 {profile} 0 8 101")]);
+        let keys = own_keys(&offer);
+        let suites: Vec<_> = keys.iter().map(|(tag, key)| (*tag, key.suite())).collect();
+        assert_eq!(suites, [(1, Suite::Aes128Sha80), (2, Suite::Aes256Sha80), (3, Suite::Aes128Sha32)]);
+        let again = own_keys(&leg.offer());
+        assert!(keys.iter().all(|key| !again.contains(key)), "a key is offered once");
+        let mut other = secure_leg(required);
+        other.local.srtp.as_mut().unwrap().secret = Secret::new([8; 32]);
+        assert!(own_keys(&other.offer()).iter().all(|key| !keys.contains(key)), "legs share nothing");
+    }
+    assert!(!leg().offer().contains("crypto"));
+}
+
+#[test]
+fn rfc4568_5_1_2_and_rfc8643_what_is_offered_is_taken_by_what_the_trunk_says() {
+    let (good, _) = crypto(4, Suite::Aes128Sha80, 1);
+    let (short, _) = crypto(5, Suite::Aes128Sha32, 2);
+    let unknown = "a=crypto:1 AEAD_AES_128_GCM inline:AAAA\r\n";
+    let mki = good.replace("\r\n", "|2^20|1:4\r\n");
+    let plain = "m=audio 4000 RTP/AVP 0\r\n".to_owned();
+    let secure = "m=audio 4000 RTP/SAVP 0\r\n".to_owned();
+    let best_effort = format!("{plain}{good}");
+    let both = format!("m=audio 5000 RTP/AVP 0\r\n{secure}{good}");
+    let dtls = "m=audio 4000 UDP/TLS/RTP/SAVP 0\r\na=fingerprint:sha-256 AA\r\n".to_owned();
+    // The answer's m= lines and the tag of the key in it, or the error; off, optional, required.
+    type Outcome<'a> = Result<(Vec<&'a str>, Option<u32>), OfferError>;
+    let taken = |lines: &[&'static str], tag| -> Outcome<'static> { Ok((lines.to_vec(), tag)) };
+    let (none, no_audio) = (Err(OfferError::NoEncryption), Err(OfferError::NoAudio));
+    let (avp, savp) = ("audio 20000 RTP/AVP 0", "audio 20000 RTP/SAVP 0");
+    let table = [
+        ("plain", plain.clone(), [taken(&[avp], None), taken(&[avp], None), none.clone()]),
+        (
+            "encrypted",
+            format!("{secure}{good}"),
+            [no_audio.clone(), taken(&[savp], Some(4)), taken(&[savp], Some(4))],
+        ),
+        ("RFC 8643", best_effort, [taken(&[avp], None), taken(&[avp], Some(4)), taken(&[avp], Some(4))]),
+        (
+            "side by side",
+            both,
+            [
+                taken(&[avp, "audio 0 RTP/SAVP 0"], None),
+                taken(&["audio 0 RTP/AVP 0", savp], Some(4)),
+                taken(&["audio 0 RTP/AVP 0", savp], Some(4)),
+            ],
+        ),
+        (
+            "the peer's order decides",
+            format!("{secure}{short}{good}"),
+            [no_audio.clone(), taken(&[savp], Some(5)), taken(&[savp], Some(5))],
+        ),
+        (
+            "what is not known is stepped over",
+            format!("{secure}{unknown}{mki}{good}"),
+            [no_audio.clone(), taken(&[savp], Some(4)), taken(&[savp], Some(4))],
+        ),
+        (
+            "nothing that is known",
+            format!("{secure}{unknown}"),
+            [no_audio.clone(), none.clone(), none.clone()],
+        ),
+        ("no key at all", secure, [no_audio.clone(), none.clone(), none.clone()]),
+        (
+            "RFC 8643: nothing known",
+            format!("{plain}{unknown}"),
+            [taken(&[avp], None), taken(&[avp], None), none],
+        ),
+        ("DTLS", dtls, [no_audio.clone(), no_audio.clone(), no_audio]),
+    ];
+    for (fact, lines, outcomes) in table {
+        let legs = [leg(), secure_leg(false), secure_leg(true)];
+        for (mut leg, (expected, word)) in
+            legs.into_iter().zip(outcomes.into_iter().zip(["off", "optional", "required"]))
+        {
+            let outcome = leg.on_offer(&peer(&lines));
+            let tag = |text: &str| own_keys(text).first().map(|key| key.0);
+            let found = outcome.as_ref().map(|(text, _)| (m_lines(text), tag(text))).map_err(Clone::clone);
+            assert_eq!(found, expected, "{fact}, {word}");
+            match &outcome {
+                Ok((text, stream)) => {
+                    let ours = own_keys(text).pop().map(|key| key.1);
+                    assert_eq!(stream.srtp.as_ref().map(|keys| keys.send.clone()), ours, "{fact}, {word}");
+                }
+                Err(error) => assert_eq!((error.sip_status(), leg.stream()), (488, None), "{fact}, {word}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn rfc4568_5_1_3_an_answer_is_read_against_our_own_tags() {
+    let (first, key) = crypto(1, Suite::Aes128Sha80, 1);
+    let (third, _) = crypto(3, Suite::Aes128Sha32, 1);
+    let (foreign, _) = crypto(4, Suite::Aes128Sha80, 1);
+    let (mixed, _) = crypto(1, Suite::Aes128Sha32, 1);
+    let mki = first.replace("\r\n", "|2^20|1:4\r\n");
+    let refused = "a=crypto:1 AES_CM_128_HMAC_SHA1_80 uri:somewhere\r\n".to_owned();
+    let (plain, secure) = ("m=audio 4000 RTP/AVP 0\r\n", "m=audio 4000 RTP/SAVP 0\r\n");
+    // The suite of the keys, optional and required; `Err` is no encryption in common.
+    let table = [
+        ("as offered", secure, &first, Ok(Some(Suite::Aes128Sha80)), Ok(Some(Suite::Aes128Sha80))),
+        ("RFC 8643", plain, &first, Ok(Some(Suite::Aes128Sha80)), Ok(Some(Suite::Aes128Sha80))),
+        ("another of ours", secure, &third, Ok(Some(Suite::Aes128Sha32)), Ok(Some(Suite::Aes128Sha32))),
+        ("plain", plain, &String::new(), Ok(None), Err(())),
+        ("encrypted without a key", secure, &String::new(), Err(()), Err(())),
+        ("a tag that was not offered", secure, &foreign, Err(()), Err(())),
+        ("the suite of another tag", secure, &mixed, Err(()), Err(())),
+        ("an MKI", secure, &mki, Err(()), Err(())),
+        ("a key that cannot be read is no plain stream", plain, &refused, Err(()), Err(())),
+    ];
+    for (fact, m, line, optional, required) in table {
+        for (expected, is_required) in [(optional, false), (required, true)] {
+            let mut leg = secure_leg(is_required);
+            let ours = own_keys(&leg.offer());
+            let outcome = leg.on_answer(&peer(&format!("{m}{line}")));
+            let suite = |stream: &Stream| stream.srtp.as_ref().map(|keys| keys.send.suite());
+            let found =
+                outcome.as_ref().map(suite).map_err(|error| assert_eq!(*error, OfferError::NoEncryption));
+            assert_eq!(found, expected, "{fact}, required: {is_required}");
+            if let Some(keys) = outcome.ok().and_then(|stream| stream.srtp) {
+                assert!(ours.iter().any(|own| own.1 == keys.send), "{fact}");
+                assert_eq!(
+                    (keys.receive == key, keys.send != keys.receive),
+                    (keys.send.suite() == key.suite(), true)
+                );
+            }
+        }
+    }
+    // Without an offer of keys there is nothing that a key would answer.
+    assert_eq!(answered(&format!("{plain}{first}")).unwrap().srtp, None);
+    assert_eq!(answered(&format!("{secure}{first}")), Err(OfferError::NoAudio));
+}
+
+#[test]
+fn rfc3264_8_keys_stay_until_the_peer_takes_another() {
+    let (line, _) = crypto(1, Suite::Aes128Sha80, 1);
+    let (fresh, _) = crypto(1, Suite::Aes128Sha80, 2);
+    let m = "m=audio 4000 RTP/SAVP 0\r\n";
+    let mut leg = secure_leg(true);
+    let (first, agreed) = leg.on_offer(&peer(&format!("{m}{line}"))).unwrap();
+    let (again, refreshed) = leg.on_offer(&peer(&format!("{m}{line}"))).unwrap();
+    assert_eq!((again, refreshed.srtp), (first, agreed.srtp.clone()), "byte for byte, with its version");
+    let ours = leg.offer();
+    let send = agreed.srtp.as_ref().unwrap().send.clone();
+    assert_eq!(own_keys(&ours), [(1, send.clone())], "an offer of ours repeats what was agreed");
+    assert!(ours.contains("RTP/SAVP"));
+    let held = format!("{m}{line}a=sendonly\r\n");
+    assert!(leg.is_refresh(&peer(&held)) && !leg.is_refresh(&peer(&format!("{m}{fresh}"))));
+    assert!(leg.on_offer(&peer("m=audio 4000 RTP/AVP 0\r\n")).is_err(), "required stays required");
+    assert_eq!(leg.stream().unwrap().srtp, agreed.srtp, "RFC 6141 §3: and the call goes on");
+    let (_, next) = leg.on_offer(&peer(&format!("{m}{fresh}"))).unwrap();
+    let next = next.srtp.unwrap();
+    assert!(next.send != send && next.receive != agreed.srtp.unwrap().receive, "both are new");
+
+    let mut plain = secure_leg(false);
+    let _ = plain.offer();
+    plain.on_answer(&peer("m=audio 4000 RTP/AVP 0\r\n")).unwrap();
+    assert!(!plain.offer().contains("crypto"), "a stream that is plain stays plain in our offers");
+}
+
+#[test]
+fn nothing_that_prints_has_a_key_in_it() {
+    let (line, _) = crypto(1, Suite::Aes128Sha80, 1);
+    let mut leg = secure_leg(true);
+    let (answer, stream) = leg.on_offer(&peer(&format!("m=audio 4000 RTP/SAVP 0\r\n{line}"))).unwrap();
+    let shown = format!("{leg:?} {stream:?} {:?}", leg.local);
+    for text in [&line, &answer] {
+        let inline = text.split("inline:").nth(1).unwrap();
+        assert!(!shown.contains(&inline[..10]), "{shown}");
+    }
+}
+
+#[test]
+fn rfc5761_5_1_1_one_port_for_both_is_agreed_on_when_it_is_offered() {
+    let with = "m=audio 4000 RTP/AVP 0\r\na=rtcp-mux\r\na=rtcp:4000\r\n";
+    let mut leg = leg();
+    let (answer, stream) = leg.on_offer(&peer(with)).unwrap();
+    assert!(stream.rtcp_mux && answer.contains("a=rtcp-mux\r\n"));
+    assert_eq!(stream.remote_rtcp, stream.remote);
+    assert!(leg.offer().contains("a=rtcp-mux\r\n"), "and offered again");
+    let (answer, stream) = leg.on_offer(&peer("m=audio 4000 RTP/AVP 0\r\n")).unwrap();
+    assert!(!stream.rtcp_mux && !answer.contains("rtcp-mux"));
+    assert_eq!(stream.remote_rtcp, socket("203.0.113.5:4001"));
+    // Nothing of it was offered, so an answer cannot take it.
+    assert!(!answered(with).unwrap().rtcp_mux);
+}
+
+#[test]
+fn rfc4733_2_4_events_are_answered_at_their_clock() {
+    let offer = "m=audio 4000 RTP/AVP 9 0 97\r\na=rtpmap:97 telephone-event/16000\r\n";
+    let mut leg = leg();
+    let (answer, stream) = leg.on_offer(&peer(offer)).unwrap();
+    assert!(answer.contains("a=rtpmap:97 telephone-event/16000\r\na=fmtp:97 0-15\r\n"), "{answer}");
+    let expected =
+        TelephoneEventFormat { send_payload_type: 97, receive_payload_type: 97, clock_rate: 16_000 };
+    assert_eq!(stream.telephone_event, Some(expected));
+    assert!(
+        leg.offer().contains("a=rtpmap:97 telephone-event/16000"),
+        "RFC 3264 §8.3.2: the number keeps it"
+    );
+    let other = "m=audio 4000 RTP/AVP 0 98\r\na=rtpmap:98 telephone-event/48000\r\n";
+    assert_eq!(answered(other).unwrap().telephone_event, None, "we offered another clock");
+}
+
+#[test]
+fn rfc8866_6_4_packets_are_no_longer_than_the_peer_says() {
+    let table = [
+        ("", 20, None),
+        ("a=ptime:40\r\n", 40, None),
+        ("a=maxptime:20\r\n", 20, Some(20)),
+        ("a=ptime:60\r\na=maxptime:40\r\n", 40, Some(40)),
+        ("a=maxptime:240\r\n", 20, Some(240)),
+        ("a=maxptime:5\r\n", 20, None),
+        ("a=maxptime:9999\r\n", 20, None),
+    ];
+    for (lines, ptime_ms, max_packet_ms) in table {
+        let stream = offered(&format!("m=audio 4000 RTP/AVP 0\r\n{lines}")).unwrap();
+        assert_eq!((stream.ptime_ms, stream.max_packet_ms), (ptime_ms, max_packet_ms), "{lines}");
+    }
+}
+
+#[test]
+fn rfc3551_4_5_2_g722_is_offered_and_answered_with_a_clock_of_8000() {
+    let codecs = [Codec::G722, Pcmu];
+    let mut leg = Negotiation::new(local("198.51.100.1", &codecs));
+    let offer = leg.offer();
+    assert_eq!(m_lines(&offer), ["audio 20000 RTP/AVP 9 0 101"]);
+    assert!(offer.contains("a=rtpmap:9 G722/8000\r\n"));
+    let stream = leg.on_answer(&peer("m=audio 4000 RTP/AVP 9 0")).unwrap();
+    assert_eq!((stream.codec, stream.receive), (Codec::G722, vec![(9, Codec::G722), (0, Pcmu)]));
+    let (answer, stream) = leg.on_offer(&peer("m=audio 4000 RTP/AVP 0 9")).unwrap();
+    assert_eq!((m_lines(&answer), stream.codec), (vec!["audio 20000 RTP/AVP 0"], Pcmu));
+    assert_eq!(
+        offered("m=audio 4000 RTP/AVP 9").unwrap_err(),
+        OfferError::NoCommonCodec { offered: vec![9] }
+    );
 }

@@ -116,6 +116,7 @@ pub(super) fn own_contact(out: &Out) -> String {
     match out.transport {
         Transport::Udp => format!("<sip:phone@{}>", out.address),
         Transport::Tcp => format!("<sip:phone@{};transport=tcp>", out.address),
+        Transport::Tls => format!("<sip:phone@{};transport=tls>", out.address),
     }
 }
 

@@ -35,6 +35,8 @@ pub enum Transport {
     Udp,
     /// A connection; only 2xx responses to INVITE are repeated.
     Tcp,
+    /// A connection that is encrypted.
+    Tls,
 }
 
 impl Transport {
@@ -42,6 +44,7 @@ impl Transport {
         match self {
             Self::Udp => "UDP",
             Self::Tcp => "TCP",
+            Self::Tls => "TLS",
         }
     }
 }

@@ -343,6 +343,7 @@ impl IncomingCall {
     async fn describe(&self, sdp: SdpOptions) -> Result<(), WaitError> {
         self.media.set_local(sdp.telephone_event_pt, sdp.ptime_ms);
         self.media.set_codecs(&sdp.codecs);
+        self.media.set_key(sdp.key.as_ref());
         let address = self.media.address();
         self.ask(move |agent, call, _| {
             let id = agent.session_id();

@@ -1,7 +1,9 @@
 //! What can be told to a phone and to a call.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
+use super::secure::Secure;
 use crate::agent::{Invite, Reply, Transport};
 use crate::middlebox::Middlebox;
 use crate::sdp::SdpOptions;
@@ -43,6 +45,8 @@ pub struct PhoneConfig {
     pub transport: Transport,
     /// A UDP phone that can be reached over TCP at the same port as well.
     pub also_tcp: bool,
+    /// What makes its connections secret; only used, and needed, with [`Transport::Tls`].
+    pub secure: Option<Arc<dyn Secure>>,
     /// Where its messages are recorded.
     pub transcript: Transcript,
     /// Decides tags, branches, Call-IDs and losses.
@@ -69,6 +73,7 @@ impl PhoneConfig {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             transport: Transport::Udp,
             also_tcp: false,
+            secure: None,
             transcript: Transcript::new(),
             seed: name
                 .bytes()
@@ -191,14 +196,18 @@ impl CallOptions {
             .from_display
             .as_ref()
             .map_or_else(|| address.clone(), |name| format!("\"{name}\" {address}"));
-        let tcp = if transport == Transport::Tcp { ";transport=tcp" } else { "" };
+        let parameter = match transport {
+            Transport::Udp => "",
+            Transport::Tcp => ";transport=tcp",
+            Transport::Tls => ";transport=tls",
+        };
         let mut headers = vec![];
         headers.extend(
             self.asserted_identity.iter().map(|value| ("P-Asserted-Identity".to_owned(), value.clone())),
         );
         headers.extend(self.extra_headers.iter().cloned());
         Invite {
-            uri: self.request_uri.clone().unwrap_or_else(|| format!("sip:{dial}@{server}{tcp}")),
+            uri: self.request_uri.clone().unwrap_or_else(|| format!("sip:{dial}@{server}{parameter}")),
             from,
             to: self.to.clone().unwrap_or_else(|| format!("<sip:{dial}@{}>", server.ip())),
             call_id: self.call_id.clone(),

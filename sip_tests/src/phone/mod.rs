@@ -7,6 +7,7 @@
 mod call;
 mod config;
 mod log;
+mod secure;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use crate::transcript::Transcript;
 pub use call::{Call, IncomingCall, OutgoingCall};
 pub use config::{CallOptions, Impairment, Lose, PhoneConfig};
 use log::{Log, Logs};
+pub use secure::{Handshake, Secure, Stream};
 use task::{Sockets, Task};
 
 /// What was waited for did not come.
@@ -144,6 +146,7 @@ impl Phone {
         let sdp = options.sdp.unwrap_or_default();
         media.set_local(sdp.telephone_event_pt, sdp.ptime_ms);
         media.set_codecs(&sdp.codecs);
+        media.set_key(sdp.key.as_ref());
         let (logs, session) = (shared.logs.clone(), media.clone());
         let asked = shared.ask(move |agent, now| {
             let local = LocalMedia::new(session.address(), sdp, agent.session_id());

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::log::{Log, Logs};
+use super::secure::{Secure, Stream};
 use super::{Impairment, Job, Lose, PhoneConfig};
 use crate::agent::{Agent, CallNumber, Event, Output, Transport};
 use crate::clock;
@@ -30,7 +31,7 @@ pub(super) struct Sockets {
 
 impl Sockets {
     pub(super) async fn open(config: &PhoneConfig) -> std::io::Result<Self> {
-        if config.transport == Transport::Tcp {
+        if config.transport != Transport::Udp {
             return Ok(Self { udp: None, tcp: Some(TcpListener::bind(config.address).await?) });
         }
         let mut last = std::io::Error::from(std::io::ErrorKind::AddrInUse);
@@ -63,6 +64,7 @@ pub(super) struct Task {
     name: Arc<str>,
     sockets: Sockets,
     transport: Transport,
+    secure: Option<Arc<dyn Secure>>,
     connections: BTreeMap<SocketAddr, mpsc::UnboundedSender<Vec<u8>>>,
     stream_in: mpsc::UnboundedSender<FromStream>,
     streams: mpsc::UnboundedReceiver<FromStream>,
@@ -105,6 +107,7 @@ impl Task {
             name: config.name.as_str().into(),
             sockets,
             transport: config.transport,
+            secure: config.secure.clone().filter(|_| config.transport == Transport::Tls),
             connections: BTreeMap::new(),
             stream_in,
             streams,
@@ -213,8 +216,16 @@ impl Task {
                 let _ = out.send(bytes.to_vec());
                 self.connections.insert(to, out);
                 let stream_in = self.stream_in.clone();
+                let secure = self.secure.clone();
                 let task = async move {
-                    match TcpStream::connect(to).await {
+                    let opened = async {
+                        let stream = TcpStream::connect(to).await?;
+                        match secure {
+                            Some(secure) => secure.connect(stream).await,
+                            None => Ok(Box::new(stream) as Box<dyn Stream>),
+                        }
+                    };
+                    match opened.await {
                         Ok(stream) => pump(stream, to, queue, stream_in).await,
                         Err(_) => drop(stream_in.send(FromStream::Closed(to))),
                     }
@@ -227,7 +238,18 @@ impl Task {
     fn adopt(&mut self, stream: TcpStream, peer: SocketAddr) {
         let (out, queue) = mpsc::unbounded_channel();
         self.connections.insert(peer, out);
-        self.children.push(tokio::spawn(pump(stream, peer, queue, self.stream_in.clone())).abort_handle());
+        let (secure, stream_in) = (self.secure.clone(), self.stream_in.clone());
+        let task = async move {
+            let opened = match secure {
+                Some(secure) => secure.accept(stream).await,
+                None => Ok(Box::new(stream) as Box<dyn Stream>),
+            };
+            match opened {
+                Ok(stream) => pump(stream, peer, queue, stream_in).await,
+                Err(_) => drop(stream_in.send(FromStream::Closed(peer))),
+            }
+        };
+        self.children.push(tokio::spawn(task).abort_handle());
     }
 
     fn is_lost(&mut self, bytes: &[u8], direction: Direction) -> bool {
@@ -288,7 +310,7 @@ async fn sleep_until(deadline: Option<Instant>) {
 
 /// Carries messages over one connection; they end where Content-Length says (RFC 3261 §18.3).
 async fn pump(
-    mut stream: TcpStream,
+    mut stream: Box<dyn Stream>,
     peer: SocketAddr,
     mut queue: mpsc::UnboundedReceiver<Vec<u8>>,
     to_task: mpsc::UnboundedSender<FromStream>,

@@ -9,9 +9,11 @@ pub mod child;
 pub mod digest;
 pub mod receiver;
 pub mod talk;
+pub mod tls;
 
 use maskline::config::Config;
 use maskline::service::Service;
+use maskline::sip::transport::Protocol;
 use serde_json::{Value, json};
 use sip_tests::phone::{CallOptions, IncomingCall, OutgoingCall, Phone, PhoneConfig};
 use sip_tests::sdp::SdpOptions;
@@ -38,6 +40,8 @@ pub struct Server {
     pub sip: SocketAddr,
     /// Its TCP listener.
     pub sip_tcp: SocketAddr,
+    /// Its TLS listener, when it has one.
+    pub sip_tls: Option<SocketAddr>,
     /// Database and recordings.
     pub folder: PathBuf,
     auth_id: String,
@@ -52,6 +56,8 @@ pub struct Folder(PathBuf);
 pub struct Setup {
     /// Lines of `[sip]`.
     pub sip: &'static str,
+    /// Lines of `[sip.tls]`: it listens on TLS too.
+    pub tls: Option<String>,
     /// Lines of `[media]`.
     pub media: &'static str,
     /// Lines of `[http]`.
@@ -82,6 +88,7 @@ impl Default for Setup {
         let (gateways, allow) = (vec![], "127.0.0.0/8");
         Self {
             sip: "",
+            tls: None,
             media: "",
             http: "",
             recordings: None,
@@ -107,10 +114,11 @@ impl Server {
     pub async fn with(gateway: SocketAddr, setup: Setup) -> Self {
         let folder = std::env::temp_dir().join(format!("maskline-test-{:016x}", rand::random::<u64>()));
         let path = folder.display();
-        let Setup { sip, media, http, recordings, trunk, numbers, number, allow, accounts, .. } = setup;
+        let Setup { sip, tls, media, http, recordings, trunk, numbers, number, allow, accounts, .. } = setup;
         let mut gateways = setup.gateways;
         let mut listen = vec!["udp://127.0.0.1:0", "tcp://127.0.0.1:0"];
         listen.extend(setup.listen);
+        listen.extend(tls.is_some().then_some("tls://127.0.0.1:0"));
         let recordings = recordings.unwrap_or_else(|| folder.join("recordings"));
         let recordings = recordings.display();
         if gateways.is_empty() {
@@ -123,8 +131,9 @@ impl Server {
             .iter()
             .map(|(id, token)| format!("[[accounts]]\nauth_id = \"{id}\"\nauth_token = \"{token}\"\n"))
             .collect();
+        let tls = tls.map(|lines| format!("[sip.tls]\n{lines}")).unwrap_or_default();
         let text = format!(
-            "[sip]\nlisten = {listen:?}\n{sip}\n[media]\n{media}\n\
+            "[sip]\nlisten = {listen:?}\n{sip}\n{tls}\n[media]\n{media}\n\
              [http]\nlisten = \"127.0.0.1:0\"\n{http}\n[store]\nurl = \"sqlite://{path}/maskline.db\"\n\
              [recordings]\ndirectory = \"{recordings}\"\n\
              [[trunks]]\nname = \"carrier\"\ngateways = {gateways:?}\n\
@@ -137,15 +146,10 @@ impl Server {
             None => Service::start(&config).await.unwrap(),
         };
         let of = |wanted| {
-            service
-                .sip()
-                .into_iter()
-                .find(|(protocol, _)| *protocol == wanted)
-                .map(|(_, address)| address)
-                .unwrap()
+            service.sip().into_iter().find(|(protocol, _)| *protocol == wanted).map(|(_, address)| address)
         };
-        let (sip, sip_tcp) =
-            (of(maskline::sip::transport::Protocol::Udp), of(maskline::sip::transport::Protocol::Tcp));
+        let (sip, sip_tcp) = (of(Protocol::Udp).unwrap(), of(Protocol::Tcp).unwrap());
+        let sip_tls = of(Protocol::Tls);
         let (auth_id, auth_token) = match accounts.first() {
             Some((id, token)) => ((*id).to_owned(), (*token).to_owned()),
             None => {
@@ -154,7 +158,7 @@ impl Server {
             }
         };
         let guard = Folder(folder.clone());
-        Self { service, sip, sip_tcp, folder, auth_id, auth_token, guard }
+        Self { service, sip, sip_tcp, sip_tls, folder, auth_id, auth_token, guard }
     }
 
     /// The service alone, to be drained, and its folder.
@@ -362,11 +366,23 @@ impl Scene {
 /// One HTTP request with credentials: status and body of the answer.
 pub async fn http(
     server: SocketAddr,
-    (user, password): (&str, &str),
+    account: (&str, &str),
     method: &str,
     path: &str,
     body: Option<&Value>,
 ) -> (u16, String) {
+    let (status, body) = fetch(server, account, method, path, body).await;
+    (status, String::from_utf8(body).unwrap())
+}
+
+/// The same for an answer that need not be text.
+pub async fn fetch(
+    server: SocketAddr,
+    (user, password): (&str, &str),
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+) -> (u16, Vec<u8>) {
     let body = body.map(ToString::to_string).unwrap_or_default();
     let token = base64(format!("{user}:{password}").as_bytes());
     let request = format!(
@@ -376,10 +392,11 @@ pub async fn http(
     );
     let mut stream = TcpStream::connect(server).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    let mut answer = vec![];
+    stream.read_to_end(&mut answer).await.unwrap();
+    let end = sip_tests::message::find(&answer, b"\r\n\r\n").unwrap();
+    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), answer[end + 4..].to_vec())
 }
 
 /// Every folder of a call below the recordings directory.

@@ -1,8 +1,9 @@
 //! A receiver of callbacks: takes what it is told to take, and checks every signature by itself.
 
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -26,6 +27,14 @@ pub struct Callback {
     pub parameters: BTreeMap<String, String>,
     /// Its signatures are those of the token.
     pub signed: bool,
+    /// `X-Maskline-Event-UUID`.
+    pub uuid: String,
+    /// GET or POST.
+    pub method: String,
+    /// Another one of the same session had not been answered yet.
+    pub overlaps: bool,
+    /// The request as it came.
+    pub raw: String,
 }
 
 impl Callback {
@@ -44,7 +53,7 @@ impl Callback {
 pub struct Receiver {
     /// Its URL, which has a query of its own.
     pub url: String,
-    came: Arc<Mutex<Vec<Callback>>>,
+    seen: Arc<Seen>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -59,19 +68,19 @@ impl Receiver {
     pub async fn start(token: &str, mood: fn(usize) -> Mood) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/cb?app=1&x=a%20b", listener.local_addr().unwrap());
-        let came = Arc::new(Mutex::new(vec![]));
-        let (seen, token) = (Arc::clone(&came), token.to_owned());
+        let seen = Arc::new(Seen::default());
+        let (all, token) = (Arc::clone(&seen), token.to_owned());
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, token.clone(), mood, Arc::clone(&seen)));
+                tokio::spawn(serve(stream, token.clone(), mood, Arc::clone(&all)));
             }
         });
-        Self { url, came, task }
+        Self { url, seen, task }
     }
 
     /// All that came so far, in order.
     pub fn came(&self) -> Vec<Callback> {
-        self.came.lock().unwrap().clone()
+        self.seen.came.lock().unwrap().clone()
     }
 
     /// The names of the events of a session that were taken, in order.
@@ -82,13 +91,35 @@ impl Receiver {
     }
 }
 
+/// In the order of each session: the first attempt of one follows the success of the one before, and nothing is sent
+/// while another one is under way.
+pub fn assert_in_order(came: &[Callback]) {
+    let mut last: BTreeMap<&str, (u64, bool)> = BTreeMap::new();
+    for callback in came {
+        let name = callback.get("EventName");
+        assert!(!callback.overlaps, "{name} comes while another one is under way");
+        let (sequence, success) = last.entry(callback.get("SessionUUID")).or_insert((0, true));
+        match callback.sequence().cmp(sequence) {
+            std::cmp::Ordering::Greater => {
+                assert!(*success, "{name} begins before {sequence} was taken");
+                (*sequence, *success) = (callback.sequence(), callback.mood == Mood::Take);
+            }
+            std::cmp::Ordering::Equal => *success |= callback.mood == Mood::Take,
+            std::cmp::Ordering::Less => panic!("{name} comes back"),
+        }
+    }
+}
+
+/// What has come and what is not answered yet.
+#[derive(Default)]
+struct Seen {
+    came: Mutex<Vec<Callback>>,
+    /// Sessions.
+    open: Mutex<BTreeSet<String>>,
+}
+
 /// Requests of one connection, one after the other.
-async fn serve(
-    stream: TcpStream,
-    token: String,
-    mood: fn(usize) -> Mood,
-    came: Arc<Mutex<Vec<Callback>>>,
-) -> Option<()> {
+async fn serve(stream: TcpStream, token: String, mood: fn(usize) -> Mood, seen: Arc<Seen>) -> Option<()> {
     let mut stream = BufReader::new(stream);
     loop {
         let mut head = vec![];
@@ -124,13 +155,20 @@ async fn serve(
             && ["x-plivo-signature-v3", "x-plivo-signature-ma-v3"]
                 .iter()
                 .all(|name| header(name).as_deref() == Some(wanted.as_str()));
+        let parameters: BTreeMap<String, String> = query.into_iter().chain(form).collect();
+        let session = parameters.get("SessionUUID").cloned().unwrap_or_default();
         let mood = {
-            let mut came = came.lock().unwrap();
+            let overlaps = !seen.open.lock().unwrap().insert(session.clone());
+            let mut came = seen.came.lock().unwrap();
             let mood = mood(came.len());
-            let parameters = query.into_iter().chain(form).collect();
-            came.push(Callback { mood, parameters, signed });
+            let uuid = header("x-maskline-event-uuid").unwrap_or_default();
+            let raw = format!("{}\n\n{body}\n", head.join("\n"));
+            came.push(Callback { mood, parameters, signed, uuid, method, overlaps, raw });
             mood
         };
+        // Long enough for another one to come in between, if there is one.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        seen.open.lock().unwrap().remove(&session);
         let answer = match mood {
             Mood::Take => "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
             Mood::Refuse => "HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n",

@@ -3,13 +3,14 @@
 // Parts of one test.
 #![allow(unreachable_pub)]
 
+use crate::common::receiver::{Mood, Receiver};
 use crate::common::{PATIENCE, Server, Setup};
 use crate::dialog::{Dialog, outside};
 use crate::party::{Party, Side};
 use crate::plant::Ledger;
 use crate::relay::Relay;
 use serde_json::{Value, json};
-use sip_tests::agent::Reply;
+use sip_tests::agent::{Reply, Transport};
 use sip_tests::message::{self, Message};
 use sip_tests::phone::{CallOptions, IncomingCall, OutgoingCall, Phone, PhoneConfig};
 use sip_tests::rtp::{HeaderExtras, sdes_items};
@@ -30,7 +31,12 @@ pub struct Scene {
     pub session: Value,
     /// Of the session whose call the service places.
     pub placed_number: Option<String>,
-    _relay: Relay,
+    /// Of the session that a stranger opens by a PIN, and what nobody may learn of it.
+    pub pin: Option<crate::further::PinSession>,
+    /// Who is told of the owner's sessions, and so may know the numbers.
+    pub told: Receiver,
+    _relay: Option<Relay>,
+    transport: Transport,
     pub ledger: Ledger,
     pub calls: u32,
 }
@@ -42,24 +48,47 @@ pub const ACCOUNTS: [(&str, &str); 2] = [
 ];
 
 impl Scene {
-    /// Both sides as drawn from this seed.
+    /// Both sides as drawn from this seed, behind a carrier that reaches either.
     pub async fn new(seed: u64, is_mixed: bool) -> Self {
+        Self::by(Transport::Udp, seed, is_mixed).await
+    }
+
+    /// Over TCP the callee alone is reached.
+    pub async fn by(transport: Transport, seed: u64, is_mixed: bool) -> Self {
         let parties = Side::BOTH.map(|side| Arc::new(Party::drawn(side, seed, is_mixed)));
         let mut ledger = Ledger::default();
+        if transport == Transport::Tcp {
+            ledger.1 = ";transport=tcp";
+        }
         let transcript = Transcript::new();
         let mut config = |party: &Party| {
             let address = format!("{}:0", party.address).parse().unwrap();
             let config = PhoneConfig::named(party.name()).recorded_in(&transcript).at(address);
-            PhoneConfig { media: ledger.media(party), answers: ledger.answers(party, address), ..config }
+            let (media, answers) = (ledger.media(party), ledger.answers(party, address));
+            PhoneConfig { transport, media, answers, ..config }
         };
         let (caller, callee) = (config(&parties[0]), config(&parties[1]));
         let (caller, callee) = (Phone::bind(caller).await.unwrap(), Phone::bind(callee).await.unwrap());
-        let setup = Setup { accounts: &ACCOUNTS, numbers: 2, ..Setup::default() };
-        let phones = [(0, caller.address()), (1, callee.address())];
-        let relay = Relay::between(phones.map(|(side, phone)| (parties[side].number.clone(), phone))).await;
-        let server = Server::with(relay.address, setup).await;
+        let http = "fetch_allow = [\"127.0.0.0/8\"]";
+        let mut setup = Setup { accounts: &ACCOUNTS, numbers: 4, http, ..Setup::default() };
+        let mut gateway = callee.address();
+        let relay = if transport == Transport::Tcp {
+            setup.gateways = vec![format!("sip:{gateway};transport=tcp")];
+            None
+        } else {
+            let phones = [(0, caller.address()), (1, callee.address())];
+            let phones = phones.map(|(side, phone)| (parties[side].number.clone(), phone));
+            let relay = Relay::between(phones).await;
+            gateway = relay.address;
+            Some(relay)
+        };
+        let server = Server::with(gateway, setup).await;
+        let told = Receiver::start(ACCOUNTS[0].1, |_| Mood::Take).await;
         let number = |side: usize| format!("+{}", parties[side].number);
-        let body = json!({ "first_party": number(0), "second_party": number(1), "geomatch": false });
+        let body = json!({
+            "first_party": number(0), "second_party": number(1), "geomatch": false,
+            "callback_url": told.url, "recording_callback_url": told.url,
+        });
         let session = server.session(body).await;
         let number = Server::number(&session);
         Self {
@@ -71,10 +100,18 @@ impl Scene {
             number,
             session,
             placed_number: None,
+            pin: None,
+            told,
             _relay: relay,
+            transport,
             ledger,
             calls: 0,
         }
+    }
+
+    /// The service, for phones of this transport.
+    pub fn sip(&self) -> SocketAddr {
+        if self.transport == Transport::Tcp { self.server.sip_tcp } else { self.server.sip }
     }
 
     pub fn party(&self, side: Side) -> Arc<Party> {
@@ -84,14 +121,15 @@ impl Scene {
     /// An INVITE that is marked wherever an INVITE can be; what it is answered with is another question.
     pub fn invite(&mut self) -> CallOptions {
         self.calls += 1;
-        let (calls, own, number) = (self.calls, self.caller.address(), &self.number);
+        let (calls, own, number, sip) = (self.calls, self.caller.address(), &self.number, self.sip());
         let party = &*self.parties[0];
         let ledger = &mut self.ledger;
+        let transport = ledger.1;
         let mut text = |row, template: &str| ledger.text(row, party, template);
         let uri = format!(
             "sip:{number};rn=+{{f}};npdi;cic=+{{s}};phone-context={{h}}@{};user=phone;\
              tgrp={{s}};trunk-context={{h}};cause=302",
-            self.server.sip
+            sip
         );
         let options = CallOptions {
             from_user: text(2, "+{n}"),
@@ -102,7 +140,7 @@ impl Scene {
             contact: Some(text(
                 4,
                 &format!(
-                    "\"{{s}}\" <sip:{{n}}@{own};ob;gr={{u}};x={{s}}>;\
+                    "\"{{s}}\" <sip:{{n}}@{own}{transport};ob;gr={{u}};x={{s}}>;\
                      +sip.instance=\"<urn:uuid:{{u}}>\";q=0.7;isfocus"
                 ),
             )),
@@ -124,7 +162,7 @@ impl Scene {
     }
 
     pub async fn dial(&mut self, options: CallOptions) -> (OutgoingCall, IncomingCall) {
-        let call = self.caller.call(self.server.sip, &self.number, options).await.unwrap();
+        let call = self.caller.call(self.sip(), &self.number, options).await.unwrap();
         match self.callee.next_call(PATIENCE).await {
             Ok(incoming) => (call, incoming),
             Err(error) => panic!("{error}; the caller got {:?}", call.received()),
@@ -172,7 +210,7 @@ pub async fn answered_call(scene: &mut Scene) {
     let options = scene.invite();
     let (call, incoming) = scene.dial(options).await;
     scene.answer(&call, &incoming, None).await;
-    let (server, caller, callee) = (scene.server.sip, scene.caller.clone(), scene.callee.clone());
+    let (server, caller, callee) = (scene.sip(), scene.caller.clone(), scene.callee.clone());
     let (calling, called) = (scene.party(Side::Caller), scene.party(Side::Callee));
     let invite = scene.sent("caller", |m| m.is("INVITE"));
     let ok = call.answered(PATIENCE).await.unwrap();
@@ -240,7 +278,7 @@ pub async fn early_dialogs(scene: &mut Scene) {
         incoming.respond(reply).await.unwrap();
     }
     let ringing = call.ringing(PATIENCE).await.unwrap();
-    let (server, caller, callee) = (scene.server.sip, scene.caller.clone(), scene.callee.clone());
+    let (server, caller, callee) = (scene.sip(), scene.caller.clone(), scene.callee.clone());
     let (calling, called) = (scene.party(Side::Caller), scene.party(Side::Callee));
     let invite = scene.sent("caller", |m| m.is("INVITE"));
     let mut of_caller = Dialog::of_caller(&mut scene.ledger, (&calling, &caller), server, &invite, &ringing);
@@ -272,14 +310,14 @@ pub async fn call_with_multipart_bodies(scene: &mut Scene) {
     scene.answer(&call, &incoming, Some(body)).await;
     incoming.wait_ack(PATIENCE).await.unwrap();
     let (invite, caller) = (scene.sent("caller", |m| m.is("INVITE")), scene.caller.clone());
+    let sip = scene.sip();
     let ok = call.answered(PATIENCE).await.unwrap();
-    let mut of_caller =
-        Dialog::of_caller(&mut scene.ledger, (&calling, &caller), scene.server.sip, &invite, &ok);
+    let mut of_caller = Dialog::of_caller(&mut scene.ledger, (&calling, &caller), sip, &invite, &ok);
     of_caller.send(&mut scene.ledger, "ACK", invite.cseq().0, None);
     let ok = scene.sent("callee", |m| m.status() == Some(200) && m.cseq().1 == "INVITE");
     let callee = scene.callee.clone();
     let mut of_callee =
-        Dialog::of_callee(&mut scene.ledger, (&called, &callee), scene.server.sip, incoming.request(), &ok);
+        Dialog::of_callee(&mut scene.ledger, (&called, &callee), sip, incoming.request(), &ok);
     of_callee.bye(&mut scene.ledger).await;
     call.wait_bye(PATIENCE).await.unwrap();
 }
@@ -352,7 +390,7 @@ pub async fn cancelled_call(scene: &mut Scene) {
     let (kind, content) = scene.ledger.body(&calling, 3);
     headers.push(("Content-Type".to_owned(), kind));
     let start = format!("CANCEL {} SIP/2.0", invite.uri().unwrap());
-    scene.caller.send_raw(scene.server.sip, &message::write(&start, &headers, &content));
+    scene.caller.send_raw(scene.sip(), &message::write(&start, &headers, &content));
     assert_eq!(call.final_status(PATIENCE).await.unwrap().status(), Some(487));
     incoming.wait_cancel(PATIENCE).await.unwrap();
     let mut reply = scene.reply(487, "{s}-ringing");

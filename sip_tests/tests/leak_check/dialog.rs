@@ -85,8 +85,9 @@ impl<'a> Dialog<'a> {
         let (party, own) = (self.party, self.phone.address());
         let parameters = ledger.text(1, party, ";x={s};rn=+{f};phone-context={h}");
         let branch = ledger.text(6, party, &format!("z9hG4bK{{s}}x{method}x{cseq}"));
+        let (transport, parameter) = (if ledger.1.is_empty() { "UDP" } else { "TCP" }, ledger.1);
         let mut headers = vec![
-            ("Via".to_owned(), format!("SIP/2.0/UDP {own};branch={branch};rport")),
+            ("Via".to_owned(), format!("SIP/2.0/{transport} {own};branch={branch};rport")),
             ("From".to_owned(), self.from.clone()),
             ("To".to_owned(), self.to.clone()),
             ("Call-ID".to_owned(), self.call_id.clone()),
@@ -95,8 +96,11 @@ impl<'a> Dialog<'a> {
         ];
         ledger.bytes(9, party, format!("CSeq: {cseq}").as_bytes());
         ledger.bytes(10, party, b"Max-Forwards: 37");
-        let contact =
-            ledger.text(4, party, &format!("\"{{s}}\" <sip:{{n}}@{own};ob;gr={{u}};x={{s}}>;q=0.5"));
+        let contact = ledger.text(
+            4,
+            party,
+            &format!("\"{{s}}\" <sip:{{n}}@{own}{parameter};ob;gr={{u}};x={{s}}>;q=0.5"),
+        );
         headers.push(("Contact".to_owned(), contact));
         headers.extend(ledger.headers(party, own, true));
         headers.extend(body.iter().map(|(kind, _)| ("Content-Type".to_owned(), kind.clone())));

@@ -59,19 +59,22 @@ pub struct Evidence {
     pub files: Vec<(String, Vec<u8>)>,
     /// Every level.
     pub log: Vec<u8>,
-    /// Metrics, and what others than the owner get over the API: what was asked for, what came.
+    /// Metrics, what others than the owner get over the API (what was asked for, what came), what other applications
+    /// are told and what prompts are asked for with.
     pub pages: Vec<(String, String)>,
 }
 
 impl Evidence {
-    pub async fn of(scene: &Scene, log: Vec<u8>) -> Self {
+    pub async fn of(scene: &Scene, log: Vec<u8>, others: Vec<(String, String)>) -> Self {
         let directory = scene.server.folder.join("recordings");
         let mut files = vec![];
         for folder in folders(&directory) {
             collect(&directory, &folder, &mut files);
         }
         assert!(files.iter().filter(|(path, _)| path.ends_with(".wav")).count() >= 2, "calls were recorded");
-        Self { files, log, pages: pages(scene).await }
+        assert!(files.iter().any(|(path, _)| path.ends_with(".mp3")), "and mixed");
+        assert!(others.iter().all(|(_, text)| !text.is_empty()), "{others:?}");
+        Self { files, log, pages: [pages(scene).await, others].concat() }
     }
 }
 
@@ -92,11 +95,19 @@ fn collect(root: &Path, folder: &Path, files: &mut Vec<(String, Vec<u8>)>) {
 async fn pages(scene: &Scene) -> Vec<(String, String)> {
     let [(owner, _), other] = ACCOUNTS;
     let uuid = scene.session["session_uuid"].as_str().unwrap();
-    let mut resources =
-        vec!["Masking/Session/".to_owned(), format!("Masking/Session/{uuid}/"), "Call/".to_owned()];
+    let lists = ["Masking/Session/", "Call/", "Event/", "Recording/"].map(ToOwned::to_owned);
+    let mut resources = [lists.to_vec(), vec![format!("Masking/Session/{uuid}/")]].concat();
     let calls = scene.server.api("GET", "Call/?limit=20", None).await.1;
     for call in calls["objects"].as_array().unwrap() {
         resources.push(format!("Call/{}/", call["call_uuid"].as_str().unwrap()));
+    }
+    for (list, name) in [("Event", "event_uuid"), ("Recording", "recording_id")] {
+        let listed = scene.server.api("GET", &format!("{list}/"), None).await.1;
+        let objects = listed["response"]["objects"].as_array().or(listed["objects"].as_array());
+        for object in objects.unwrap_or_else(|| panic!("{listed}")).iter().take(3) {
+            resources.push(format!("{list}/{}/", object[name].as_str().unwrap()));
+        }
+        assert!(resources.iter().any(|path| path.starts_with(list) && path.contains('-')), "{listed}");
     }
     // The owner sees his numbers, so that there is something to see.
     assert!(calls.to_string().contains(&scene.parties[0].number) && resources.len() >= 5, "{calls}");

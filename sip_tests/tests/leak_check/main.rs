@@ -1,7 +1,9 @@
 //! The leak proof: marked numbers, names, hosts and ids in every place of every message, description and packet in
 //! which something of one party could cross to the other, rows 1–44 of the leak catalogue, from either side, in every
 //! encoding; then every byte that the other side received is searched, in every encoding that the leak finder
-//! knows, and so are the recordings, the log, the metrics, and what others than the owner get over the API.
+//! knows, and so are the recordings (the mixed one too), the log, the metrics, what others than the owner get over the
+//! API, what other applications are told, and what prompts are asked for with. The first two rounds have a second scene,
+//! over TCP.
 //!
 //! It goes in rounds. A round has parties of its own, drawn from its seed, and puts another mark in another encoding
 //! at each place; round 0 writes everything as it is. `LEAK_SEED` is the first round's seed (0), `LEAK_ROUNDS` how
@@ -17,6 +19,7 @@ mod common;
 
 mod calls;
 mod dialog;
+mod further;
 mod judge;
 mod log;
 mod party;
@@ -35,6 +38,7 @@ use places::{ONE_WAY, ROWS};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
+use sip_tests::agent::Transport;
 use sip_tests::leak::{Finder, Marks};
 use sip_tests::message::{self, Message};
 use sip_tests::transcript::{Direction, Kind, Transcript};
@@ -60,20 +64,34 @@ async fn nothing_of_one_party_reaches_the_other() {
         // Shown when it fails.
         println!("LEAK_SEED={seed} LEAK_ROUNDS=1");
         let log_before = log.text().len();
-        let scene = round(seed).await;
+        let (scene, others) = round(seed).await;
         every_row_was_planted(&scene, seed);
         every_kind_of_message_was_sent(&scene);
         searched += nothing_came_through(&scene);
-        let evidence = Evidence::of(&scene, log.text().split_off(log_before)).await;
+        every_invite_is_ours(&scene);
+        let evidence = Evidence::of(&scene, log.text().split_off(log_before), others).await;
         nothing_is_kept_or_shown(&scene, &evidence);
         texts += scene.ledger.0.len();
+        if seed >= first + 2 {
+            continue;
+        }
+        let log_before = log.text().len();
+        let by_tcp = round_by_tcp(seed).await;
+        searched += nothing_came_through(&by_tcp);
+        let evidence = Evidence::of(&by_tcp, log.text().split_off(log_before), vec![]).await;
+        nothing_is_kept_or_shown(&by_tcp, &evidence);
+        texts += by_tcp.ledger.0.len();
+        let (slips, missed) = further::missed(&scene, &by_tcp);
+        println!("{} of {slips} deliberate leaks of the further calls found", slips - missed.len());
+        assert!(missed.is_empty(), "{missed:#?}");
     }
     println!(
         "{rounds} rounds: {texts} marked texts planted, {searched} messages and packets searched, 0 leaks"
     );
 }
 
-async fn round(seed: u64) -> Scene {
+/// The scene, and what others were told or asked.
+async fn round(seed: u64) -> (Scene, Vec<(String, String)>) {
     let is_mixed = seed != 0;
     let mut scene = Scene::new(seed, is_mixed).await;
     calls::answered_call(&mut scene).await;
@@ -92,7 +110,33 @@ async fn round(seed: u64) -> Scene {
     calls::cancelled_call(&mut scene).await;
     calls::escaped_caller(&mut scene).await;
     calls::placed_call(&mut scene).await;
+    further::late_offer(&mut scene).await;
+    let others = pin_call_and_what_others_are_told(&mut scene, seed).await;
+    (scene, others)
+}
+
+async fn pin_call_and_what_others_are_told(scene: &mut Scene, seed: u64) -> Vec<(String, String)> {
+    let prompts = further::pin_call(scene, seed).await;
     scene.server.settled().await;
+    let mut others = further::told_to_others(scene).await;
+    others.push(("asked for prompts".to_owned(), prompts.asked()));
+    others
+}
+
+async fn round_by_tcp(seed: u64) -> Scene {
+    let mut scene = Scene::by(Transport::Tcp, seed + 1_000_000, seed != 0).await;
+    calls::answered_call(&mut scene).await;
+    calls::refused_calls(&mut scene, &[302, 486]).await;
+    calls::cancelled_call(&mut scene).await;
+    scene.server.settled().await;
+    for side in Side::BOTH {
+        let vias: Vec<String> = (scene.transcript.messages_to(side.name()).iter())
+            .filter(|message| message.status().is_none())
+            .map(|message| message.header("Via").unwrap().to_owned())
+            .collect();
+        assert!(!vias.is_empty() || side == Side::Caller);
+        assert!(vias.iter().all(|via| via.starts_with("SIP/2.0/TCP ")), "{vias:?}");
+    }
     scene
 }
 
@@ -187,16 +231,25 @@ fn nothing_came_through(scene: &Scene) -> usize {
             assert!(received.iter().any(|e| e.kind == kind), "the {other} received {kind:?}");
         }
         assert!(received.iter().all(|e| e.peer.ip().to_string() == "127.0.0.1"), "row 42");
+        if let Some(pin) = &scene.pin {
+            let found = scene.transcript.leaks_to(side.name(), &pin.marks());
+            assert!(found.is_empty(), "of the PIN session to the {}: {found:?}", side.name());
+        }
         searched += received.len();
     }
-    let placed = scene.placed_number.clone().unwrap();
+    searched
+}
+
+fn every_invite_is_ours(scene: &Scene) {
+    let (placed, pin) = (scene.placed_number.clone().unwrap(), scene.pin.clone().unwrap().number);
     for side in Side::BOTH {
         for message in scene.transcript.messages_to(side.name()).iter().filter(|m| m.is("INVITE")) {
             let from = message.header("From").unwrap();
             let shows = |number: &str| from.starts_with(&format!("<sip:{number}@127.0.0.1;user=phone>;tag="));
             // A call that was dialled has one hop less; one that was placed begins anew.
             let hops = if shows(&placed) { "70" } else { "36" };
-            assert!(shows(&placed) || (shows(&scene.number) && side == Side::Callee), "{from}");
+            let dialled = shows(&scene.number) || shows(&pin);
+            assert!(shows(&placed) || (dialled && side == Side::Callee), "{from}");
             assert_eq!(message.header("Max-Forwards"), Some(hops), "row 10");
             let offer = String::from_utf8_lossy(message.body()).into_owned();
             assert!(offer.contains("a=rtpmap:101 ") && !offer.contains("a=rtpmap:113 "), "row 38: {offer}");
@@ -207,7 +260,6 @@ fn nothing_came_through(scene: &Scene) -> usize {
             assert_eq!(message.text().matches(number.as_str()).count(), 2, "{}", message.text());
         }
     }
-    searched
 }
 
 fn nothing_is_kept_or_shown(scene: &Scene, evidence: &Evidence) {
@@ -220,10 +272,15 @@ fn nothing_is_kept_or_shown(scene: &Scene, evidence: &Evidence) {
         let found = [outputs(&log, &party.person()), outputs(&rest, &party.marks())].concat();
         assert!(found.is_empty(), "of the {}:\n{}", party.name(), shown(&found));
     }
+    if let Some(pin) = &scene.pin {
+        let found = outputs(evidence, &pin.marks());
+        assert!(found.is_empty(), "of the PIN session:\n{}", shown(&found));
+    }
     // A recording does not even tell what was dialled.
     let files = Evidence { files: evidence.files.clone(), ..Evidence::default() };
-    let numbers = Marks::default().number(&scene.number).number(scene.placed_number.as_ref().unwrap());
-    let found = outputs(&files, &numbers);
+    let pin = scene.pin.as_ref().map(|pin| &pin.number);
+    let numbers = [Some(&scene.number), scene.placed_number.as_ref(), pin].into_iter().flatten();
+    let found = outputs(&files, &numbers.fold(Marks::default(), |marks, number| marks.number(number)));
     assert!(found.is_empty(), "{}", shown(&found));
 }
 

@@ -22,9 +22,9 @@ pub struct Planting {
     pub needle: Vec<u8>,
 }
 
-/// Everything that was planted.
+/// Everything that was planted, and what the URIs of the phones say besides: `;transport=tcp`, or nothing.
 #[derive(Default)]
-pub struct Ledger(pub BTreeSet<Planting>);
+pub struct Ledger(pub BTreeSet<Planting>, pub &'static str);
 
 impl Ledger {
     pub fn bytes(&mut self, row: u8, party: &Party, needle: &[u8]) {
@@ -55,7 +55,7 @@ impl Ledger {
             .map(|(row, name, value)| ((*name).to_owned(), self.text(*row, party, value)))
             .collect();
         // A route that leads back to the one who recorded it, so that the call works.
-        let route = self.text(7, party, &format!("<sip:{{s}}@{own};lr;x={{n}}>"));
+        let route = self.text(7, party, &format!("<sip:{{s}}@{own}{};lr;x={{n}}>", self.1));
         headers.push(("Record-Route".to_owned(), route));
         headers
     }
@@ -201,7 +201,7 @@ impl Ledger {
 
     pub fn reply(&mut self, party: &Party, own: SocketAddr, status: u16, tag: &str) -> Reply {
         let contact = "\"{s}\" <sip:{n}@OWN;gr={u};x={s}>;+sip.instance=\"<urn:uuid:{u}>\";isfocus"
-            .replace("OWN", &own.to_string());
+            .replace("OWN", &format!("{own}{}", self.1));
         Reply {
             status,
             phrase: Some(self.text(30, party, "{s} +{n} says so")),

@@ -415,6 +415,6 @@ async fn every_deliberate_leak_is_found() {
 async fn honest_evidence() -> crate::judge::Evidence {
     let mut scene = crate::calls::Scene::new(8_000_000, false).await;
     crate::calls::answered_call(&mut scene).await;
-    scene.server.settled().await;
-    crate::judge::Evidence::of(&scene, b"maskline::call call started\n".to_vec()).await
+    let others = crate::pin_call_and_what_others_are_told(&mut scene, 8_000_000).await;
+    crate::judge::Evidence::of(&scene, b"maskline::call call started\n".to_vec(), others).await
 }

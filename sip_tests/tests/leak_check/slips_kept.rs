@@ -32,6 +32,37 @@ const KEPT: &[(&str, Plant, &str)] = &[
         let at = file.len() / 2;
         file.splice(at..at, party.stem.bytes());
     }, "the file"),
+    ("title of the mixed recording, in UTF-16 (ID3v2)", |evidence, party| {
+        let title = [b"\x01".as_slice(), &Disguise::Utf16Be.apply(&party.number, 0).unwrap()].concat();
+        let size = |length: usize| u32::try_from(length).unwrap().to_be_bytes();
+        let frame = [b"TIT2".as_slice(), &size(title.len()), b"\0\0", &title].concat();
+        let tag = [b"ID3\x03\0\0".as_slice(), &size(frame.len()), &frame].concat();
+        file_of(evidence, ".mp3").splice(0..0, tag);
+    }, "the file"),
+    ("artist of the mixed recording (ID3v1)", |evidence, party| {
+        let mut tag = [b"TAG".as_slice(), &[0; 30], party.stem.as_bytes()].concat();
+        tag.resize(128, 0);
+        file_of(evidence, ".mp3").extend(tag);
+    }, "the file"),
+    ("comment of the encoder, in hexadecimal", |evidence, party| {
+        let text = Disguise::Hex.apply(&party.number, 0).unwrap();
+        let file = file_of(evidence, ".mp3");
+        file.splice(200..200, text);
+    }, "the file"),
+    ("party in a callback of another session", |evidence, party| {
+        told(evidence, "another session").push_str(&format!("From={}&To=", party.number));
+    }, "told to another session"),
+    ("escaped name in a callback of another account", |evidence, party| {
+        let text = Disguise::Percent.apply(&party.number, 0).unwrap();
+        told(evidence, "another account").push_str(&String::from_utf8(text).unwrap());
+    }, "told to another account"),
+    ("event of the owner in another account's list", |evidence, party| {
+        let page = evidence.pages.iter_mut().find(|(page, _)| page.contains("OTHER0002/Event/")).unwrap();
+        page.1.push_str(&format!("{{\"parameters\":{{\"To\":\"{}\"}}}}", party.number));
+    }, "Event/"),
+    ("whom a prompt is for, in its request", |evidence, party| {
+        told(evidence, "prompts").push_str(&format!("Referer: sip:{}@x\r\n", party.number));
+    }, "asked for prompts"),
     ("number in a file's name", |evidence, party| {
         let path = &mut evidence.files[0].0;
         *path = path.replace("-leg", &format!("-{}", party.number)).replace(".json", &format!("-{}", party.number));
@@ -95,7 +126,15 @@ pub fn missed(honest: &Evidence) -> (usize, Vec<String>) {
 }
 
 fn wav(evidence: &mut Evidence) -> &mut Vec<u8> {
-    &mut evidence.files.iter_mut().find(|(path, _)| path.ends_with(".wav")).unwrap().1
+    file_of(evidence, ".wav")
+}
+
+fn file_of<'a>(evidence: &'a mut Evidence, kind: &str) -> &'a mut Vec<u8> {
+    &mut evidence.files.iter_mut().find(|(path, _)| path.ends_with(kind)).unwrap().1
+}
+
+fn told<'a>(evidence: &'a mut Evidence, whom: &str) -> &'a mut String {
+    &mut evidence.pages.iter_mut().find(|(page, _)| page.ends_with(whom)).unwrap().1
 }
 
 fn chunk(kind: &[u8; 4], content: &[u8]) -> Vec<u8> {

@@ -485,6 +485,9 @@ impl Judge {
             let ended = *track.ended.get_or_insert(now);
             if machine.is_finished() && track.finished.is_none() {
                 track.finished = Some(now);
+                if self.verbose {
+                    self.notes.push((now - self.start, format!("    call {call} is gone")));
+                }
                 // Cut off instead of finished: something was still waiting, and not for a peer that goes on talking.
                 if now >= ended + LINGERING && now >= track.heard + TRANSACTION + s(1) {
                     wrong = Some("something lingers for ever");

@@ -23,7 +23,7 @@ use maskline::sip::transport::{Flow, Protocol, SendFault};
 use maskline::sip::wire::ByteStr;
 use maskline::store::{Cdr, Route, VirtualNumber};
 use maskline::trunk::resolve::Target;
-use maskline::trunk::{CallerFrom, IdentityHeader, NumberFormat, Transport, Trunk};
+use maskline::trunk::{CallerFrom, IdentityHeader, NumberFormat, SrtpPolicy, Transport, Trunk};
 use media::{CallStatistics, Codec, Digit, LegRecording, MediaCommand, MediaEvent, PlayMode};
 use media::{RecordingReport, Side, SourcePolicy};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -121,6 +121,7 @@ fn trunk(name: &str, network: &str, early_media: bool, plan: &Plan) -> Arc<Trunk
         caller_from: vec![CallerFrom::PAssertedIdentity, CallerFrom::From],
         rtp_source: SourcePolicy::Exact,
         codecs: vec![Codec::Pcma, Codec::Pcmu],
+        srtp: SrtpPolicy::Off,
         early_media,
         number_format: NumberFormat::PlusE164,
         default_country: None,
@@ -296,6 +297,7 @@ impl Service {
             media: self.address.ip(),
             bind: self.address.ip(),
             contact_user: self.ids.contact_user(),
+            sips: false,
         }
     }
 

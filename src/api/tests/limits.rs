@@ -24,7 +24,7 @@ impl Service {
             .uri(format!("/v1/Account/{ID}/Masking/Session/"))
             .header(header::AUTHORIZATION, basic(ID, password))
             .header("X-Forwarded-For", forwarded)
-            .extension(ConnectInfo(Peer(peer)));
+            .extension(ConnectInfo(Peer::from(peer)));
         let (answer, headers) = self.send(request.body(Body::empty()).unwrap()).await;
         assert!(
             answer.body["api_id"].is_string() && (answer.status == 200 || answer.body["error"].is_string())

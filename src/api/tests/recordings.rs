@@ -370,3 +370,55 @@ async fn live_calls_are_listed_shown_and_hung_up() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn each_leg_is_a_call_resource() {
+    let service = Service::start(1).await;
+    at_start(async {
+        let uuid = service.session(pair()).await;
+        let (a, b) = make_call(&service, &uuid, true).await;
+        let call = service.get(&format!("Call/{b}/")).await;
+        assert_eq!(call.status, 200);
+        for (name, value) in [
+            ("call_uuid", json!(b.to_string())),
+            ("parent_call_uuid", json!(a.to_string())),
+            ("session_uuid", json!(uuid)),
+            ("call_direction", json!("outbound")),
+            ("call_state", json!("ANSWER")),
+            ("from_number", json!("12025550100")),
+            ("to_number", json!("12125550001")),
+            ("virtual_number", json!("12025550100")),
+            ("initiation_time", json!("2024-02-01 06:28:25+00:00")),
+            ("answer_time", json!("2024-02-01 06:28:35+00:00")),
+            ("end_time", json!("2024-02-01 06:28:44+00:00")),
+            ("call_duration", json!(9)),
+            ("bill_duration", json!(9)),
+            ("billed_duration", json!(60)),
+            ("hangup_cause_name", json!("Normal Hangup")),
+            ("hangup_cause_code", json!(4000)),
+            ("hangup_source", json!("Caller")),
+            ("total_amount", json!("0.00000")),
+            ("attempt", json!(2)),
+            ("resource_uri", json!(format!("/v1/Account/{ID}/Call/{b}/"))),
+        ] {
+            assert_eq!(call.body[name], value, "{name}");
+        }
+        let caller = service.get(&format!("Call/{a}")).await.body;
+        assert_eq!(
+            (
+                &caller["call_direction"],
+                &caller["from_number"],
+                &caller["to_number"],
+                &caller["parent_call_uuid"]
+            ),
+            (&json!("inbound"), &json!("12125550002"), &json!("12025550100"), &Value::Null)
+        );
+        let list = service.get("Call/?limit=2").await.body;
+        assert_eq!((list["objects"].as_array().unwrap().len(), &list["meta"]["total_count"]), (2, &json!(3)));
+        let answer = service.get(&format!("Call/{}/", Uuid::new_v4())).await;
+        assert_eq!((answer.status, answer.error()), (404, "Call not found."));
+        let path = format!("/v1/Account/{OTHER}/Call/{a}/");
+        assert_eq!(service.raw(Method::GET, &path, Some(basic(OTHER, "other")), "").await.status, 404);
+    })
+    .await;
+}

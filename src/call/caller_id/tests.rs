@@ -18,6 +18,7 @@ fn trunk(caller_from: &[CallerFrom]) -> Trunk {
         default_country: Country::parse("US"),
         max_calls: None,
         max_calls_per_second: None,
+        srtp: crate::trunk::SrtpPolicy::Off,
         credentials: None,
         challenge: false,
         register: false,

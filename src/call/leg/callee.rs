@@ -538,9 +538,9 @@ impl Leg {
     /// True while our INVITE has got no response at all.
     pub(crate) fn is_unheard(&self) -> bool {
         match &self.set_up {
+            // Who has asked for credentials has been heard.
             SetUp::Outgoing(outgoing) => {
-                let earlier = !outgoing.challenged.is_empty();
-                self.state == State::SettingUp && !earlier && outgoing.machine.is_calling()
+                self.state == State::SettingUp && outgoing.machine.is_calling() && outgoing.answered == 0
             }
             SetUp::Incoming(_) => false,
         }

@@ -78,10 +78,12 @@ impl Leg {
         let offer = body::sdp(&invite.head, &invite.body).map_err(Refusal::from)?;
         let tag = ids.tag();
         let Some(dialog) = Dialog::as_uas(invite, &tag, ids.cseq()) else { return Err(Refusal::from(400)) };
+        // Who asks for `sips:` on a transport that is not secure could not reach us there.
+        let sips = flow.protocol == Protocol::Tls && dialog.wants_sips(invite);
         let mut leg = Self {
             call_id: invite.head.call_id.clone(),
             local_tag: ByteStr::from(tag.as_str()),
-            address,
+            address: LegAddress { sips, ..address },
             route: Route {
                 protocol: flow.protocol,
                 peer: Some(flow.peer),

@@ -26,7 +26,7 @@ use crate::sip::transaction::timer::{T1, T2};
 use crate::sip::transaction::{InviteServer, NonInviteClient, NonInviteServer};
 use crate::sip::transaction::{invite_server, non_invite_client, non_invite_server};
 use crate::sip::transport::{Flow, Protocol, SendFault, SendToken};
-use crate::sip::uri::Uri;
+use crate::sip::uri::{Scheme, Uri};
 use crate::sip::wire::ByteStr;
 use bytes::Bytes;
 use callee::Outgoing;
@@ -198,6 +198,12 @@ impl Leg {
         self.told
     }
 
+    /// True when the leg is answered and nobody waits for the ACK of our 2xx.
+    #[must_use]
+    pub fn is_acknowledged(&self) -> bool {
+        self.is_answered() && self.ok.is_none()
+    }
+
     /// True when the leg was refused, cancelled or hung up, by whomever.
     #[must_use]
     pub fn has_ended(&self) -> bool {
@@ -294,6 +300,8 @@ impl Leg {
             });
         };
         let protocol = match target.transport().map(str::to_ascii_lowercase).as_deref() {
+            // RFC 3261 §26.2.2: sips is TLS, whatever carries it.
+            _ if target.scheme() == Scheme::Sips => Protocol::Tls,
             Some("tcp") => Protocol::Tcp,
             Some("tls") => Protocol::Tls,
             Some(_) => Protocol::Udp,
@@ -313,7 +321,7 @@ impl Leg {
             place,
             connection: route.connection.filter(|_| protocol != Protocol::Udp),
             local: route.local.filter(|_| protocol == Protocol::Udp),
-            pinned: target.transport().is_some(),
+            pinned: target.transport().is_some() || protocol == Protocol::Tls,
             name: route.name.clone().or(named).filter(|_| protocol == Protocol::Tls),
             token: None,
         })

@@ -5,7 +5,7 @@ use crate::call::Action;
 use crate::call::cdr::{HangupCause, HangupSource};
 use crate::call::signal::Order;
 use crate::recording::manifest::Names;
-use crate::store::RecordingRow;
+use crate::store::{Cdr, RecordingRow};
 use media::{CallStatistics, MediaCommand, RecordingReport};
 use std::time::Instant;
 
@@ -126,6 +126,23 @@ impl Call {
         let State::Draining { cdr: cdr @ CdrState::Open { .. }, .. } = &mut self.state else { return };
         *cdr = CdrState::Sent { until: now + CLOSING };
         actions.push(Action::CloseCall(Box::new(self.cdr.finish(now))));
+    }
+
+    /// Something of ours is broken and the call is dropped as it is. Its record, unless that was handed over before.
+    #[must_use]
+    pub fn give_up(&mut self, now: Instant) -> Option<Box<Cdr>> {
+        let told = matches!(
+            self.state,
+            State::Done | State::Draining { cdr: CdrState::Sent { .. } | CdrState::Closed, .. }
+        );
+        self.state = State::Done;
+        if told {
+            return None;
+        }
+        for leg in [self.a_uuid, self.b_uuid] {
+            self.cdr.ended(leg, HangupCause::InternalError, HangupSource::System, None, now);
+        }
+        Some(Box::new(self.cdr.finish(now)))
     }
 
     /// The call's record is stored. What lingers from now on are transactions: the rest is let go, because at

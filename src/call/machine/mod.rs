@@ -261,6 +261,12 @@ impl Call {
         !matches!(self.state, State::Draining { .. } | State::Done)
     }
 
+    /// True from the acknowledged answer of the caller's leg on.
+    #[must_use]
+    pub fn is_set_up(&self) -> bool {
+        self.a.as_ref().is_some_and(Leg::is_acknowledged)
+    }
+
     /// True when the call's record is stored.
     #[must_use]
     pub fn is_settled(&self) -> bool {

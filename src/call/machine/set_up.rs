@@ -13,10 +13,10 @@ use crate::masking::route::{Decision, decide};
 use crate::masking::session::{MaskingSession, PartyRole};
 use crate::prompts::BuiltIn;
 use crate::sip::transport::Protocol;
-use crate::sip::uri::Uri;
-use crate::trunk::Trunk;
+use crate::sip::uri::{Scheme, Uri};
 use crate::trunk::health::Outcome;
-use media::sdp::{LocalMedia, MediaAllow};
+use crate::trunk::{SrtpPolicy, Trunk};
+use media::sdp::{LocalMedia, LocalSrtp, MediaAllow};
 use media::{Codec, MediaCommand, PlayMode, Prompt, Side};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -260,6 +260,10 @@ impl Call {
         address: IpAddr,
         port: u16,
     ) -> LocalMedia {
+        let srtp = (trunk.srtp != SrtpPolicy::Off).then(|| LocalSrtp {
+            required: trunk.srtp == SrtpPolicy::Required,
+            secret: self.ids.srtp_secret(),
+        });
         let networks = trunk.media_allow.iter().map(|net| (net.addr(), net.prefix_len())).collect();
         LocalMedia {
             address,
@@ -268,6 +272,7 @@ impl Call {
             codecs,
             source: trunk.rtp_source,
             allow: MediaAllow { networks, private: trunk_is_private(trunk) },
+            srtp,
         }
     }
 
@@ -582,6 +587,8 @@ fn fixed_hop(uri: &str) -> Option<Hop> {
     let uri = Uri::parse(uri)?;
     let host = uri.host();
     let protocol = match uri.transport().map(str::to_ascii_lowercase).as_deref() {
+        // RFC 3261 §26.2.2: sips is TLS, whatever carries it.
+        _ if uri.scheme() == Scheme::Sips => Protocol::Tls,
         Some("tcp") => Protocol::Tcp,
         Some("tls") => Protocol::Tls,
         _ => Protocol::Udp,
@@ -595,7 +602,7 @@ fn fixed_hop(uri: &str) -> Option<Hop> {
         },
         connection: None,
         local: None,
-        pinned: uri.transport().is_some(),
+        pinned: uri.transport().is_some() || protocol == Protocol::Tls,
         name: host.parse::<IpAddr>().is_err().then(|| host.into()),
         token: None,
     })

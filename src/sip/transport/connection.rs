@@ -5,7 +5,8 @@
 //!   └──── bad framing, shutdown ─► Flushing ──── queue empty, or 1 s ──────► gone
 //! ```
 //!
-//! It is gone at once when it is idle, when one message takes too long in either direction, or on an error.
+//! It is gone at once when it is idle, when it came in and brings no message, when one message takes too long in
+//! either direction, or on an error.
 //! Requests that were queued or half written then fail; nothing is sent twice.
 
 use std::io;
@@ -18,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, Wr
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::table::Outgoing;
 use super::tcp::Tcp;
@@ -63,6 +64,8 @@ enum End {
     Flushed,
     #[error("idle")]
     Idle,
+    #[error("the peer never sent a message")]
+    Silent,
     #[error("the peer took too long to send a message")]
     SlowToSend,
     #[error("the peer took too long to take a message")]
@@ -101,6 +104,8 @@ pub(super) struct Connection {
     pings: usize,
     writing: Option<Writing>,
     last_activity: Instant,
+    /// Until when the peer must have said something whole; `None` once it has, and when we called it.
+    silent_until: Option<Instant>,
 }
 
 impl Connection {
@@ -118,6 +123,7 @@ impl Connection {
             pings: 0,
             writing: None,
             last_activity: clock::now(),
+            silent_until: None,
         }
     }
 
@@ -145,13 +151,17 @@ impl Connection {
                     End::Failed(error) => End::NotTrusted(error),
                     end => end,
                 };
+                // The operator must know: no call leaves by this gateway until its certificate is in order.
+                let name = name.as_deref().unwrap_or("its address");
+                warn!(peer = %self.flow.peer, must_prove = name, reason = %end, "no TLS with a gateway");
                 self.finish(&end);
             }
         }
     }
 
     /// Serves a connection that came in.
-    pub(super) async fn accept(self, stream: TcpStream) {
+    pub(super) async fn accept(mut self, stream: TcpStream) {
+        self.silent_until = Some(clock::now() + self.tcp().limits.first_message);
         let Some(certificates) = self.tcp().tls.clone() else { return self.serve(stream).await };
         // Without a certificate of ours nothing listens on TLS.
         let Some(acceptor) = certificates.acceptor() else { return self.finish(&End::Closed) };
@@ -246,7 +256,10 @@ impl Connection {
     fn deadline(&self) -> Instant {
         let limits = &self.tcp().limits;
         let phase = match self.phase {
-            Phase::Open => self.last_activity + limits.idle,
+            Phase::Open => {
+                let idle = self.last_activity + limits.idle;
+                self.silent_until.map_or(idle, |until| until.min(idle))
+            }
             Phase::HalfClosed { until } | Phase::Flushing { until } => until,
         };
         let reading = self.input_since.filter(|_| self.phase == Phase::Open);
@@ -266,6 +279,7 @@ impl Connection {
                 self.tcp().counters.malformed.increment(1);
                 Err(End::SlowToSend)
             }
+            Phase::Open if self.silent_until.is_some_and(|until| until <= now) => Err(End::Silent),
             Phase::Open if self.last_activity + limits.idle <= now => Err(End::Idle),
             Phase::HalfClosed { until } if until <= now => Err(End::Closed),
             Phase::Flushing { until } if until <= now => Err(End::Flushed),
@@ -297,6 +311,8 @@ impl Connection {
             match self.framer.frame(&self.input) {
                 Frame::KeepAlive { length, ping } if (1..=self.input.len()).contains(&length) => {
                     self.input.advance(length);
+                    // Single line ends prove nothing: they cost nothing.
+                    self.silent_until = self.silent_until.filter(|_| !ping);
                     self.pings = self.pings.saturating_add(usize::from(ping));
                     self.tcp().counters.ignored.increment(1);
                 }
@@ -308,6 +324,7 @@ impl Connection {
                     self.tcp().inbound.receive(message, self.flow);
                     self.input.advance(length);
                     self.input_since = None;
+                    self.silent_until = None;
                 }
                 Frame::Incomplete if self.input.len() > limit => break Some(Malformed::TooLarge),
                 Frame::KeepAlive { .. } | Frame::Incomplete => break None,

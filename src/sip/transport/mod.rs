@@ -155,6 +155,8 @@ pub struct TransportLimits {
     pub message_time: Duration,
     /// A TCP connection without a byte in either direction for so long is closed. Default 120 s.
     pub idle: Duration,
+    /// How long a connection that came in may take to bring its first whole message or keep-alive. Default 10 s.
+    pub first_message: Duration,
     /// How long an outgoing TCP connection may take to open. Default 5 s.
     pub connect: Duration,
     /// How long responses may still be sent after the peer has closed its side. Default 32 s, the lifetime of
@@ -179,6 +181,7 @@ impl Default for TransportLimits {
             message_bytes: wire::MAX_MESSAGE,
             message_time: Duration::from_secs(10),
             idle: Duration::from_secs(120),
+            first_message: Duration::from_secs(10),
             connect: Duration::from_secs(5),
             half_closed: Duration::from_secs(32),
             flush: Duration::from_secs(1),

@@ -2,8 +2,10 @@
 //! an argument, so nothing here waits for it.
 
 mod calls;
+mod couriers;
 pub(super) mod database;
 mod events;
+mod guessing;
 mod management;
 mod nodes;
 mod recordings;

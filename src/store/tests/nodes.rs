@@ -23,7 +23,7 @@ on_both!(tokio::test(flavor = "multi_thread", worker_threads = 2):
 );
 
 /// As many processes as may use such a database at one time.
-async fn processes(database: &Database, numbers_in_pool: usize) -> Vec<Store> {
+pub(super) async fn processes(database: &Database, numbers_in_pool: usize) -> Vec<Store> {
     let mut stores = vec![store(database, numbers_in_pool).await];
     if database.is_postgres() {
         stores.push(Store::open(&database.url()).await.unwrap());

@@ -52,6 +52,7 @@ fn trunk(credentials: Option<(&str, &str)>) -> Arc<Trunk> {
         default_country: None,
         max_calls: None,
         max_calls_per_second: None,
+        srtp: crate::trunk::SrtpPolicy::Off,
         credentials,
         challenge: false,
         register: false,
@@ -90,6 +91,7 @@ impl Scene {
                 media: own.ip(),
                 bind: own.ip(),
                 contact_user: "opaque".to_owned(),
+                sips: false,
             },
             max_forwards: 69,
             local: LocalMedia {
@@ -98,6 +100,7 @@ impl Scene {
                 session_id: 1,
                 codecs: vec![Codec::Pcmu],
                 source: SourcePolicy::Exact,
+                srtp: None,
                 allow: MediaAllow { networks: vec![], private: true },
             },
         };

@@ -2,21 +2,22 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests may panic like tests")]
 
+#[path = "../common/mod.rs"]
 mod common;
 
-use common::child::{Process, configure, serve_if_child};
-use common::receiver::{Callback, Mood, Receiver};
+mod fields;
+mod replay;
+
+use common::child::{AUTH_TOKEN, Process, configure, serve_if_child};
+use common::receiver::{Callback, Mood, Receiver, assert_in_order};
 use common::talk::more_packets;
 use common::{FIRST, PATIENCE, SECOND, STRANGER, Server, Setup, phone, until, until_asked};
 use serde_json::{Value, json};
 use sip_tests::patterns::Pattern;
 use sip_tests::phone::{CallOptions, Phone, PhoneConfig};
 use sip_tests::sdp::SdpOptions;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
-
-/// The token of the account that [`configure`] writes.
-const CHILD_TOKEN: &str = "a-token-that-is-long-enough-for-a-test-00";
 
 /// The service of the test below, in the process that it starts; nothing in any other.
 #[test]
@@ -217,7 +218,7 @@ async fn every_event_arrives_in_order_although_half_fails_and_the_service_is_kil
     let config = configure(&folder, callee.address());
     let text = std::fs::read_to_string(&config).unwrap();
     std::fs::write(&config, text.replace("[http]\n", "[http]\nfetch_allow = [\"127.0.0.0/8\"]\n")).unwrap();
-    let receiver = Receiver::start(CHILD_TOKEN, |number| match number % 4 {
+    let receiver = Receiver::start(AUTH_TOKEN, |number| match number % 4 {
         1 => Mood::Refuse,
         3 => Mood::Hang,
         _ => Mood::Take,
@@ -287,19 +288,7 @@ async fn every_event_arrives_in_order_although_half_fails_and_the_service_is_kil
         assert!(taken.contains(&key), "{event}");
     }
     assert_eq!(sessions, taken.iter().map(|(session, _)| session.clone()).collect());
-    // In the order of each session: the first attempt of one follows the success of the one before.
-    let mut last: BTreeMap<&str, (u64, bool)> = BTreeMap::new();
-    for callback in &came {
-        let (sequence, success) = last.entry(callback.get("SessionUUID")).or_insert((0, true));
-        match callback.sequence().cmp(sequence) {
-            std::cmp::Ordering::Greater => {
-                assert!(*success, "{} begins before {sequence} was taken", callback.get("EventName"));
-                (*sequence, *success) = (callback.sequence(), callback.mood == Mood::Take);
-            }
-            std::cmp::Ordering::Equal => *success |= callback.mood == Mood::Take,
-            std::cmp::Ordering::Less => panic!("{} comes back", callback.get("EventName")),
-        }
-    }
+    assert_in_order(&came);
     // A call whose process was killed has an end like any other.
     let ends = events.iter().filter(|event| event["event_name"] == "SessionPartiesHangup").count();
     assert!(ends >= KILLS / 2, "{ends} of {KILLS}");
