@@ -26,7 +26,7 @@
 //!   store/        accounts, sealed tokens, numbers, sessions, calls, nodes (no SQL elsewhere); SQLite or PostgreSQL
 //!   recording/    manifest, mix, retention, repair      api/  REST and its description, health, metrics
 //!   callbacks/    event: what is told    signature    the courier that empties the outbox (store/outbox)
-//! media/          RTP, RTCP, SDP, telephone-event, prompts, recorder; the engine that owns the sockets
+//! media/          RTP, RTCP, SRTP, SDP, G.711, G.722, telephone-event, prompts, recorder; the engine that owns the sockets
 //! sip_tests/      phones, a simulated network, SIPp scenarios, real peers, benchmarks, and the tests that use them
 //! ```
 //!

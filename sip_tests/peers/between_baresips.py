@@ -73,7 +73,14 @@ ENCRYPTED = [
         encrypted=True,
     ),
     Talk("encrypted_baresip_talks_to_a_plain_one", by="tls", calling=SDES),
-    Talk("plain_baresip_talks_to_an_encrypted_one", by="tls", settings='srtp = "optional"', called=SDES, ends="callee"),
+    # Keys with the profile of plain RTP (RFC 8643): what is encrypted is up to the answer.
+    Talk(
+        "plain_baresip_talks_to_one_that_likes_keys",
+        by="tls",
+        settings='srtp = "optional"',
+        called=";mediaenc=srtp",
+        ends="callee",
+    ),
     Talk(
         "encrypted_pin",
         by="tls",
@@ -99,6 +106,8 @@ ENCRYPTED = [
         causes=(3020, 3020),
     ),
 ]
+
+TALKS += ENCRYPTED
 
 
 class Play:

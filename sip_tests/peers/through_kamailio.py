@@ -86,6 +86,8 @@ DIGEST = [
     ),
 ]
 
+CASES += DIGEST
+
 # Lives for some pings of Kamailio's.
 LAST = Proxied("call_that_is_drained", "hangs_up", "is_hung_up", by="tls", values={"talk_ms": "6000"}, causes=None)
 

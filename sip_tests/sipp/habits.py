@@ -44,7 +44,7 @@ class Habits:
 
 CARRIERS = [
     Habits(
-        "plivo-zentrunk",
+        "plivo",
         # No INFO, MESSAGE, NOTIFY, PRACK, REGISTER.
         caller_says="""P-Asserted-Identity: <sip:{{from}}@caller-mark.example>
 X-PH-Caller: caller-mark

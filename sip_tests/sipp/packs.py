@@ -1,6 +1,7 @@
 """The packs: the same calls for each carrier, with that carrier's habits and its profile of deploy/trunks."""
 
 import dataclasses
+import hashlib
 import pathlib
 import re
 import tomllib
@@ -92,6 +93,9 @@ LATER = [
             "refresher": "uac",
         },
     ),
+]
+
+CHALLENGED = [
     challenged("401_is_answered_with_the_password", "401", "WWW-Authenticate", "Authorization"),
     challenged("407_is_answered_with_the_password", "407", "Proxy-Authenticate", "Proxy-Authorization"),
 ]
@@ -110,7 +114,7 @@ class Packed:
         return f"{self.carrier.profile}_{self.case.name}"
 
 
-PACKS = [Packed(carrier, place, case) for case in [*LATER, *BASE] for place, carrier in enumerate(habits.CARRIERS)]
+PACKS = [Packed(carrier, place, case) for case in [*LATER, *CHALLENGED, *BASE] for place, carrier in enumerate(habits.CARRIERS)]
 
 
 def profile(name):
@@ -154,6 +158,30 @@ class Play(phones.Play):
         line.settings = f"{written(self.settings)}\n{self.case.settings}"
         line.allow = f"{self.host}/32"
         return line
+
+    def audit(self, phones_, listeners):
+        wrong = super().audit(phones_, listeners)
+        if "proof_header" in self.case.values:
+            for phone in phones_:
+                if phone.side == "callee":
+                    wrong += self.audit_proof([text for text in phone.received() if text.startswith("INVITE ")])
+        return wrong
+
+    def audit_proof(self, invites):
+        """The first INVITE proves nothing, and the next one that we know the password (RFC 7616 §3.4.1)."""
+        values, proofs = self.case.values, []
+        for invite in invites:
+            found = re.search(rf"^{values['proof_header']}: Digest (.*)$", invite, re.MULTILINE)
+            proofs.append(dict(re.findall(r'(\w+)="?([^",\r]+)', found[1])) if found else None)
+        if len(proofs) != 2 or proofs[0] or not proofs[1]:
+            return [f"the INVITEs prove: {proofs}"]
+        proof, password = proofs[1], values["password"]
+        md5 = lambda text: hashlib.md5(text.encode()).hexdigest()  # noqa: E731
+        secret = md5(f"{proof['username']}:{proof['realm']}:{password}")
+        method = md5(f"INVITE:{proof['uri']}")
+        expected = md5(":".join([secret, *(proof[name] for name in ("nonce", "nc", "cnonce", "qop")), method]))
+        fits = proof["response"] == expected and proof["username"] == values["username"]
+        return [] if fits else [f"the proof does not fit the password: {proof}"]
 
     def values(self, callee_port):
         values = super().values(callee_port) | self.carrier.values() | self.case.values

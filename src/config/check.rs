@@ -297,6 +297,7 @@ fn trunk_of(path: &str, written: &TrunkConfig, faults: &mut Faults) -> Trunk {
     let codec = |word: &str| match word.to_ascii_uppercase().as_str() {
         "PCMU" => Some(Codec::Pcmu),
         "PCMA" => Some(Codec::Pcma),
+        "G722" => Some(Codec::G722),
         _ => None,
     };
     let rtp_source = match written.rtp_source.as_str() {

@@ -43,7 +43,7 @@ pub(super) const NETWORKS: &str = "a list of networks (198.51.100.0/24, 2001:db8
 pub(super) const GATEWAYS: &str = "a list of sip:HOST[:PORT][;transport=udp|tcp|tls] and sips:HOST[:PORT]";
 pub(super) const CALLER_FROM: &str =
     "a list of \"p-asserted-identity\", \"remote-party-id\", \"from\", each once";
-pub(super) const CODECS: &str = "a list of \"PCMU\", \"PCMA\", each once";
+pub(super) const CODECS: &str = "a list of \"G722\", \"PCMU\", \"PCMA\", each once";
 pub(super) const RTP_SOURCE: &str = "\"exact\" or \"address\"";
 pub(super) const NUMBER_FORMAT: &str = "\"+e164\", \"e164\" or \"national\"";
 pub(super) const IDENTITY: &str = "\"none\", \"p-asserted-identity\" or \"remote-party-id\"";

@@ -290,7 +290,7 @@ fn each_fault_names_its_key_its_value_and_what_is_allowed() {
         ),
         (
             "[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\ncodecs = [\"PCMU\", \"G729\"]",
-            "trunks[0].codecs[1] = \"G729\": there is no such choice; allowed: a list of \"PCMU\", \"PCMA\"",
+            "trunks[0].codecs[1] = \"G729\": there is no such choice; allowed: a list of \"G722\", \"PCMU\", \"PCMA\"",
         ),
         (
             "[[trunks]]\nname = \"a\"\nallow = [\"::1\"]\ncodecs = [\"PCMU\", \"pcmu\"]",
