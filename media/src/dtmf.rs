@@ -347,6 +347,11 @@ impl EventRelay {
         Self { presses: Presses::default(), from_hz: from_hz.max(1), to_hz: to_hz.max(1) }
     }
 
+    /// The rates of both streams from now on: either may be agreed on anew.
+    pub fn set_rates(&mut self, from_hz: u32, to_hz: u32) {
+        (self.from_hz, self.to_hz) = (from_hz.max(1), to_hz.max(1));
+    }
+
     /// The packet to send for one that came; `None` when it is none of the sixteen keys. `mapped` is what the
     /// packet's timestamp would be in the outgoing stream; it counts for the first packet of a press only.
     pub fn relay(

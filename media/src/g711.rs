@@ -3,7 +3,14 @@
 //! Decoding and conversion between the laws are tables made at compile time; encoding is a few shifts. Linear
 //! samples are 16 bits, full scale. A conversion between the laws goes by way of the linear value.
 
-use crate::Codec;
+/// Which of the two curves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Law {
+    /// PCMU.
+    Mu,
+    /// PCMA.
+    A,
+}
 
 /// Builds a table of 256 entries from a `const fn` of the code.
 macro_rules! table {
@@ -80,20 +87,20 @@ const fn a_to_mu(code: u8) -> u8 {
 
 /// The code that stands for silence.
 #[must_use]
-pub const fn silence(codec: Codec) -> u8 {
-    match codec {
-        Codec::Pcmu => 0xff,
-        Codec::Pcma => 0xd5,
+pub const fn silence(law: Law) -> u8 {
+    match law {
+        Law::Mu => 0xff,
+        Law::A => 0xd5,
     }
 }
 
 /// One code as a linear sample.
 #[inline]
 #[must_use]
-pub fn decode_sample(codec: Codec, code: u8) -> i16 {
-    let table = match codec {
-        Codec::Pcmu => &MU_TO_LINEAR,
-        Codec::Pcma => &A_TO_LINEAR,
+pub fn decode_sample(law: Law, code: u8) -> i16 {
+    let table = match law {
+        Law::Mu => &MU_TO_LINEAR,
+        Law::A => &A_TO_LINEAR,
     };
     table.get(usize::from(code)).copied().unwrap_or(0)
 }
@@ -101,38 +108,38 @@ pub fn decode_sample(codec: Codec, code: u8) -> i16 {
 /// One linear sample as a code.
 #[inline]
 #[must_use]
-pub fn encode_sample(codec: Codec, sample: i16) -> u8 {
-    match codec {
-        Codec::Pcmu => encode_mu(sample),
-        Codec::Pcma => encode_a(sample),
+pub fn encode_sample(law: Law, sample: i16) -> u8 {
+    match law {
+        Law::Mu => encode_mu(sample),
+        Law::A => encode_a(sample),
     }
 }
 
 /// Decodes a payload into `samples` and returns how many there are: the shorter of both lengths.
 #[inline]
-pub fn decode(codec: Codec, payload: &[u8], samples: &mut [i16]) -> usize {
+pub fn decode(law: Law, payload: &[u8], samples: &mut [i16]) -> usize {
     for (sample, code) in samples.iter_mut().zip(payload) {
-        *sample = decode_sample(codec, *code);
+        *sample = decode_sample(law, *code);
     }
     samples.len().min(payload.len())
 }
 
 /// Encodes samples into `payload` and returns how many there are: the shorter of both lengths.
 #[inline]
-pub fn encode(codec: Codec, samples: &[i16], payload: &mut [u8]) -> usize {
+pub fn encode(law: Law, samples: &[i16], payload: &mut [u8]) -> usize {
     for (code, sample) in payload.iter_mut().zip(samples) {
-        *code = encode_sample(codec, *sample);
+        *code = encode_sample(law, *sample);
     }
     payload.len().min(samples.len())
 }
 
 /// Converts a payload in place from one law to the other; the same law is left alone.
 #[inline]
-pub fn transcode(from: Codec, to: Codec, payload: &mut [u8]) {
+pub fn transcode(from: Law, to: Law, payload: &mut [u8]) {
     let table = match (from, to) {
-        (Codec::Pcmu, Codec::Pcma) => &MU_TO_A,
-        (Codec::Pcma, Codec::Pcmu) => &A_TO_MU,
-        (Codec::Pcmu, Codec::Pcmu) | (Codec::Pcma, Codec::Pcma) => return,
+        (Law::Mu, Law::A) => &MU_TO_A,
+        (Law::A, Law::Mu) => &A_TO_MU,
+        (Law::Mu, Law::Mu) | (Law::A, Law::A) => return,
     };
     for code in payload {
         *code = table.get(usize::from(*code)).copied().unwrap_or(silence(to));
@@ -142,7 +149,7 @@ pub fn transcode(from: Codec, to: Codec, payload: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Codec::{Pcma, Pcmu};
+    use Law::{A as Pcma, Mu as Pcmu};
 
     #[test]
     fn g711_tables_1_and_2_have_their_marks() {

@@ -18,7 +18,7 @@ use crate::time::milliseconds;
 pub const WINDOW: u64 = milliseconds(600);
 /// A packet may be placed so far ahead of its arrival, when the first packet came late.
 const EARLY: i64 = milliseconds(300) as i64;
-/// Longer stretches than the window between two emissions are emitted on the way.
+/// Longer stretches than the window between two emissions are emitted on the way. At 8000 Hz.
 const CAPACITY: usize = milliseconds(1600) as usize;
 /// A clock that differs by this much ...
 const DRIFT: i64 = milliseconds(150) as i64;
@@ -33,7 +33,7 @@ const STALL_LATEST: i64 = milliseconds(3000) as i64;
 const MAX_MISORDER: i16 = 100;
 /// As many gaps are listed one by one; the last one then stands for all that follows.
 const MAX_GAPS: usize = 4096;
-/// Stands for "nothing here yet" in the ring. No G.711 code decodes to it; [`Timeline::insert`] avoids it.
+/// Stands for "nothing here yet" in the ring. No G.711 code decodes to it; [`Timeline::insert`] avoids it for others.
 const EMPTY: i16 = i16::MIN;
 
 /// What placement must know of a packet.
@@ -145,10 +145,10 @@ impl Anchor {
     }
 }
 
-/// One leg's audio between its arrival and its writing.
+/// One leg's audio between its arrival and its writing, in samples of the file.
 #[derive(Debug)]
 pub struct Timeline {
-    /// Sample `position` lies at `position % CAPACITY`.
+    /// Sample `position` lies at `position` modulo the length.
     ring: Box<[i16]>,
     /// All before it has been emitted.
     base: u64,
@@ -157,11 +157,17 @@ pub struct Timeline {
 
 impl Default for Timeline {
     fn default() -> Self {
-        Self { ring: vec![EMPTY; CAPACITY].into(), base: 0, gaps: Vec::new() }
+        Self::new(1)
     }
 }
 
 impl Timeline {
+    /// For files with `scale` times 8000 samples per second.
+    #[must_use]
+    pub fn new(scale: usize) -> Self {
+        Self { ring: vec![EMPTY; CAPACITY.saturating_mul(scale.max(1))].into(), base: 0, gaps: Vec::new() }
+    }
+
     /// Samples emitted so far.
     #[must_use]
     pub fn emitted(&self) -> u64 {
@@ -194,13 +200,14 @@ impl Timeline {
     /// Visits `count` samples from `position` on, as far as the ring holds them, in contiguous pieces; the
     /// second argument counts from `position`.
     fn pieces(&mut self, position: i64, count: usize, mut visit: impl FnMut(&mut [i16], usize)) {
-        let limit = self.base.saturating_add(CAPACITY as u64);
+        let capacity = self.ring.len();
+        let limit = self.base.saturating_add(capacity as u64);
         let end = position.saturating_add(i64::try_from(count).unwrap_or(i64::MAX));
         let end = u64::try_from(end).unwrap_or(0).min(limit);
         let mut at = u64::try_from(position).unwrap_or(0).max(self.base);
         while at < end {
-            let from = (at % CAPACITY as u64) as usize;
-            let length = (CAPACITY - from).min((end - at) as usize);
+            let from = (at % capacity as u64) as usize;
+            let length = (capacity - from).min((end - at) as usize);
             let offset = i64::try_from(at).unwrap_or(i64::MAX).saturating_sub(position);
             let Some(piece) = self.ring.get_mut(from..from + length) else { return };
             visit(piece, usize::try_from(offset).unwrap_or(usize::MAX));
@@ -214,10 +221,11 @@ impl Timeline {
     /// Whatever the sink says; audio that it refused is not emitted again.
     pub fn emit<E>(&mut self, until: u64, mut sink: impl FnMut(&[i16]) -> Result<(), E>) -> Result<(), E> {
         let mut outcome = Ok(());
+        let capacity = self.ring.len();
         while self.base < until {
-            let from = (self.base % CAPACITY as u64) as usize;
-            let wanted = usize::try_from(until - self.base).unwrap_or(CAPACITY);
-            let to = CAPACITY.min(from.saturating_add(wanted));
+            let from = (self.base % capacity as u64) as usize;
+            let wanted = usize::try_from(until - self.base).unwrap_or(capacity);
+            let to = capacity.min(from.saturating_add(wanted));
             let base = self.base;
             self.base += (to - from) as u64;
             let Some(piece) = self.ring.get_mut(from..to) else { break };

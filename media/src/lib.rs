@@ -3,14 +3,18 @@
 //! Pure wire formats stand beside the [`engine`], which owns the sockets. Nothing here knows a SIP
 //! transaction, a masking session or a database; a call is two [`Side`]s and a handle.
 
+pub mod codec;
+pub mod cut;
 pub mod dtmf;
 pub mod engine;
 pub mod g711;
+pub mod g722;
 pub mod jitter;
 pub mod player;
 pub mod ports;
 pub mod recorder;
 pub mod relay;
+pub mod resample;
 pub mod rtcp;
 pub mod rtp;
 pub mod sdp;
@@ -51,6 +55,27 @@ pub enum Codec {
     Pcmu,
     /// G.711 A-law, static payload type 8.
     Pcma,
+    /// G.722 at 64 kbit/s, static payload type 9: audio up to 7 kHz. Its RTP clock is 8000 Hz all the same (RFC 3551
+    /// §4.5.2), so in every codec a byte of payload is 125 µs.
+    G722,
+}
+
+impl Codec {
+    /// True when it carries 16 000 samples per second.
+    #[must_use]
+    pub fn is_wideband(self) -> bool {
+        self == Self::G722
+    }
+
+    /// Its curve, when it is G.711.
+    #[must_use]
+    pub fn law(self) -> Option<g711::Law> {
+        match self {
+            Self::Pcmu => Some(g711::Law::Mu),
+            Self::Pcma => Some(g711::Law::A),
+            Self::G722 => None,
+        }
+    }
 }
 
 /// Which way audio flows, seen from us (RFC 3264 §5.1).
@@ -95,7 +120,7 @@ pub struct TelephoneEventFormat {
     pub send_payload_type: u8,
     /// Payload type that we announced, 0–127.
     pub receive_payload_type: u8,
-    /// RTP clock of the events; equals the audio clock of its stream, 8000 for G.711.
+    /// What durations are counted in, in Hz: 8000, that of the audio (RFC 4733 §2.1), unless the peer has none such.
     pub clock_rate: u32,
 }
 
@@ -114,8 +139,13 @@ pub struct Stream {
     pub receive: Vec<(u8, Codec)>,
     /// `None`: digits can only pass as tones.
     pub telephone_event: Option<TelephoneEventFormat>,
-    /// Milliseconds of audio that we put into a packet of our own making, 10–60; relayed packets keep theirs.
+    /// Milliseconds of audio that we put into a packet of our own making, 10–60; relayed packets keep theirs, unless
+    /// they are converted or longer than `max_packet_ms`.
     pub ptime_ms: u8,
+    /// The longest packet that the peer takes (`a=maxptime`), in milliseconds; `None`: any.
+    pub max_packet_ms: Option<u8>,
+    /// RTCP goes to the RTP port and comes from it (RFC 5761).
+    pub rtcp_mux: bool,
     /// Hold and resume, as seen from us.
     pub direction: Direction,
     /// Which packets are the peer's.
@@ -244,9 +274,18 @@ pub enum MediaCommand {
         /// Begin or end.
         on: bool,
     },
+    /// A key of the other leg that came by signalling: the leg gets it as a telephone-event or, where none was agreed,
+    /// as a tone. Before the bridge it is dropped.
+    SendDigit {
+        /// The leg that gets it.
+        side: Side,
+        /// The key.
+        digit: Digit,
+    },
     /// From now on each leg hears the other.
     Bridge,
-    /// Begins `a-leg.wav` and `b-leg.wav` in `directory` (made with mode 0750); this instant is sample 0 of both.
+    /// Begins `a-leg.wav` and `b-leg.wav` in `directory` (made with mode 0750); this instant is sample 0 of both. They
+    /// have 16 000 samples per second when both legs' codecs are wideband now, else 8000.
     Record {
         /// The interaction's own folder.
         directory: PathBuf,

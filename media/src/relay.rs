@@ -182,6 +182,33 @@ impl OutStream {
         }
     }
 
+    /// True for the packet that was placed last, unless it was a late one.
+    #[must_use]
+    pub fn is_newest(&self, placed: &Outgoing) -> bool {
+        placed.sequence.wrapping_add(1) == self.sequence
+    }
+
+    /// The newest relayed packet leaves as so many packets, instead of one: what follows is numbered after them, and
+    /// what would have come before them is late.
+    pub fn recut(&mut self, packets: u16) {
+        self.renumber(packets.wrapping_sub(1));
+    }
+
+    /// A packet more, of audio that was placed already; returns its number.
+    pub fn another(&mut self) -> u16 {
+        let sequence = self.sequence;
+        self.renumber(1);
+        sequence
+    }
+
+    fn renumber(&mut self, by: u16) {
+        self.sequence = self.sequence.wrapping_add(by);
+        if let Some(mapping) = &mut self.relayed {
+            mapping.sequence_offset = mapping.sequence_offset.wrapping_add(by);
+            mapping.first = mapping.newest.wrapping_add(1);
+        }
+    }
+
     /// Nothing is relayed for a while; what comes after it begins a talk-spurt at its own time.
     pub fn interrupt(&mut self) {
         self.relayed = None;

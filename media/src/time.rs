@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-/// Samples per second of all audio and, for G.711, of the RTP timestamps (RFC 3551 §4.5.14).
+/// Samples per second of prompts and tones, and clock of the RTP timestamps of every codec (RFC 3551 §4.5.2, §4.5.14).
 pub const SAMPLE_RATE_HZ: u32 = 8000;
 
 /// A moment, in samples at [`SAMPLE_RATE_HZ`] since the engine started.

@@ -1,4 +1,4 @@
-//! G.711 by its formula (ITU-T G.711), independent of the service's tables.
+//! G.711 by its formula (ITU-T G.711), independent of the service's tables; and the numbers and names of all codecs.
 
 use media::Codec;
 
@@ -8,6 +8,7 @@ pub fn payload_type(codec: Codec) -> u8 {
     match codec {
         Codec::Pcmu => 0,
         Codec::Pcma => 8,
+        Codec::G722 => 9,
     }
 }
 
@@ -17,6 +18,7 @@ pub fn codec(payload_type: u8) -> Option<Codec> {
     match payload_type {
         0 => Some(Codec::Pcmu),
         8 => Some(Codec::Pcma),
+        9 => Some(Codec::G722),
         _ => None,
     }
 }
@@ -27,10 +29,11 @@ pub fn name(codec: Codec) -> &'static str {
     match codec {
         Codec::Pcmu => "PCMU",
         Codec::Pcma => "PCMA",
+        Codec::G722 => "G722",
     }
 }
 
-/// One 16-bit sample to one byte.
+/// One 16-bit sample to one byte; 0 for G.722, whose samples have no bytes of their own (see [`crate::coding`]).
 #[must_use]
 pub fn encode(codec: Codec, sample: i16) -> u8 {
     let value = i32::from(sample);
@@ -53,6 +56,7 @@ pub fn encode(codec: Codec, sample: i16) -> u8 {
             };
             byte(sign | code) ^ 0x55
         }
+        Codec::G722 => 0,
     }
 }
 
@@ -60,7 +64,7 @@ fn byte(value: i32) -> u8 {
     u8::try_from(value & 0xff).unwrap_or_default()
 }
 
-/// One byte to one 16-bit sample.
+/// One byte to one 16-bit sample; silence for G.722.
 #[must_use]
 pub fn decode(codec: Codec, code: u8) -> i16 {
     let sample = match codec {
@@ -78,6 +82,7 @@ pub fn decode(codec: Codec, code: u8) -> i16 {
             };
             if code & 0x80 != 0 { magnitude } else { -magnitude }
         }
+        Codec::G722 => 0,
     };
     i16::try_from(sample).unwrap_or(if sample < 0 { i16::MIN } else { i16::MAX })
 }

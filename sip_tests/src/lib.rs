@@ -8,7 +8,7 @@
 //! agent    pure: one phone's SIP side; bytes and time in, bytes out   g711 rtp  the media formats
 //! phone    async: an agent on real sockets, with media               stream      one call's RTP and RTCP
 //! sim      pure: a virtual network with a clock, and SimPhone         patterns   the ways in which digits arrive
-//! srtp     encrypted RTP, with keys from both descriptions
+//! srtp     encrypted RTP, with keys from both descriptions    coding  samples and payloads
 //! audio    speech-like sound, correlation, tones                     wav        files
 //! transcript  every byte that came and went, and the ladder          leak       planted marks, found in any disguise
 //! middlebox   what the wire to a phone adds
@@ -19,6 +19,7 @@
 pub mod agent;
 pub mod audio;
 pub mod clock;
+pub mod coding;
 pub mod g711;
 pub mod leak;
 pub mod message;

@@ -17,7 +17,7 @@ use crate::patterns::{self, Content, Pattern};
 use crate::rtp::{HeaderExtras, Packet, SdesItem, SenderFigures, TelephoneEvent, rtcp_compound};
 use crate::sdp::RemoteMedia;
 use crate::transcript::{Direction, Kind, Transcript};
-use crate::{clock, g711, srtp};
+use crate::{clock, coding, g711, srtp};
 
 /// What is sent while nothing plays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -134,6 +134,7 @@ struct State {
     /// What this phone encrypts with, when the far side agrees.
     key: Option<MasterKey>,
     srtp: Option<Srtp>,
+    encoder: coding::Encoder,
     /// Packets that came and were not what was agreed.
     rejected: usize,
     /// What this phone speaks; of these the far side's first one is sent.
@@ -184,6 +185,7 @@ impl MediaSession {
             remote: None,
             key: None,
             srtp: None,
+            encoder: coding::Encoder::default(),
             rejected: 0,
             codecs: vec![Codec::Pcmu, Codec::Pcma],
             telephone_event_pt: 101,
@@ -492,6 +494,7 @@ pub fn place(packets: &[ReceivedPacket]) -> Vec<i16> {
     let Some(begin) = packets.first().map(|packet| packet.at) else { return vec![] };
     let mut anchors: BTreeMap<u32, (u32, i64)> = BTreeMap::new();
     let mut samples: Vec<i16> = vec![];
+    let mut decoders = coding::Decoders::default();
     for ReceivedPacket { at, packet, .. } in packets {
         let Some(codec) = g711::codec(packet.payload_type) else {
             continue;
@@ -514,9 +517,8 @@ pub fn place(packets: &[ReceivedPacket]) -> Vec<i16> {
             samples.resize(end, 0);
         }
         let place = samples.get_mut(position..end).unwrap_or_default();
-        for (sample, code) in place.iter_mut().zip(&packet.payload) {
-            *sample = g711::decode(codec, *code);
-        }
+        let heard = decoders.decode(packet.ssrc, codec, &packet.payload);
+        place.iter_mut().zip(heard).for_each(|(sample, heard)| *sample = heard);
     }
     samples
 }
@@ -667,6 +669,7 @@ impl State {
 
     fn audio_packet(&mut self, samples: &[i16], timestamp: u32, marker: bool) -> Packet {
         let codec = self.codec();
+        let payload = self.encoder.encode(codec, samples);
         let sequence = self.sequence;
         self.sequence = self.sequence.wrapping_add(1);
         Packet {
@@ -675,7 +678,7 @@ impl State {
             sequence,
             timestamp,
             ssrc: self.ssrc,
-            payload: g711::encode_all(codec, samples),
+            payload,
             extras: self.options.extras.clone(),
         }
     }

@@ -70,7 +70,7 @@ impl Spray {
                     // A port on which nobody listens any more answers by ICMP: that is no failure of the attack.
                     let _ = strangers[usize::from(number % 2)].send_to(&packet, to);
                     count.fetch_add(1, Ordering::Relaxed);
-                    if number % 8 == 0 {
+                    if number.is_multiple_of(8) {
                         std::thread::sleep(Duration::from_millis(1));
                     }
                 }

@@ -118,6 +118,8 @@ impl Scene {
             receive: vec![(payload_type, codec)],
             telephone_event: None,
             ptime_ms: 20,
+            max_packet_ms: None,
+            rtcp_mux: false,
             direction: Direction::SendRecv,
             source: SourcePolicy::Exact,
             srtp,
@@ -184,6 +186,11 @@ fn read_samples(path: &Path) -> Vec<i16> {
     std::fs::read(path).unwrap().chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect()
 }
 
+/// The same audio after G.722 is late by a fraction of a sample, and coarser.
+fn is_alike(found: &Comparison, codec: Codec) -> bool {
+    found.is_same() || (codec.is_wideband() && found.correlation > 0.95 && found.worst_segment > 0.85)
+}
+
 /// Both ways: what ffmpeg says is heard, and ffmpeg hears what is said.
 fn ffmpeg_and_the_other_leg_hear_each_other(a: &Leg) {
     let (scene, folder) = (Scene::new(a), Folder::new());
@@ -193,6 +200,7 @@ fn ffmpeg_and_the_other_leg_hear_each_other(a: &Leg) {
     let (coder, rate) = match a.codec {
         Codec::Pcmu => ("pcm_mulaw", "8000"),
         Codec::Pcma => ("pcm_alaw", "8000"),
+        Codec::G722 => ("g722", "16000"),
     };
     let to = format!(
         "{}://127.0.0.1:{}?localrtpport={}&localrtcpport={}&pkt_size={}",
@@ -215,7 +223,7 @@ fn ffmpeg_and_the_other_leg_hear_each_other(a: &Leg) {
     let heard = scene.heard_by_the_socket(said.len() - 4 * FRAME);
     drop(speaking);
     let found = Comparison::of(&said, &heard, 1600);
-    assert!(found.is_same() && found.overlap > 20_000, "from ffmpeg: {found:?}");
+    assert!(is_alike(&found, a.codec) && found.overlap > 20_000, "from ffmpeg: {found:?}");
 
     let (sdp, out) = (folder.file("leg.sdp"), folder.file("heard.raw"));
     let profile = if a.suite.is_some() { "RTP/SAVP" } else { "RTP/AVP" };
@@ -250,7 +258,7 @@ fn ffmpeg_and_the_other_leg_hear_each_other(a: &Leg) {
         &round,
         u32::try_from(round.len() / 8).unwrap(),
     );
-    assert!(found.is_same(), "by ffmpeg: {found:?}");
+    assert!(is_alike(&found, a.codec), "by ffmpeg: {found:?}");
     scene.handle.command(MediaCommand::Close);
     let MediaEvent::Closed(figures) = scene.events.recv_timeout(PATIENCE).unwrap() else { panic!() };
     assert_eq!((figures.a.unauthentic, figures.b.unauthentic), (0, 0), "its reports are true as well");
@@ -269,4 +277,14 @@ fn rfc3711_encrypted_with_the_long_tag() {
 #[test]
 fn rfc3711_encrypted_with_the_short_tag() {
     ffmpeg_and_the_other_leg_hear_each_other(&leg(Codec::Pcma, 8, Some(Suite::Aes128Sha32)));
+}
+
+#[test]
+fn g722_is_converted_to_and_from_g711() {
+    ffmpeg_and_the_other_leg_hear_each_other(&leg(Codec::G722, 9, None));
+}
+
+#[test]
+fn g722_under_encryption() {
+    ffmpeg_and_the_other_leg_hear_each_other(&leg(Codec::G722, 9, Some(Suite::Aes128Sha80)));
 }

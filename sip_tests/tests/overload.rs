@@ -315,7 +315,11 @@ struct Fate {
 
 impl Crowd {
     async fn bind(seed: u64) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        Self::bind_at([127, 0, 0, 1], seed).await
+    }
+
+    async fn bind_at(address: [u8; 4], seed: u64) -> Self {
+        let socket = UdpSocket::bind(SocketAddr::from((address, 0))).await.unwrap();
         let own = socket.local_addr().unwrap();
         Self { agent: Agent::new(own, Transport::Udp, seed), socket, own }
     }
@@ -417,9 +421,8 @@ impl Crowd {
                 let Some(fate) = call.checked_sub(first).and_then(|n| fates.get_mut(n)) else { continue };
                 match event {
                     Event::Response(response) => {
-                        if fate.on_response(&response) {
-                            hang_ups.push((clock::now() + hold, call));
-                        }
+                        let answered = fate.on_response(&response);
+                        hang_ups.extend(answered.then(|| (clock::now() + hold, call)));
                     }
                     Event::Ended(end) => fate.end = Some(end),
                     _ => {}
@@ -502,5 +505,30 @@ async fn at_ten_times_the_rate_admitted_calls_succeed_and_the_rest_may_try_again
     server.settled().await;
     assert_eq!(callers.agent.faults(), &[] as &[String]);
     until("nobody is up", || (server.service.shell().live_calls() == 0).then_some(())).await;
+    answering.abort();
+}
+
+/// A trunk that is over its own limit takes nothing of what all share.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_trunks_own_limit_refuses_takes_nothing_from_other_trunks() {
+    let _alone = alone().await;
+    let callees = Crowd::bind(3).await;
+    let setup = Setup {
+        sip: "max_calls_per_second = 8",
+        allow: "127.0.0.50/32",
+        trunk: "max_calls_per_second = 1\n[[trunks]]\nname = \"other\"\nallow = [\"127.0.0.1/32\"]\n",
+        ..Setup::default()
+    };
+    let server = Server::with(callees.own, setup).await;
+    let answering = tokio::spawn(callees.answer_all());
+    let number = Server::number(&server.session(json!({ "record": false })).await);
+    let mut looping = Crowd::bind_at([127, 0, 0, 50], 4).await;
+    let fates = looping.call(server.sip, &number, 100, 1000, Duration::ZERO).await;
+    assert!(fates.iter().filter(|fate| fate.status == Some(503)).count() >= 90, "{fates:?}");
+    // The other trunk may have nearly a whole second's worth at once.
+    let mut callers = Crowd::bind(5).await;
+    let fates = callers.call(server.sip, &number, 6, 1000, Duration::ZERO).await;
+    assert!(fates.iter().all(|fate| fate.status == Some(200)), "{fates:?}");
+    server.settled().await;
     answering.abort();
 }

@@ -78,7 +78,8 @@ impl Shares {
         {
             return None;
         }
-        if !self.rate.take(now) && !(few && self.spare.take(now)) {
+        let taken = self.rate.take(now) || (few && self.spare.take(now));
+        if !taken {
             return None;
         }
         place.half_open += 1;

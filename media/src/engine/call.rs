@@ -4,7 +4,7 @@
 //! packet → Leg::accept (source, header, payload type) → keys collected? → recorder → bridge → the other leg
 //! ```
 
-use super::leg::{Bench, Identity, Kind, Leg, MAX_PAYLOAD, Sockets};
+use super::leg::{Bench, Identity, Kind, Leg, MAX_PAYLOAD, Sockets, at_8000};
 use crate::dtmf::TelephoneEvent;
 use crate::recorder::{EventSink, Recorder, RecordingId};
 use crate::rtp::Packet;
@@ -112,10 +112,16 @@ impl Call {
                 near.collecting = on;
                 far.interrupt();
             }
+            MediaCommand::SendDigit { side, digit } => {
+                if self.bridged {
+                    self.legs(side).0.tell(digit, now);
+                }
+            }
             MediaCommand::Bridge => self.bridged = true,
             MediaCommand::Record { directory } => {
                 if self.recording.is_none() {
-                    self.recording = Some(recorder.begin(directory, self.events.clone(), now));
+                    let wideband = self.a.is_wideband() && self.b.is_wideband();
+                    self.recording = Some(recorder.begin(directory, wideband, self.events.clone(), now));
                 }
             }
             MediaCommand::Close => {}
@@ -134,7 +140,7 @@ impl Call {
         bench: &mut Bench<'_>,
     ) -> (bool, bool) {
         let side = if socket < 2 { Side::A } else { Side::B };
-        if socket % 2 == 1 {
+        if socket % 2 == 1 || self.legs(side).0.is_muxed_report(datagram) {
             let accepted = self.legs(side).0.on_rtcp(datagram, from, bench);
             if accepted {
                 self.silence.heard = bench.now.media;
@@ -146,6 +152,11 @@ impl Call {
         let moved = match kind {
             _ if !near.receives() => false,
             Kind::Unknown => {
+                far.skip(&packet.header);
+                false
+            }
+            // RFC 3389: the level of a silence. The recording has silence there, and so has the other party.
+            Kind::Noise => {
                 far.skip(&packet.header);
                 false
             }
@@ -181,6 +192,7 @@ impl Call {
         let (bridged, recording, now) = (self.bridged, self.recording, bench.now);
         let (near, far) = self.legs(side);
         let header = &packet.header;
+        let clock = near.event_clock();
         if near.collecting {
             near.withheld = true;
             let digit = near.detector.on_packet(header, packet.payload, now.instant);
@@ -192,7 +204,7 @@ impl Call {
         if let Some(id) = recording
             && let Ok(event) = TelephoneEvent::decode(packet.payload)
         {
-            recorder.key((id, side), header, u32::from(event.duration), now.media);
+            recorder.key((id, side), header, at_8000(event.duration.into(), clock), now.media);
         }
         if !bridged {
             return false;
@@ -204,7 +216,7 @@ impl Call {
         // The end of a key that was collected, a PIN's last digit above all, is not for the other party;
         // neither are stragglers of keys before the newest one, for which that cannot be told.
         match press.filter(|_| !near.withheld) {
-            Some(press) => far.relay_key(header, packet.payload, press, bench),
+            Some(press) => far.relay_key(header, packet.payload, press, clock, bench),
             None => {
                 far.skip(header);
                 false

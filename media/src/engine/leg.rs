@@ -7,20 +7,23 @@
 use super::clock::Now;
 use super::counters::EngineStatistics;
 use super::io;
+use super::press::{self, Presses};
+use crate::codec::Coder;
+use crate::cut::{Cutter, Piece};
 use crate::dtmf::{EventDetector, EventRelay, Press, TelephoneEvent};
 use crate::player::{KeyTone, MAX_FRAME, Player, Turn, frame_samples};
-use crate::relay::{Incoming, OutStream};
+use crate::relay::{Incoming, OutStream, Outgoing};
 use crate::rtcp::{self, Cname, LastSenderReport, NtpTime, ReportBlock, SenderInfo};
 use crate::rtp::{self, Header, Packet, ReceiverStatistics};
 use crate::source::Source;
 use crate::srtp::{self, Srtp};
 use crate::time::{MediaTime, SAMPLE_RATE_HZ, milliseconds, samples_in};
-use crate::{Codec, LegStatistics, PlayMode, Prompt, Stream, g711};
+use crate::{Codec, Digit, LegStatistics, PlayMode, Prompt, Stream};
 use std::collections::VecDeque;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Instant;
 
-/// The longest payload that is relayed: 160 ms of G.711.
+/// The longest payload that is relayed: 160 ms.
 pub(super) const MAX_PAYLOAD: usize = 1280;
 /// The longest packet that is sent, with room for its tag.
 const MAX_PACKET: usize = rtp::HEADER_LENGTH + MAX_PAYLOAD + srtp::RTP_TRAILER;
@@ -47,7 +50,12 @@ pub(super) enum Kind {
     Unknown,
     Audio(Codec),
     Event,
+    /// Comfort noise (RFC 3389): a sign of life, and silence.
+    Noise,
 }
+
+/// Payload type of comfort noise (RFC 3551 §6), sent by some without being agreed on.
+const NOISE: usize = 13;
 
 /// What the worker lends a leg for the length of one call.
 pub(super) struct Bench<'a> {
@@ -64,6 +72,9 @@ struct Agreed {
     rtcp: Source,
     /// The peer listens, and its address can be sent to.
     sends: bool,
+    /// Bytes of a packet of ours, and of the longest one that the peer takes.
+    frame: usize,
+    longest: usize,
 }
 
 #[derive(Debug)]
@@ -73,6 +84,9 @@ pub(super) struct Leg {
     /// The stream is encrypted, both ways.
     srtp: Option<Box<Srtp>>,
     out: OutStream,
+    coder: Coder,
+    /// Relayed audio on its way into packets of another length; made when it is first needed.
+    cutter: Option<Box<Cutter>>,
     events: EventRelay,
     pub(super) detector: EventDetector,
     /// The peer's keys are being collected.
@@ -84,6 +98,8 @@ pub(super) struct Leg {
     waiting: Option<(Prompt, PlayMode)>,
     /// Tones in place of keys; the first one sounds, the last one may still be held down.
     keys: VecDeque<KeyTone>,
+    /// Keys as telephone-events of our own making.
+    presses: Presses,
     /// Frames were left out: the next one begins a talk-spurt.
     gap: bool,
     reception: ReceiverStatistics,
@@ -121,6 +137,8 @@ impl Leg {
             agreed: None,
             srtp: None,
             out: OutStream::new(identity.ssrc, identity.sequence, identity.timestamp),
+            coder: Coder::default(),
+            cutter: None,
             events: EventRelay::new(SAMPLE_RATE_HZ, SAMPLE_RATE_HZ),
             detector: EventDetector::new(),
             collecting: false,
@@ -128,6 +146,7 @@ impl Leg {
             player: None,
             waiting: None,
             keys: VecDeque::new(),
+            presses: Presses::default(),
             gap: false,
             reception: ReceiverStatistics::new(SAMPLE_RATE_HZ),
             reports: Reports {
@@ -153,6 +172,9 @@ impl Leg {
                 *entry = kind;
             }
         }
+        if let Some(kind) = kinds.get_mut(NOISE).filter(|kind| **kind == Kind::Unknown) {
+            *kind = Kind::Noise;
+        }
         let mut rtp = Source::new(stream.remote, stream.source);
         let mut rtcp = Source::new(stream.remote_rtcp, stream.source).or(stream.remote);
         let reachable = stream.remote.port() != 0 && !stream.remote.ip().is_unspecified();
@@ -171,12 +193,36 @@ impl Leg {
         let sends = reachable && stream.direction.sends();
         if stream.telephone_event.is_some() {
             self.keys.clear();
+        } else {
+            self.presses.clear();
         }
         match (&mut self.srtp, &stream.srtp) {
             (Some(srtp), Some(keys)) => srtp.agree(keys),
             (srtp, keys) => *srtp = keys.as_ref().map(|keys| Box::new(Srtp::new(keys))),
         }
-        self.agreed = Some(Agreed { stream, kinds, rtp, rtcp, sends });
+        // What waits is of the codec before.
+        self.cutter = None;
+        let frame = frame_samples(stream.ptime_ms);
+        let longest = stream.max_packet_ms.map_or(usize::MAX, |most| milliseconds(most.into()) as usize);
+        self.agreed = Some(Agreed { stream, kinds, rtp, rtcp, sends, frame, longest });
+    }
+
+    /// True when the peer's audio has 16 000 samples per second.
+    pub(super) fn is_wideband(&self) -> bool {
+        self.agreed.as_ref().is_some_and(|agreed| agreed.stream.codec.is_wideband())
+    }
+
+    /// True for RTCP that came on the RTP socket by agreement (RFC 5761 §4: packet types 192 to 223).
+    #[inline]
+    pub(super) fn is_muxed_report(&self, datagram: &[u8]) -> bool {
+        self.agreed.as_ref().is_some_and(|agreed| agreed.stream.rtcp_mux)
+            && datagram.get(1).is_some_and(|packet_type| (192..=223).contains(packet_type))
+    }
+
+    /// What the peer's telephone-events count in.
+    pub(super) fn event_clock(&self) -> u32 {
+        let format = self.agreed.as_ref().and_then(|agreed| agreed.stream.telephone_event);
+        format.map_or(SAMPLE_RATE_HZ, |format| format.clock_rate.max(1))
     }
 
     pub(super) fn is_configured(&self) -> bool {
@@ -195,6 +241,7 @@ impl Leg {
 
     pub(super) fn play(&mut self, prompt: Prompt, mode: PlayMode, now: MediaTime) {
         self.keys.clear();
+        self.cutter = None;
         if self.is_configured() {
             self.player = Some(Player::new(prompt, mode, now));
         } else {
@@ -241,7 +288,9 @@ impl Leg {
         };
         match kind {
             Kind::Audio(_) => self.reception.on_packet(&packet.header, bench.now.instant),
-            Kind::Event | Kind::Unknown => self.reception.on_event_packet(&packet.header, bench.now.instant),
+            Kind::Event | Kind::Noise | Kind::Unknown => {
+                self.reception.on_event_packet(&packet.header, bench.now.instant)
+            }
         };
         if kind == Kind::Unknown {
             self.drop_packet(bench);
@@ -272,15 +321,21 @@ impl Leg {
             self.interrupt();
             return false;
         };
-        if self.player.is_some() && !gives_way || !self.keys.is_empty() {
+        if self.player.is_some() && !gives_way || !self.keys.is_empty() || self.presses.is_busy() {
             self.interrupt();
             return false;
         }
         let (payload_type, own_codec) = (agreed.stream.send_payload_type, agreed.stream.codec);
+        let converts = codec != own_codec;
+        let recuts = (converts && payload.len() != agreed.frame) || payload.len() > agreed.longest;
         let incoming = incoming(header, payload.len() as u32);
         let Some(place) = self.out.relay(incoming, bench.now.media) else { return false };
         if gives_way {
             self.player = None;
+        }
+        if recuts || self.cutter.as_ref().is_some_and(|cutter| !cutter.is_empty()) {
+            self.recut(&place, codec, payload, bench);
+            return true;
         }
         let mut packet = [0; MAX_PACKET];
         let header = Header {
@@ -291,33 +346,100 @@ impl Leg {
             ssrc: self.out.ssrc(),
         };
         let Ok(length) = rtp::encode(&header, payload, &mut packet) else { return gives_way };
-        if codec != own_codec {
+        if converts {
             let payload = packet.get_mut(rtp::HEADER_LENGTH..length).unwrap_or_default();
-            g711::transcode(codec, own_codec, payload);
+            self.coder.convert(codec, own_codec, payload);
         }
         bench.counters.relayed += u64::from(self.send(&mut packet, length, bench.counters));
         gives_way
     }
 
-    /// Tells the other leg's key: as a telephone-event, or as a tone where none was agreed. True when a tone
+    /// Sends audio on in packets of this leg's own length.
+    #[cold]
+    fn recut(&mut self, place: &Outgoing, codec: Codec, payload: &[u8], bench: &mut Bench<'_>) {
+        let Some(agreed) = &self.agreed else { return };
+        let (own_codec, frame) = (agreed.stream.codec, agreed.frame);
+        // What comes late has been made up for by the packets after it.
+        if !self.out.is_newest(place) {
+            return;
+        }
+        let mut coded = [0; MAX_PAYLOAD];
+        let Some(coded) = coded.get_mut(..payload.len()) else { return };
+        coded.copy_from_slice(payload);
+        self.coder.convert(codec, own_codec, coded);
+        let mut cutter = self.cutter.take().unwrap_or_default();
+        let mut packet = [0; MAX_PACKET];
+        let mut sequence = place.sequence;
+        if !cutter.continues(place.timestamp)
+            && let Some(rest) = cutter.take_rest(packet.get_mut(rtp::HEADER_LENGTH..).unwrap_or_default())
+        {
+            self.send_piece(&mut packet, sequence, rest, bench);
+            sequence = sequence.wrapping_add(1);
+        }
+        cutter.push(place.timestamp, place.marker, coded);
+        while let Some(piece) = cutter.take(frame, packet.get_mut(rtp::HEADER_LENGTH..).unwrap_or_default()) {
+            self.send_piece(&mut packet, sequence, piece, bench);
+            sequence = sequence.wrapping_add(1);
+        }
+        self.out.recut(sequence.wrapping_sub(place.sequence));
+        cutter.wait_until(bench.now.media.plus(2 * frame as u64));
+        self.cutter = Some(cutter);
+    }
+
+    /// Sends what waits for more audio.
+    fn flush(&mut self, bench: &mut Bench<'_>) {
+        let mut packet = [0; MAX_PACKET];
+        let payload = packet.get_mut(rtp::HEADER_LENGTH..).unwrap_or_default();
+        let Some(rest) = self.cutter.as_mut().and_then(|cutter| {
+            let rest = cutter.take_rest(payload);
+            cutter.wait_until(MediaTime::NEVER);
+            rest
+        }) else {
+            return;
+        };
+        let sequence = self.out.another();
+        self.send_piece(&mut packet, sequence, rest, bench);
+    }
+
+    /// The piece's bytes stand behind the place of the header.
+    fn send_piece(&mut self, packet: &mut [u8], sequence: u16, piece: Piece, bench: &mut Bench<'_>) {
+        let Some(payload_type) = self.agreed.as_ref().map(|agreed| agreed.stream.send_payload_type) else {
+            return;
+        };
+        let Some(head) = packet.first_chunk_mut::<{ rtp::HEADER_LENGTH }>() else { return };
+        let Piece { marker, timestamp, length } = piece;
+        *head = Header { marker, payload_type, sequence, timestamp, ssrc: self.out.ssrc() }.encode();
+        let sent = self.send(packet, rtp::HEADER_LENGTH + length, bench.counters);
+        bench.counters.relayed += u64::from(sent);
+    }
+
+    /// Tells the other leg's key, whose durations are counted at `clock`: as a telephone-event, or as a tone where none was agreed. True when a tone
     /// begins.
     pub(super) fn relay_key(
         &mut self,
         header: &Header,
         payload: &[u8],
         press: Press,
+        clock: u32,
         bench: &mut Bench<'_>,
     ) -> bool {
+        self.flush(bench);
         let Some(agreed) = self.agreed.as_ref().filter(|agreed| agreed.sends && self.player.is_none()) else {
             self.interrupt();
             return false;
         };
+        if self.presses.is_busy() {
+            self.interrupt();
+            return false;
+        }
         let Some(format) = agreed.stream.telephone_event else {
-            return self.sound_key(press, bench.now.media);
+            return self
+                .sound_key(Press { duration: at_8000(press.duration, clock), ..press }, bench.now.media);
         };
         let Ok(event) = TelephoneEvent::decode(payload) else { return false };
         let now = bench.now;
-        let incoming = incoming(header, u32::from(event.duration));
+        let incoming = incoming(header, at_8000(event.duration.into(), clock));
+        self.events.set_rates(clock, format.clock_rate);
         let mapped = self.out.event_timestamp(&incoming, now.media);
         let Some(told) = self.events.relay(header, payload, now.instant, mapped) else { return false };
         let Some(place) = self.out.relay_event(incoming, told.timestamp, now.media) else { return false };
@@ -334,6 +456,47 @@ impl Leg {
             bench.counters.relayed += u64::from(sent);
         }
         false
+    }
+
+    /// A key of the other leg that no packet tells.
+    pub(super) fn tell(&mut self, digit: Digit, now: MediaTime) {
+        let Some(agreed) = self.agreed.as_ref().filter(|agreed| agreed.sends && self.player.is_none()) else {
+            return;
+        };
+        if agreed.stream.telephone_event.is_some() {
+            self.interrupt();
+            self.presses.push(digit, now);
+        } else {
+            let duration = u32::try_from(press::LENGTH).unwrap_or(u32::MAX);
+            self.sound_key(Press { digit, is_new: true, ended: true, duration }, now);
+        }
+    }
+
+    fn send_press(&mut self, begins: bool, bench: &mut Bench<'_>) {
+        let format = self
+            .agreed
+            .as_ref()
+            .filter(|agreed| agreed.sends)
+            .and_then(|agreed| agreed.stream.telephone_event);
+        let Some(format) = format else { return self.presses.clear() };
+        let place = self.out.originate(press::STEP as u32, begins, bench.now.media);
+        let Some(told) = self.presses.next(place.timestamp) else { return };
+        // Durations are counted by the events' own clock (RFC 4733 §2.1).
+        let duration =
+            u64::from(told.event.duration) * u64::from(format.clock_rate) / u64::from(SAMPLE_RATE_HZ);
+        let duration = u16::try_from(duration).unwrap_or(u16::MAX);
+        let event = TelephoneEvent { duration, ..told.event };
+        let header = Header {
+            marker: told.marker,
+            payload_type: format.send_payload_type,
+            sequence: place.sequence,
+            timestamp: told.timestamp,
+            ssrc: self.out.ssrc(),
+        };
+        let mut packet = [0; rtp::HEADER_LENGTH + crate::dtmf::EVENT_LENGTH + srtp::RTP_TRAILER];
+        if let Ok(length) = rtp::encode(&header, &event.encode(), &mut packet) {
+            self.send(&mut packet, length, bench.counters);
+        }
     }
 
     fn sound_key(&mut self, press: Press, now: MediaTime) -> bool {
@@ -356,6 +519,7 @@ impl Leg {
     /// What is relayed after this begins a talk-spurt.
     pub(super) fn interrupt(&mut self) {
         self.out.interrupt();
+        self.cutter = None;
     }
 
     /// When [`Self::fire`] has something to do.
@@ -365,15 +529,17 @@ impl Leg {
         }
         let player = self.player.as_ref().map_or(MediaTime::NEVER, Player::due);
         let key = self.keys.front().map_or(MediaTime::NEVER, KeyTone::due);
-        player.min(key).min(self.reports.due)
+        let cut = self.cutter.as_ref().map_or(MediaTime::NEVER, |cutter| cutter.due());
+        player.min(key).min(cut).min(self.reports.due).min(self.presses.due())
     }
 
     /// Sends the frames and the report that are due. True when a prompt has been heard to its end.
     pub(super) fn fire(&mut self, bench: &mut Bench<'_>, scratch: &mut Vec<u8>) -> bool {
         let now = bench.now.media;
-        let Some(length) = self.agreed.as_ref().map(|agreed| frame_samples(agreed.stream.ptime_ms)) else {
-            return false;
-        };
+        let Some(length) = self.agreed.as_ref().map(|agreed| agreed.frame) else { return false };
+        if self.cutter.as_ref().is_some_and(|cutter| cutter.due() <= now) {
+            self.flush(bench);
+        }
         let mut buffer = [0; MAX_FRAME];
         let Some(frame) = buffer.get_mut(..length) else { return false };
         for _ in 0..MAX_CATCH_UP {
@@ -388,6 +554,9 @@ impl Leg {
                     }
                 }
             }
+        }
+        while let Some(begins) = self.presses.turn(now) {
+            self.send_press(begins, bench);
         }
         let mut finished = false;
         for _ in 0..MAX_CATCH_UP {
@@ -426,7 +595,7 @@ impl Leg {
         let mut packet = [0; rtp::HEADER_LENGTH + MAX_FRAME + srtp::RTP_TRAILER];
         let Some((head, payload)) = packet.split_first_chunk_mut::<{ rtp::HEADER_LENGTH }>() else { return };
         *head = header.encode();
-        let length = rtp::HEADER_LENGTH + g711::encode(codec, samples, payload);
+        let length = rtp::HEADER_LENGTH + self.coder.encode(codec, samples, payload);
         self.send(&mut packet, length, bench.counters);
     }
 
@@ -509,10 +678,11 @@ impl Leg {
         }
         let leaves = self.srtp.as_mut().is_none_or(|srtp| srtp.protect_rtcp(scratch));
         if leaves
-            && let Some(to) = self.agreed.as_ref().map(|agreed| agreed.stream.remote_rtcp)
+            && let Some((to, mux)) =
+                self.agreed.as_ref().map(|agreed| (agreed.stream.remote_rtcp, agreed.stream.rtcp_mux))
             && to.port() != 0
             && !to.ip().is_unspecified()
-            && self.sockets.rtcp.send_to(scratch, to).is_err()
+            && (if mux { &self.sockets.rtp } else { &self.sockets.rtcp }).send_to(scratch, to).is_err()
         {
             bench.counters.unsent += 1;
         }
@@ -541,6 +711,12 @@ impl Leg {
 fn incoming(header: &Header, duration: u32) -> Incoming {
     let Header { marker, sequence, timestamp, ssrc, .. } = *header;
     Incoming { ssrc, sequence, timestamp, marker, duration }
+}
+
+/// A duration at another clock in units of 125 µs.
+pub(super) fn at_8000(units: u32, clock: u32) -> u32 {
+    let scaled = u64::from(units) * u64::from(SAMPLE_RATE_HZ) / u64::from(clock.max(1));
+    u32::try_from(scaled).unwrap_or(u32::MAX)
 }
 
 fn report_interval() -> u64 {

@@ -44,19 +44,25 @@ impl Phone {
     }
 
     fn stream(&self, codec: Codec) -> Stream {
-        let number = if codec == Codec::Pcmu { 0 } else { 8 };
+        let number = match codec {
+            Codec::Pcmu => 0,
+            Codec::Pcma => 8,
+            Codec::G722 => 9,
+        };
         Stream {
             remote: self.rtp.local_addr().unwrap(),
             remote_rtcp: self.rtcp.local_addr().unwrap(),
             codec,
             send_payload_type: number,
-            receive: vec![(0, Codec::Pcmu), (8, Codec::Pcma)],
+            receive: vec![(0, Codec::Pcmu), (8, Codec::Pcma), (9, Codec::G722)],
             telephone_event: Some(TelephoneEventFormat {
                 send_payload_type: 96,
                 receive_payload_type: 101,
                 clock_rate: 8000,
             }),
             ptime_ms: 20,
+            max_packet_ms: None,
+            rtcp_mux: false,
             direction: Direction::SendRecv,
             source: SourcePolicy::Exact,
             srtp: None,
@@ -260,7 +266,8 @@ fn what_is_no_agreed_audio_is_not_relayed_and_is_no_loss() {
     let mut call = TestCall::bridged(Codec::Pcmu, Codec::Pcmu);
     call.a.speak(0, 17);
     let first = call.b.hear().0;
-    call.a.speak(13, 1); // Comfort noise was not agreed.
+    call.a.speak(13, 1); // RFC 3389: comfort noise is a sign of life, and no audio.
+    call.a.speak(14, 1);
     call.a.send_raw(b"");
     call.a.send_raw(&[0x80; 11]);
     let mut huge = call.a.header(0).encode().to_vec();
@@ -277,14 +284,14 @@ fn what_is_no_agreed_audio_is_not_relayed_and_is_no_loss() {
 #[test]
 fn codecs_that_differ_are_converted() {
     let mut call = TestCall::bridged(Codec::Pcmu, Codec::Pcma);
-    let mu = g711::encode_sample(Codec::Pcmu, 8031);
-    let a = g711::encode_sample(Codec::Pcma, g711::decode_sample(Codec::Pcmu, mu));
+    let mu = g711::encode_sample(g711::Law::Mu, 8031);
+    let a = g711::encode_sample(g711::Law::A, g711::decode_sample(g711::Law::Mu, mu));
     call.a.speak(0, mu);
     let (header, payload) = call.b.hear();
     assert_eq!((header.payload_type, payload), (8, vec![a; 160]));
     call.b.speak(8, a);
     let (header, payload) = call.a.hear();
-    let back = g711::encode_sample(Codec::Pcmu, g711::decode_sample(Codec::Pcma, a));
+    let back = g711::encode_sample(g711::Law::Mu, g711::decode_sample(g711::Law::A, a));
     assert_eq!((header.payload_type, payload), (0, vec![back; 160]));
     // The peer switches to the other format that was agreed.
     call.a.speak(8, a);
@@ -314,7 +321,7 @@ fn prompt_bridge_and_prompt_are_one_stream() {
     call.a.speak(8, 17);
     heard.push(call.b.hear());
     let spoken: Vec<u8> = heard.iter().map(|(_, payload)| payload[0]).collect();
-    let tone = g711::encode_sample(Codec::Pcma, 1000);
+    let tone = g711::encode_sample(g711::Law::A, 1000);
     assert_eq!(spoken, [tone, tone, tone, 17, 17, 17, tone, tone, tone, 17]);
     let begins: Vec<usize> = (0..heard.len()).filter(|index| heard[*index].0.marker).collect();
     assert_eq!(begins, [0, 3, 6, 9], "the marker tells each change of what is heard");
@@ -331,7 +338,7 @@ fn our_ringback_gives_way_to_the_first_bridged_audio() {
     let prompt = Prompt::new("ringback", &[1000; 80]);
     let (side, mode) = (Side::A, PlayMode::UntilBridgedAudio);
     call.handle.command(MediaCommand::Play { side, prompt, mode });
-    let ring = g711::encode_sample(Codec::Pcmu, 1000);
+    let ring = g711::encode_sample(g711::Law::Mu, 1000);
     assert!((0..5).all(|_| call.a.hear().1 == [ring; 160]));
     call.b.speak(0, 17);
     while call.a.hear().1 != [17; 160] {}
@@ -419,7 +426,7 @@ fn a_leg_without_telephone_event_hears_a_tone_of_the_same_length() {
     let samples: Vec<i16> = heard
         .iter()
         .flat_map(|(_, payload)| payload)
-        .map(|code| g711::decode_sample(Codec::Pcmu, *code))
+        .map(|code| g711::decode_sample(g711::Law::Mu, *code))
         .collect();
     let power = |frequency: f64| {
         let (mut real, mut imaginary) = (0.0, 0.0);
@@ -434,6 +441,47 @@ fn a_leg_without_telephone_event_hears_a_tone_of_the_same_length() {
     call.b.hears_nothing();
     call.a.speak(0, 0xff);
     assert_eq!(call.b.hear().1, [0xff; 160], "audio goes on");
+}
+
+/// RFC 4733 §2.5.1: a press of our own making, in the stream that goes on around it.
+#[test]
+fn a_key_that_came_by_signalling_is_told_as_an_event_or_as_a_tone() {
+    let mut call = TestCall::bridged(Codec::Pcmu, Codec::Pcmu);
+    call.a.speak(0, 1);
+    let (before, _) = call.b.hear();
+    let digit = Digit::from_char('7').unwrap();
+    call.handle.command(MediaCommand::SendDigit { side: Side::B, digit });
+    let mut sequence = before.sequence;
+    let mut told = vec![];
+    for _ in 0..7 {
+        let (header, payload) = call.b.hear();
+        let event = crate::dtmf::TelephoneEvent::decode(&payload).unwrap();
+        assert_eq!((header.payload_type, header.ssrc, event.event), (96, before.ssrc, 7));
+        assert_eq!(header.sequence, sequence.wrapping_add(1), "no gap");
+        sequence = header.sequence;
+        told.push((header.timestamp, header.marker, event.duration, event.end));
+    }
+    let start = told[0].0;
+    assert!(told.iter().all(|(timestamp, ..)| *timestamp == start), "RFC 4733 §2.2: {told:?}");
+    let expected: Vec<_> =
+        [(160, false), (320, false), (480, false), (640, false), (800, true), (800, true), (800, true)]
+            .into_iter()
+            .enumerate()
+            .map(|(n, (duration, end))| (start, n == 0, duration, end))
+            .collect();
+    assert_eq!(told, expected);
+    call.a.speak(0, 2);
+    let (after, _) = call.b.hear();
+    assert_eq!((after.sequence, after.marker), (sequence.wrapping_add(1), true));
+
+    let stream = Stream { telephone_event: None, ..call.b.stream(Codec::Pcmu) };
+    call.configure(Side::B, stream);
+    call.handle.command(MediaCommand::SendDigit { side: Side::B, digit });
+    for _ in 0..5 {
+        let (header, payload) = call.b.hear();
+        assert_eq!((header.payload_type, payload.len()), (0, 160), "100 ms of tone");
+    }
+    call.close();
 }
 
 #[test]
@@ -584,7 +632,7 @@ fn a_recording_begins_at_its_command_and_ends_with_the_call() {
     for (name, codec, code) in [("a-leg.wav", Codec::Pcmu, 0x90), ("b-leg.wav", Codec::Pcma, 0x91)] {
         let file = hound::WavReader::open(directory.join(name)).unwrap();
         assert_eq!(u64::from(file.len()), report.samples);
-        let sample = g711::decode_sample(codec, code);
+        let sample = g711::decode_sample(codec.law().unwrap(), code);
         let spoken = file.into_samples::<i16>().filter(|found| *found.as_ref().unwrap() == sample).count();
         assert_eq!(spoken, 1600, "{name}");
     }
@@ -722,6 +770,54 @@ impl Phone {
 }
 
 #[test]
+fn rfc3551_4_5_2_g722_passes_as_it_is_and_is_converted_for_a_leg_without_it() {
+    let tone = |n: usize| (8000.0 * (std::f64::consts::TAU * 500.0 * n as f64 / 8000.0).sin()) as i16;
+    let said: Vec<i16> = (0..3200).map(tone).collect();
+    let mut coded = vec![0; 3200];
+    assert_eq!(crate::g722::Encoder::narrow().encode(&said, &mut coded), 3200);
+    let mut call = TestCall::bridged(Codec::G722, Codec::G722);
+    for payload in coded.chunks(160).take(3) {
+        let mut packet = call.a.header(9).encode().to_vec();
+        packet.extend(payload);
+        call.a.send_raw(&packet);
+        call.a.sequence = call.a.sequence.wrapping_add(1);
+        call.a.timestamp = call.a.timestamp.wrapping_add(160);
+        let (header, heard) = call.b.hear();
+        assert_eq!((header.payload_type, heard.as_slice()), (9, payload), "byte for byte");
+    }
+    let mut call = TestCall::bridged(Codec::G722, Codec::Pcma);
+    let (mut at_b, mut at_a, mut stamps) = (vec![], vec![], vec![]);
+    let mut decoder = crate::g722::Decoder::narrow();
+    for (payload, samples) in coded.chunks(160).zip(said.chunks(160)) {
+        let mut packet = call.a.header(9).encode().to_vec();
+        packet.extend(payload);
+        call.a.send_raw(&packet);
+        call.a.sequence = call.a.sequence.wrapping_add(1);
+        call.a.timestamp = call.a.timestamp.wrapping_add(160);
+        let (header, heard) = call.b.hear();
+        assert_eq!((header.payload_type, heard.len()), (8, 160));
+        stamps.push(header.timestamp);
+        at_b.extend(heard.into_iter().map(|code| g711::decode_sample(g711::Law::A, code)));
+        let mut packet = call.b.header(8).encode().to_vec();
+        packet.extend(samples.iter().map(|sample| g711::encode_sample(g711::Law::A, *sample)));
+        call.b.send_raw(&packet);
+        call.b.sequence = call.b.sequence.wrapping_add(1);
+        call.b.timestamp = call.b.timestamp.wrapping_add(160);
+        let (header, heard) = call.a.hear();
+        assert_eq!((header.payload_type, heard.len()), (9, 160));
+        let mut samples = [0; 160];
+        assert_eq!(decoder.decode(&heard, &mut samples), 160);
+        at_a.extend(samples);
+    }
+    assert!(stamps.windows(2).all(|pair| pair[1].wrapping_sub(pair[0]) == 160), "a clock of 8000");
+    for heard in [at_a, at_b] {
+        let level = |samples: &[i16]| samples.iter().map(|s| f64::from(*s).powi(2)).sum::<f64>().sqrt();
+        let (spoken, heard) = (level(&said[1600..]), level(&heard[1600..]));
+        assert!((0.9..1.1).contains(&(heard / spoken)), "{spoken} {heard}");
+    }
+}
+
+#[test]
 fn rfc3711_an_encrypted_leg_and_a_plain_one_hear_each_other() {
     for suite in Suite::ALL {
         let mut call = TestCall::open(limits());
@@ -754,10 +850,10 @@ fn rfc3711_each_leg_has_keys_of_its_own_and_codecs_are_converted() {
     call.configure(Side::A, stream_a);
     call.configure(Side::B, stream_b);
     call.handle.command(MediaCommand::Bridge);
-    let mu = g711::encode_sample(Codec::Pcmu, 8031);
+    let mu = g711::encode_sample(g711::Law::Mu, 8031);
     let packet = call.a.sealed(&mut a, mu);
     call.a.send_raw(&packet);
-    let expected = g711::encode_sample(Codec::Pcma, g711::decode_sample(Codec::Pcmu, mu));
+    let expected = g711::encode_sample(g711::Law::A, g711::decode_sample(g711::Law::Mu, mu));
     let (header, payload) = call.b.hear_sealed(&mut b);
     assert_eq!((header.payload_type, payload), (8, vec![expected; 160]));
     // What one leg may say under its key is nothing on the other.
@@ -815,14 +911,14 @@ fn rfc3711_3_3_a_wrong_tag_goes_nowhere_and_changes_nothing() {
 
 #[test]
 fn rfc3711_keys_and_prompts_work_under_encryption() {
-    let mut call = TestCall::open(limits());
+    let call = TestCall::open(limits());
     let (mut srtp, stream) = encrypted(Suite::Aes128Sha80, 1, call.a.stream(Codec::Pcmu));
     call.configure(Side::A, stream);
     call.handle.command(MediaCommand::CollectDigits { side: Side::A, on: true });
     let prompt = Prompt::new("test", &[1000; 800]);
     call.handle.command(MediaCommand::Play { side: Side::A, prompt, mode: PlayMode::Once });
     for _ in 0..5 {
-        assert_eq!(call.a.hear_sealed(&mut srtp).1, [g711::encode_sample(Codec::Pcmu, 1000); 160]);
+        assert_eq!(call.a.hear_sealed(&mut srtp).1, [g711::encode_sample(g711::Law::Mu, 1000); 160]);
     }
     assert_eq!(call.event(), MediaEvent::PlayFinished { side: Side::A });
     let mut packet = call.a.header(101).encode().to_vec();
@@ -832,4 +928,148 @@ fn rfc3711_keys_and_prompts_work_under_encryption() {
     let length = srtp.protect_rtp(&mut packet, length).unwrap();
     call.a.send_raw(&packet[..length]);
     assert_eq!(call.event(), MediaEvent::Digit { side: Side::A, digit: Digit::from_char('4').unwrap() });
+}
+
+/// A packet as it came: number, timestamp, marker, length.
+fn shape((header, payload): (Header, Vec<u8>)) -> (u16, u32, bool, usize) {
+    (header.sequence, header.timestamp, header.marker, payload.len())
+}
+
+impl Phone {
+    /// Audio of any length; `place` counts the packets of this length before it.
+    fn speak_for(&mut self, payload_type: u8, bytes: usize, code: u8) {
+        let mut packet = self.header(payload_type).encode().to_vec();
+        packet.extend(vec![code; bytes]);
+        self.send_raw(&packet);
+        self.sequence = self.sequence.wrapping_add(1);
+        self.timestamp = self.timestamp.wrapping_add(bytes as u32);
+    }
+}
+
+#[test]
+fn rfc3551_4_2_packets_keep_their_length_unless_they_are_converted_or_too_long() {
+    // B's ptime and a=maxptime, B's codec; what A sends; what B gets, as bytes.
+    type Row = (&'static str, (u8, Option<u8>), Codec, &'static [usize], &'static [usize]);
+    let table: &[Row] = &[
+        ("relayed as they are", (20, None), Codec::Pcmu, &[240, 80, 480], &[240, 80, 480]),
+        ("converted: of the peer's length", (20, None), Codec::Pcma, &[160, 160], &[160, 160]),
+        ("converted: cut", (20, None), Codec::Pcma, &[480, 480], &[160; 6]),
+        ("converted: joined", (30, None), Codec::Pcma, &[80; 6], &[240, 240]),
+        ("converted: neither is a multiple", (20, None), Codec::Pcma, &[240; 4], &[160; 6]),
+        ("to G.722", (60, None), Codec::G722, &[160; 6], &[480, 480]),
+        ("too long for the peer", (20, Some(20)), Codec::Pcmu, &[480], &[160; 3]),
+        ("as long as the peer allows", (20, Some(60)), Codec::Pcmu, &[480, 320], &[480, 320]),
+    ];
+    for (fact, (ptime_ms, max_packet_ms), codec, said, expected) in table {
+        let mut call = TestCall::open(limits());
+        call.configure(Side::A, call.a.stream(Codec::Pcmu));
+        let stream = call.b.stream(*codec);
+        call.configure(Side::B, Stream { ptime_ms: *ptime_ms, max_packet_ms: *max_packet_ms, ..stream });
+        call.handle.command(MediaCommand::Bridge);
+        for length in *said {
+            call.a.speak_for(0, *length, 17);
+        }
+        let heard: Vec<_> = expected.iter().map(|_| shape(call.b.hear())).collect();
+        let lengths: Vec<_> = heard.iter().map(|packet| packet.3).collect();
+        assert_eq!(lengths, *expected, "{fact}");
+        for pair in heard.windows(2) {
+            let (before, after) = (pair[0], pair[1]);
+            assert_eq!(after.0, before.0.wrapping_add(1), "{fact}: numbers without a hole");
+            assert_eq!(after.1, before.1.wrapping_add(before.3 as u32), "{fact}: one timeline");
+            assert!(!after.2, "{fact}: one talk-spurt");
+        }
+        assert!(heard[0].2, "{fact}");
+        call.b.hears_nothing();
+    }
+}
+
+#[test]
+fn audio_that_waits_for_more_is_sent_as_it_is_and_losses_stay_losses() {
+    let mut call = TestCall::open(limits());
+    call.configure(Side::A, call.a.stream(Codec::Pcmu));
+    let stream = call.b.stream(Codec::Pcma);
+    call.configure(Side::B, Stream { ptime_ms: 20, ..stream });
+    call.handle.command(MediaCommand::Bridge);
+    call.a.speak_for(0, 240, 17);
+    let first = shape(call.b.hear());
+    assert_eq!((first.2, first.3), (true, 160));
+    // Nothing comes for a while: what is left goes out alone.
+    let rest = shape(call.b.hear());
+    assert_eq!(rest, (first.0.wrapping_add(1), first.1.wrapping_add(160), false, 80));
+    // A packet is lost.
+    call.a.sequence = call.a.sequence.wrapping_add(1);
+    call.a.timestamp = call.a.timestamp.wrapping_add(240);
+    call.a.speak_for(0, 240, 18);
+    let after = shape(call.b.hear());
+    assert_eq!((after.0, after.1), (rest.0.wrapping_add(2), rest.1.wrapping_add(320)), "the loss is told");
+    // A key comes in between: what waits goes before it.
+    let start = call.a.timestamp;
+    call.a.key('5', start, 160, false);
+    assert_eq!(shape(call.b.hear()), (after.0.wrapping_add(1), after.1.wrapping_add(160), false, 80));
+    let (header, _) = call.b.hear();
+    assert_eq!((header.payload_type, header.sequence), (96, after.0.wrapping_add(2)));
+    // From now on they are of the right length, and nothing is in the way.
+    call.a.speak_for(0, 160, 19);
+    assert_eq!(shape(call.b.hear()).3, 160);
+}
+
+#[test]
+fn rfc4733_durations_are_told_at_the_clock_of_each_leg() {
+    for (from, to, told, expected) in
+        [(48_000u32, 8000u32, 4800u16, 800u16), (8000, 16_000, 800, 1600), (16_000, 48_000, 1600, 4800)]
+    {
+        let mut call = TestCall::open(limits());
+        for (side, phone, clock) in [(Side::A, &call.a, from), (Side::B, &call.b, to)] {
+            let mut stream = phone.stream(Codec::Pcmu);
+            stream.telephone_event.as_mut().unwrap().clock_rate = clock;
+            call.configure(side, stream);
+        }
+        call.handle.command(MediaCommand::Bridge);
+        let start = call.a.timestamp;
+        call.a.key('7', start, told, true);
+        let (header, payload) = call.b.hear();
+        let event = crate::dtmf::TelephoneEvent::decode(&payload).unwrap();
+        assert_eq!((header.payload_type, event.duration, event.end), (96, expected, true), "{from} to {to}");
+        // As a tone of the same length, where the other leg has no events.
+        let stream = Stream { telephone_event: None, ..call.b.stream(Codec::Pcmu) };
+        call.configure(Side::B, stream);
+        let start = start.wrapping_add(8000);
+        call.a.key('8', start, told, true);
+        let mut heard = vec![];
+        for _ in 0..5 {
+            heard.extend(call.b.hear().1);
+        }
+        call.b.hears_nothing();
+        let loud = heard
+            .iter()
+            .filter(|code| g711::decode_sample(g711::Law::Mu, **code).unsigned_abs() > 500)
+            .count();
+        assert!((500..=800).contains(&loud), "100 ms from {from}: {loud}");
+    }
+}
+
+#[test]
+fn rfc5761_reports_share_the_rtp_port_when_it_was_agreed() {
+    let mut call = TestCall::open(limits());
+    let stream = call.a.stream(Codec::Pcmu);
+    call.configure(Side::A, Stream { rtcp_mux: true, remote_rtcp: stream.remote, ..stream });
+    call.configure(Side::B, call.b.stream(Codec::Pcmu));
+    call.handle.command(MediaCommand::Bridge);
+    call.a.speak(0, 17);
+    call.b.hear();
+    let mut report = vec![];
+    rtcp::encode_report(call.a.ssrc, None, None, &rtcp::Cname::from_random([7; 12]), &mut report);
+    call.a.send_raw(&report);
+    call.a.speak(0, 18);
+    assert_eq!(call.b.hear().1, [18; 160], "the report is not audio");
+    // RFC 3550 §6.3.7: who has sent nothing takes no leave.
+    call.b.speak(0, 19);
+    call.a.hear();
+    call.handle.command(MediaCommand::Close);
+    let mut bye = [0; 512];
+    let (length, from) = call.a.rtp.recv_from(&mut bye).unwrap();
+    assert_eq!(from.port(), call.a.engine);
+    assert!(rtcp::decode(&bye[..length], 0).unwrap().bye);
+    let MediaEvent::Closed(statistics) = call.event() else { panic!() };
+    assert_eq!((statistics.a.received, statistics.a.foreign, statistics.a.lost), (2, 0, 0));
 }

@@ -3,7 +3,8 @@
 //! While packets flow it wakes every [`TICK`] and takes all that came meanwhile in one go: at 10 000 packets/s
 //! a wake-up per packet would cost more than the packet. While none do, it dozes: the next packet, the next
 //! deadline or something urgent wakes it, and what can wait is taken every [`DOZE`]. Without calls it sleeps
-//! until it is told of one. A packet costs no lock, no allocation, no reading of the clock and no log line.
+//! until it is told of one. A packet costs no lock, no allocation (but for [`crate::codec`]'s conversions from and to
+//! G.722), no reading of the clock and no log line.
 
 use super::call::{Call, Parts};
 use super::clock::{MediaClock, Now};

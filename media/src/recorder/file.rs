@@ -4,7 +4,6 @@
 //! system calls per flush and file. Here the header is kept in memory. Audio is written before the header
 //! that counts it, so the file never claims more than it holds.
 
-use crate::time::SAMPLE_RATE_HZ;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
@@ -14,13 +13,10 @@ pub(super) const HEADER_LENGTH: usize = 44;
 /// Audio held back between two flushes: a quarter of a second is 4000 bytes.
 const BUFFER: usize = 8192;
 
-/// What every file holds.
-pub(super) const SPEC: hound::WavSpec = hound::WavSpec {
-    channels: 1,
-    sample_rate: SAMPLE_RATE_HZ,
-    bits_per_sample: 16,
-    sample_format: hound::SampleFormat::Int,
-};
+/// What every file holds, at one of the two rates.
+pub(super) const fn spec(sample_rate: u32) -> hound::WavSpec {
+    hound::WavSpec { channels: 1, sample_rate, bits_per_sample: 16, sample_format: hound::SampleFormat::Int }
+}
 
 /// A WAV file that grows at its end and is rewritten in its header only.
 pub(super) struct WavFile {
@@ -122,8 +118,9 @@ mod tests {
     fn the_file_is_the_one_that_a_plain_buffer_would_make() {
         let folder = Folder::new();
         let (ours, plain) = (folder.path().join("ours"), folder.path().join("plain"));
-        let mut writer = hound::WavWriter::new(WavFile::new(File::create(&ours).unwrap()), SPEC).unwrap();
-        let mut other = hound::WavWriter::create(&plain, SPEC).unwrap();
+        let mut writer =
+            hound::WavWriter::new(WavFile::new(File::create(&ours).unwrap()), spec(8000)).unwrap();
+        let mut other = hound::WavWriter::create(&plain, spec(8000)).unwrap();
         for number in 0..30_000i32 {
             writer.write_sample(number as i16).unwrap();
             other.write_sample(number as i16).unwrap();

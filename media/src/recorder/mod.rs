@@ -9,8 +9,8 @@
 //! 50 ms old; it never waits, allocates only while the pool grows, and counts as lost what finds no block.
 //! The writer puts the audio in its place ([`crate::jitter`]) and flushes header and data four times a
 //! second, so a crash costs less than a second ([`repair`] mends the rest). Syncing and hashing, which may
-//! take long, are left to the sealers. Files are 16-bit mono PCM at 8000 Hz. No number is in any path, file
-//! or header.
+//! take long, are left to the sealers. Files are 16-bit mono PCM at 8000 Hz, or 16 000 Hz when the recording began
+//! with two wideband legs; what then comes in another codec is converted. No number is in any path, file or header.
 
 mod file;
 mod seal;
@@ -87,6 +87,7 @@ enum ToWriter {
     Begin {
         id: RecordingId,
         directory: PathBuf,
+        wideband: bool,
         at: MediaTime,
         events: EventSink,
     },
@@ -142,12 +143,18 @@ impl Recorder {
         })
     }
 
-    /// Begins both files in `directory`; `now` is their sample 0.
-    pub fn begin(&mut self, directory: PathBuf, events: EventSink, now: MediaTime) -> RecordingId {
+    /// Begins both files in `directory`, at 16 000 Hz when `wideband`; `now` is their sample 0.
+    pub fn begin(
+        &mut self,
+        directory: PathBuf,
+        wideband: bool,
+        events: EventSink,
+        now: MediaTime,
+    ) -> RecordingId {
         let id = RecordingId(self.next_id);
         self.next_id += 1;
         self.live += 1;
-        self.tell(ToWriter::Begin { id, directory, at: now, events });
+        self.tell(ToWriter::Begin { id, directory, wideband, at: now, events });
         id
     }
 

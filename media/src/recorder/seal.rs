@@ -15,13 +15,17 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 const HEADER_LENGTH: u64 = file::HEADER_LENGTH as u64;
-/// What a WAV file of ours may hold, so that no length field overflows: 37 hours.
+/// What a WAV file of ours may hold, so that no length field overflows: 37 hours, or 18 at 16 000 Hz.
 pub(super) const MAX_SAMPLES: u64 = 1 << 30;
+/// Samples per second that a file of ours may have.
+const RATES: [u32; 2] = [SAMPLE_RATE_HZ, 2 * SAMPLE_RATE_HZ];
 
 /// A recording whose files are written and closed.
 pub(super) struct Written {
     pub(super) directory: PathBuf,
     pub(super) samples: u64,
+    /// Samples per second.
+    pub(super) rate: u32,
     pub(super) gaps: [Vec<(u64, u64)>; 2],
     pub(super) complete: bool,
     pub(super) events: EventSink,
@@ -71,9 +75,9 @@ fn run(inbox: &Mutex<Receiver<Written>>) {
 
 impl Written {
     fn complete(self) {
-        let Self { directory, samples, gaps: [a, b], complete, events, statistics } = self;
+        let Self { directory, samples, rate, gaps: [a, b], complete, events, statistics } = self;
         let mut report = RecordingReport {
-            sample_rate_hz: SAMPLE_RATE_HZ,
+            sample_rate_hz: rate,
             samples: samples.min(MAX_SAMPLES),
             a: LegRecording { sha256: String::new(), gaps: a },
             b: LegRecording { sha256: String::new(), gaps: b },
@@ -95,9 +99,9 @@ impl Written {
 impl RecordingReport {
     /// Fits, syncs and hashes both files; does what it can for the second one when the first one fails.
     fn seal(&mut self) -> io::Result<()> {
-        let (directory, samples) = (self.directory.as_path(), self.samples);
-        let a = self.a.seal(&directory.join(A_LEG), samples);
-        let b = self.b.seal(&directory.join(B_LEG), samples);
+        let (directory, samples, rate) = (self.directory.as_path(), self.samples, self.sample_rate_hz);
+        let a = self.a.seal(&directory.join(A_LEG), samples, rate);
+        let b = self.b.seal(&directory.join(B_LEG), samples, rate);
         self.complete &= a? & b?;
         // The names must survive as well as what they name.
         File::open(directory)?.sync_all()
@@ -106,8 +110,8 @@ impl RecordingReport {
 
 impl LegRecording {
     /// True when nothing of the file was missing.
-    fn seal(&mut self, path: &Path, samples: u64) -> io::Result<bool> {
-        let (kept, sha256) = seal_file(path, samples)?;
+    fn seal(&mut self, path: &Path, samples: u64, rate: u32) -> io::Result<bool> {
+        let (kept, sha256) = seal_file(path, samples, rate)?;
         self.sha256 = sha256;
         self.miss_from(kept, samples);
         Ok(kept == samples)
@@ -133,10 +137,14 @@ impl LegRecording {
 /// # Errors
 /// What the system says, or [`io::ErrorKind::InvalidData`] for a file that is none of ours.
 pub fn repair(directory: &Path) -> io::Result<Option<RecordingReport>> {
-    let mut samples = None;
+    let (mut samples, mut rate) = (None, None);
     for name in [A_LEG, B_LEG] {
         match File::open(directory.join(name)) {
-            Ok(file) => samples = samples.max(Some(samples_in(&file)?)),
+            Ok(file) => {
+                let (count, found) = samples_in(&file)?;
+                samples = samples.max(Some(count));
+                rate = rate.or(found);
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
@@ -144,7 +152,8 @@ pub fn repair(directory: &Path) -> io::Result<Option<RecordingReport>> {
     let Some(samples) = samples else { return Ok(None) };
     let mut report = RecordingReport {
         directory: directory.to_owned(),
-        sample_rate_hz: SAMPLE_RATE_HZ,
+        // A power cut before the first flush leaves neither header nor audio.
+        sample_rate_hz: rate.unwrap_or(SAMPLE_RATE_HZ),
         samples,
         a: LegRecording::default(),
         b: LegRecording::default(),
@@ -156,10 +165,15 @@ pub fn repair(directory: &Path) -> io::Result<Option<RecordingReport>> {
 }
 
 /// Fits, syncs and hashes one file; returns how many samples it held before it was padded, and its SHA-256.
-fn seal_file(path: &Path, samples: u64) -> io::Result<(u64, String)> {
+fn seal_file(path: &Path, samples: u64, rate: u32) -> io::Result<(u64, String)> {
     let file =
         OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o640).open(path)?;
-    let kept = samples_in(&file)?.min(samples);
+    let (kept, found) = samples_in(&file)?;
+    if found.is_some_and(|found| found != rate) {
+        // Two legs of different rates are none of ours.
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let kept = kept.min(samples);
     let length = HEADER_LENGTH + 2 * samples;
     if file.metadata()?.len() != length {
         // First cut, then grow: what lay behind the last whole sample must not be heard. Growing takes no
@@ -167,7 +181,7 @@ fn seal_file(path: &Path, samples: u64) -> io::Result<(u64, String)> {
         file.set_len(HEADER_LENGTH + 2 * kept)?;
         file.set_len(length)?;
     }
-    let header = header(samples);
+    let header = header(samples, rate);
     let mut found = [0; file::HEADER_LENGTH];
     file.read_exact_at(&mut found, 0)?;
     if found != header {
@@ -177,23 +191,24 @@ fn seal_file(path: &Path, samples: u64) -> io::Result<(u64, String)> {
     Ok((kept, hash(&file)?))
 }
 
-/// Whole samples after the header, as the file's length tells it.
-fn samples_in(file: &File) -> io::Result<u64> {
+/// Whole samples after the header, as the file's length tells it, and their rate when there is a header.
+fn samples_in(file: &File) -> io::Result<(u64, Option<u32>)> {
     let length = file.metadata()?.len();
+    let mut rate = None;
     let mut found = [0; file::HEADER_LENGTH];
     if length >= HEADER_LENGTH {
         file.read_exact_at(&mut found, 0)?;
         // A power cut may have left nulls; but a file that says to be something else is not for us to cut.
-        let ours = header(0);
-        if found.starts_with(b"RIFF") && found.get(8..40) != ours.get(8..40) {
-            return Err(io::ErrorKind::InvalidData.into());
+        if found.starts_with(b"RIFF") {
+            let is_ours = |rate: &u32| found.get(8..40) == header(0, *rate).get(8..40);
+            rate = Some(RATES.into_iter().find(is_ours).ok_or(io::ErrorKind::InvalidData)?);
         }
     }
-    Ok((length.saturating_sub(HEADER_LENGTH) / 2).min(MAX_SAMPLES))
+    Ok(((length.saturating_sub(HEADER_LENGTH) / 2).min(MAX_SAMPLES), rate))
 }
 
 /// The header of 16-bit mono PCM, byte for byte what hound writes.
-fn header(samples: u64) -> [u8; file::HEADER_LENGTH] {
+fn header(samples: u64, rate: u32) -> [u8; file::HEADER_LENGTH] {
     let bytes = u32::try_from(2 * samples.min(MAX_SAMPLES)).unwrap_or(u32::MAX);
     let mut header = [0; file::HEADER_LENGTH];
     let fields: [&[u8]; 13] = [
@@ -204,8 +219,8 @@ fn header(samples: u64) -> [u8; file::HEADER_LENGTH] {
         &16u32.to_le_bytes(),
         &1u16.to_le_bytes(),
         &1u16.to_le_bytes(),
-        &SAMPLE_RATE_HZ.to_le_bytes(),
-        &(2 * SAMPLE_RATE_HZ).to_le_bytes(),
+        &rate.to_le_bytes(),
+        &rate.saturating_mul(2).to_le_bytes(),
         &2u16.to_le_bytes(),
         &16u16.to_le_bytes(),
         b"data",
@@ -233,11 +248,11 @@ fn hash(file: &File) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recorder::file::SPEC;
+    use crate::recorder::file::spec;
     use crate::recorder::writer::tests::{Folder, read};
 
     fn wav(samples: &[i16]) -> Vec<u8> {
-        let mut bytes = header(samples.len() as u64).to_vec();
+        let mut bytes = header(samples.len() as u64, 8000).to_vec();
         bytes.extend(samples.iter().flat_map(|sample| sample.to_le_bytes()));
         bytes
     }
@@ -245,10 +260,27 @@ mod tests {
     #[test]
     fn the_header_is_the_one_that_hound_writes() {
         let mut written = io::Cursor::new(vec![]);
-        let mut writer = hound::WavWriter::new(&mut written, SPEC).unwrap();
+        let mut writer = hound::WavWriter::new(&mut written, spec(8000)).unwrap();
         [1i16, -2, 3].iter().for_each(|sample| writer.write_sample(*sample).unwrap());
         writer.finalize().unwrap();
         assert_eq!(written.into_inner(), wav(&[1, -2, 3]));
+        let mut written = io::Cursor::new(vec![]);
+        hound::WavWriter::new(&mut written, spec(16_000)).unwrap().finalize().unwrap();
+        assert_eq!(written.into_inner(), header(0, 16_000));
+    }
+
+    #[test]
+    fn a_wideband_recording_is_mended_at_its_own_rate() {
+        let folder = Folder::new();
+        let mut file = header(100, 16_000).to_vec();
+        file.extend([1; 200]);
+        std::fs::write(folder.path().join(A_LEG), &file).unwrap();
+        let report = repair(folder.path()).unwrap().unwrap();
+        assert_eq!((report.sample_rate_hz, report.samples), (16_000, 100));
+        let other = std::fs::read(folder.path().join(B_LEG)).unwrap();
+        assert_eq!(other[..44], header(100, 16_000), "the missing leg gets the same rate");
+        std::fs::write(folder.path().join(B_LEG), wav(&[1, 2, 3])).unwrap();
+        assert_eq!(repair(folder.path()).unwrap_err().kind(), io::ErrorKind::InvalidData, "two rates");
     }
 
     #[test]

@@ -4,12 +4,13 @@
 //! that has fallen behind does not take for a gap what still waits in the queue. It reads no clock of its
 //! own.
 
-use super::file::{SPEC, WavFile};
+use super::file::{WavFile, spec};
 use super::seal::{MAX_SAMPLES, Sealers, Written};
 use super::{A_LEG, B_LEG, Block, Content, EventSink, Record, RecordingId, ToWriter};
 use crate::jitter::{Arrived, Placement, Timeline, WINDOW};
-use crate::time::{MediaTime, milliseconds};
-use crate::{CallStatistics, MediaEvent, Side, g711};
+use crate::resample::{self, Upsampler};
+use crate::time::{MediaTime, SAMPLE_RATE_HZ, milliseconds};
+use crate::{CallStatistics, Codec, MediaEvent, Side, g711, g722};
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -25,7 +26,7 @@ const FLUSH: u64 = milliseconds(250);
 const BACKLOG: u64 = milliseconds(400);
 /// Samples written at once.
 const PIECE: usize = 2048;
-/// Samples decoded at once: a packet of 20 ms, with room.
+/// Bytes decoded at once: a packet of 20 ms, with room.
 const DECODED: usize = 240;
 
 /// Opens a leg's new file.
@@ -57,8 +58,8 @@ impl Writer {
 
     fn handle(&mut self, message: ToWriter, give_back: &SyncSender<Block>) {
         match message {
-            ToWriter::Begin { id, directory, at, events } => {
-                self.recordings.insert(id, Recording::begin(directory, events, at, create));
+            ToWriter::Begin { id, directory, wideband, at, events } => {
+                self.recordings.insert(id, Recording::begin(directory, wideband, events, at, create));
             }
             ToWriter::Block(mut block) => {
                 self.take(&block);
@@ -109,14 +110,21 @@ struct Recording {
     directory: PathBuf,
     events: EventSink,
     start: MediaTime,
+    /// Samples of a file per 125 µs: 1, or 2 for wideband.
+    scale: u64,
     a: Leg,
     b: Leg,
     complete: bool,
 }
 
 /// One leg's file.
-#[derive(Default)]
 struct Leg {
+    /// Of the recording.
+    scale: u64,
+    /// For G.722, made when it comes.
+    decoder: Option<Box<g722::Decoder>>,
+    /// For G.711 in a wideband recording.
+    upsampler: Upsampler,
     placement: Placement,
     timeline: Timeline,
     /// `None` when it could not be made, or broke.
@@ -124,9 +132,10 @@ struct Leg {
 }
 
 impl Recording {
-    fn begin(directory: PathBuf, events: EventSink, start: MediaTime, open: Open) -> Self {
-        let (a, b) = (Leg::default(), Leg::default());
-        let mut recording = Self { directory, events, start, a, b, complete: true };
+    fn begin(directory: PathBuf, wideband: bool, events: EventSink, start: MediaTime, open: Open) -> Self {
+        let scale = if wideband { 2 } else { 1 };
+        let (a, b) = (Leg::new(scale), Leg::new(scale));
+        let mut recording = Self { directory, events, start, scale, a, b, complete: true };
         if let Err(error) = recording.make_files(open) {
             recording.fail(Some(&error));
         }
@@ -134,13 +143,24 @@ impl Recording {
     }
 
     fn make_files(&mut self, open: Open) -> Result<(), hound::Error> {
+        let spec = spec(self.rate());
         DirBuilder::new().recursive(true).mode(0o750).create(&self.directory)?;
         for (name, leg) in [(A_LEG, &mut self.a), (B_LEG, &mut self.b)] {
-            let mut file = hound::WavWriter::new(WavFile::new(open(&self.directory.join(name))?), SPEC)?;
+            let mut file = hound::WavWriter::new(WavFile::new(open(&self.directory.join(name))?), spec)?;
             file.flush()?;
             leg.file = Some(file);
         }
         Ok(())
+    }
+
+    /// Samples per second.
+    fn rate(&self) -> u32 {
+        SAMPLE_RATE_HZ.saturating_mul(self.scale as u32)
+    }
+
+    /// A time in samples of the files.
+    fn samples(&self, since_start: u64) -> u64 {
+        since_start.saturating_mul(self.scale)
     }
 
     fn take(&mut self, record: &Record, payload: &[u8]) {
@@ -155,18 +175,19 @@ impl Recording {
 
     /// Writes what no late packet can change any more, and puts both headers right.
     fn flush(&mut self, now: MediaTime) {
-        let until = now.since(self.start).saturating_sub(WINDOW);
+        let until = self.samples(now.since(self.start).saturating_sub(WINDOW));
         let outcomes = [&mut self.a, &mut self.b].map(|leg| leg.flush(until));
         outcomes.into_iter().for_each(|outcome| self.judge(outcome));
     }
 
     fn finish(mut self, end: MediaTime, statistics: CallStatistics) -> Written {
-        let samples = end.since(self.start);
+        let samples = self.samples(end.since(self.start));
+        let rate = self.rate();
         let outcomes = [&mut self.a, &mut self.b].map(|leg| leg.finish(samples));
         outcomes.into_iter().for_each(|outcome| self.judge(outcome));
         let Self { directory, events, a, b, complete, .. } = self;
         let gaps = [a.timeline.into_gaps(), b.timeline.into_gaps()];
-        Written { directory, samples, gaps, complete, events, statistics }
+        Written { directory, samples, rate, gaps, complete, events, statistics }
     }
 
     fn judge(&mut self, outcome: Result<(), hound::Error>) {
@@ -189,6 +210,18 @@ impl Recording {
 }
 
 impl Leg {
+    fn new(scale: u64) -> Self {
+        Self {
+            scale,
+            decoder: None,
+            upsampler: Upsampler::default(),
+            placement: Placement::default(),
+            timeline: Timeline::new(scale as usize),
+            file: None,
+        }
+    }
+
+    /// `arrival` is in units of 125 µs, as all that is told of packets.
     fn take(&mut self, record: &Record, payload: &[u8], arrival: u64) -> Result<(), hound::Error> {
         let header = record.header;
         let mut arrived = Arrived {
@@ -200,27 +233,47 @@ impl Leg {
             duration: 0,
         };
         let mut outcome = Ok(());
-        if arrival > self.timeline.emitted().saturating_add(WINDOW + BACKLOG) {
-            outcome = self.emit(arrival.saturating_sub(WINDOW));
+        if arrival > (self.timeline.emitted() / self.scale).saturating_add(WINDOW + BACKLOG) {
+            outcome = self.emit(arrival.saturating_sub(WINDOW).saturating_mul(self.scale));
         }
         match record.content {
             Content::Audio(codec, _) => {
                 arrived.duration = payload.len() as u32;
-                let mut samples = [0; DECODED];
-                let mut position = self.placement.place(&arrived);
-                for piece in payload.chunks(DECODED) {
-                    let Some(at) = position else { break };
-                    let count = g711::decode(codec, piece, &mut samples);
-                    self.timeline.insert(at, samples.get(..count).unwrap_or_default());
-                    position = at.checked_add(count as i64);
+                if let Some(position) = self.placement.place(&arrived) {
+                    self.insert(codec, position.saturating_mul(self.scale as i64), payload);
                 }
             }
             Content::Key(duration) => {
                 arrived.duration = duration;
-                self.timeline.mute(self.placement.place_event(&arrived), duration as usize);
+                let position = self.placement.place_event(&arrived).saturating_mul(self.scale as i64);
+                let samples = (duration as usize).saturating_mul(self.scale as usize);
+                self.timeline.mute(position, samples);
             }
         }
         outcome
+    }
+
+    /// Decodes a payload to the rate of the file and puts it there, in pieces.
+    fn insert(&mut self, codec: Codec, mut position: i64, payload: &[u8]) {
+        let (mut samples, mut narrow) = ([0; 2 * DECODED], [0; DECODED]);
+        for piece in payload.chunks(DECODED) {
+            let (count, late) = match (codec.law(), self.scale) {
+                (Some(law), 1) => (g711::decode(law, piece, &mut samples), 0),
+                (Some(law), _) => {
+                    let count = g711::decode(law, piece, &mut narrow);
+                    let count = self.upsampler.process(narrow.get(..count).unwrap_or_default(), &mut samples);
+                    (count, 2 * resample::DELAY)
+                }
+                (None, scale) => {
+                    let new = if scale == 1 { g722::Decoder::narrow } else { g722::Decoder::wide };
+                    let decoder = self.decoder.get_or_insert_with(|| Box::new(new()));
+                    (decoder.decode(piece, &mut samples), 0)
+                }
+            };
+            let at = position.saturating_sub(late as i64);
+            self.timeline.insert(at, samples.get(..count).unwrap_or_default());
+            position = position.saturating_add(count as i64);
+        }
     }
 
     fn emit(&mut self, until: u64) -> Result<(), hound::Error> {
@@ -311,7 +364,7 @@ pub(super) mod tests {
     }
 
     fn decoded(codec: Codec, numbers: impl Iterator<Item = u16>) -> Vec<i16> {
-        numbers.flat_map(payload).map(|code| g711::decode_sample(codec, code)).collect()
+        numbers.flat_map(payload).map(|code| g711::decode_sample(codec.law().unwrap(), code)).collect()
     }
 
     fn record(side: Side, number: u16, codec: Codec, ms: u64) -> Record {
@@ -330,7 +383,7 @@ pub(super) mod tests {
         let folder = Folder::new();
         let directory = folder.path().join("2026/11/21/uuid");
         let (events, heard) = sink();
-        let mut recording = Recording::begin(directory.clone(), events, at(0), create);
+        let mut recording = Recording::begin(directory.clone(), false, events, at(0), create);
         assert_eq!(read(&directory.join(A_LEG)), [], "valid from the start");
         for number in 0..100u16 {
             let ms = u64::from(number) * 20;
@@ -358,7 +411,7 @@ pub(super) mod tests {
         let folder = Folder::new();
         let directory = folder.path().join("day/uuid");
         let (events, heard) = sink();
-        let _first = Recording::begin(directory.clone(), events.clone(), at(0), create);
+        let _first = Recording::begin(directory.clone(), false, events.clone(), at(0), create);
         // The tests' umask may take bits away but adds none.
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         for (path, most) in
@@ -367,7 +420,7 @@ pub(super) mod tests {
             assert_eq!(mode(&path) & !most, 0, "{}", path.display());
             assert_eq!(mode(&path) & 0o600, 0o600);
         }
-        let _second = Recording::begin(directory, events, at(0), create);
+        let _second = Recording::begin(directory, false, events, at(0), create);
         assert_eq!(*heard.lock().unwrap(), [MediaEvent::RecordingFailed]);
     }
 
@@ -382,10 +435,10 @@ pub(super) mod tests {
                 OpenOptions::new().write(true).open("/dev/full")
             }
         };
-        let mut recording = Recording::begin(folder.path().to_owned(), events, at(0), create);
+        let mut recording = Recording::begin(folder.path().to_owned(), false, events, at(0), create);
         // From now on the A-leg's disk is full.
         recording.a.file =
-            Some(hound::WavWriter::new(WavFile::new(full(Path::new("x")).unwrap()), SPEC).unwrap());
+            Some(hound::WavWriter::new(WavFile::new(full(Path::new("x")).unwrap()), spec(8000)).unwrap());
         for number in 0..100u16 {
             let ms = u64::from(number) * 20;
             recording.take(&record(Side::A, number, Codec::Pcmu, ms), &payload(number));
@@ -418,8 +471,12 @@ pub(super) mod tests {
         let folder = Folder::new();
         let mut recorder = Recorder::start("test-recorder", Sealers::start(1).unwrap()).unwrap();
         let (told, heard) = channel();
-        let id =
-            recorder.begin(folder.path().to_owned(), Arc::new(move |event| told.send(event).unwrap()), at(0));
+        let id = recorder.begin(
+            folder.path().to_owned(),
+            false,
+            Arc::new(move |event| told.send(event).unwrap()),
+            at(0),
+        );
         let mut next = packets.iter().peekable();
         for ms in (0..end_ms).step_by(5) {
             while let Some((side, number, _)) = next.next_if(|(.., when)| *when <= ms) {
@@ -472,7 +529,7 @@ pub(super) mod tests {
         std::fs::write(&blocked, b"").unwrap();
         let mut recorder = Recorder::start("test-recorder", Sealers::start(1).unwrap()).unwrap();
         let (events, heard) = sink();
-        let id = recorder.begin(blocked.join("uuid"), events, at(0));
+        let id = recorder.begin(blocked.join("uuid"), false, events, at(0));
         recorder.finish(id, CallStatistics::default(), at(100));
         let events = wait_for(&heard, 3);
         assert_eq!(
@@ -492,13 +549,14 @@ pub(super) mod tests {
         let hang = Mutex::new(blocked);
         recorder.begin(
             PathBuf::from("/dev/null/x"),
+            false,
             Arc::new(move |_| {
                 let _ = hang.lock().unwrap().recv();
             }),
             at(0),
         );
         let (events, heard) = sink();
-        let id = recorder.begin(folder.path().to_owned(), events, at(0));
+        let id = recorder.begin(folder.path().to_owned(), false, events, at(0));
         let mut number = 0u16;
         while recorder.audio((id, Side::A), &header(number), Codec::Pcmu, &payload(number), at(0)) {
             number = number.wrapping_add(1);
@@ -510,5 +568,68 @@ pub(super) mod tests {
         let events = wait_for(&heard, 3);
         assert!(events.contains(&MediaEvent::RecordingFailed));
         assert!(events.iter().any(|event| matches!(event, MediaEvent::Recorded(report) if !report.complete)));
+    }
+
+    /// A tone of `hz` as G.722, in packets of 20 ms.
+    fn wide_tone(hz: f64, packets: usize) -> Vec<Vec<u8>> {
+        let samples: Vec<i16> = (0..packets * 320)
+            .map(|n| (8000.0 * (std::f64::consts::TAU * hz * n as f64 / 16_000.0).sin()) as i16)
+            .collect();
+        let mut payload = vec![0; packets * 160];
+        assert_eq!(g722::Encoder::wide().encode(&samples, &mut payload), payload.len());
+        payload.chunks(160).map(<[u8]>::to_vec).collect()
+    }
+
+    /// Share of one frequency in the power of `samples`.
+    fn share(samples: &[i16], hz: f64, rate: f64) -> f64 {
+        let (mut re, mut im, mut power) = (0.0, 0.0, 0.0);
+        for (n, sample) in samples.iter().enumerate() {
+            let angle = std::f64::consts::TAU * hz * n as f64 / rate;
+            re += f64::from(*sample) * angle.cos();
+            im += f64::from(*sample) * angle.sin();
+            power += f64::from(*sample).powi(2);
+        }
+        2.0 * (re * re + im * im) / (samples.len() as f64 * power)
+    }
+
+    #[test]
+    fn a_wideband_recording_has_16_000_samples_per_second_of_whatever_codec_comes() {
+        for wideband in [true, false] {
+            let folder = Folder::new();
+            let directory = folder.path().join("x");
+            let (events, heard) = sink();
+            let mut recording = Recording::begin(directory.clone(), wideband, events, at(0), create);
+            let low = wide_tone(1000.0, 100);
+            let mut narrow = [0; 160];
+            for number in 0..100u16 {
+                let ms = u64::from(number) * 20;
+                recording.take(&record(Side::A, number, Codec::G722, ms), &low[usize::from(number)]);
+                // B has gone over to G.711 in mid-call.
+                let samples: Vec<i16> = (0..160)
+                    .map(|n| f64::from(u32::from(number) * 160 + n))
+                    .map(|n| (8000.0 * (std::f64::consts::TAU * 700.0 * n / 8000.0).sin()) as i16)
+                    .collect();
+                g711::encode(g711::Law::Mu, &samples, &mut narrow);
+                recording.take(&record(Side::B, number, Codec::Pcmu, ms), &narrow);
+                recording.flush(at(ms));
+            }
+            Sealers::start(1).unwrap().seal(recording.finish(at(2000), CallStatistics::default()));
+            let events = wait_for(&heard, 2);
+            let MediaEvent::Recorded(report) = &events[0] else { panic!("{events:?}") };
+            let rate = if wideband { 16_000 } else { 8000 };
+            assert_eq!(
+                (report.sample_rate_hz, report.samples, report.complete),
+                (rate, 2 * u64::from(rate), true)
+            );
+            for (name, hz) in [(A_LEG, 1000.0), (B_LEG, 700.0)] {
+                let file = hound::WavReader::open(directory.join(name)).unwrap();
+                assert_eq!(file.spec().sample_rate, rate, "{name}");
+                let samples = read(&directory.join(name));
+                assert_eq!(samples.len() as u64, report.samples);
+                let found = share(&samples[rate as usize / 4..], hz, f64::from(rate));
+                assert!(found > 0.98, "{name} at {rate}: {found}");
+            }
+            assert!(report.a.gaps.is_empty() && report.b.gaps.iter().all(|gap| gap.1 <= 16), "{report:?}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 /// What we offer for telephone-events, if the session does not use the number otherwise.
 const EVENT_PAYLOAD_TYPE: u8 = 101;
-/// Audio and telephone-events of G.711 (RFC 3551 §6, RFC 4733 §2.1).
+/// Of audio, G.722 included, and telephone-events (RFC 3551 §4.5.2, §6; RFC 4733 §2.1).
 const CLOCK_RATE: u32 = 8000;
 /// Milliseconds per packet when nobody says otherwise (RFC 3551 §4.2).
 const PTIME_MS: u8 = 20;
@@ -31,6 +31,8 @@ pub struct Negotiation {
     sent: Option<String>,
     /// Our audio line of the last offer, which an answer is read against.
     offered: Option<AudioLine>,
+    /// Our audio line in `sent`.
+    last: Option<AudioLine>,
     /// The `m=` lines of the session, which later offers must repeat (RFC 3264 §8).
     lines: Vec<Line>,
     stream: Option<Stream>,
@@ -76,7 +78,9 @@ enum Line {
 struct AudioLine {
     protocol: Protocol,
     codecs: Vec<(u8, Codec)>,
-    telephone_event: Option<u8>,
+    /// With its clock rate.
+    telephone_event: Option<(u8, u32)>,
+    rtcp_mux: bool,
     ptime_ms: u8,
     direction: Direction,
     /// Our keys: all that we offer, or the one that we answer with.
@@ -92,6 +96,7 @@ impl Negotiation {
             version: 0,
             sent: None,
             offered: None,
+            last: None,
             lines: vec![Line::Audio],
             stream: None,
             agreed: None,
@@ -107,8 +112,22 @@ impl Negotiation {
         let audio = self.own_line();
         self.keys = self.keys.wrapping_add(SUITES.len() as u32);
         let text = self.describe(&self.lines, &audio);
-        self.offered = Some(audio);
+        self.offered = Some(audio.clone());
+        self.last = Some(audio);
         self.send(text)
+    }
+
+    /// The description last sent, once more as an offer, which asks for no change (RFC 3264 §8): a session refresh
+    /// (RFC 4028 §7.4).
+    #[must_use]
+    pub fn repeat_offer(&mut self) -> String {
+        match (&self.sent, &self.last) {
+            (Some(sent), Some(last)) => {
+                self.offered = Some(last.clone());
+                sent.clone()
+            }
+            _ => self.offer(),
+        }
     }
 
     /// The answer to our last offer. May be called again, for a 200 after a 183 or for another fork; the
@@ -143,8 +162,13 @@ impl Negotiation {
             .copied()
             .filter(|own| audio.codecs().any(|theirs| theirs.1 == own.1))
             .collect();
-        let event = audio.telephone_event().zip(offered.telephone_event);
-        let stream = self.agree(audio, receive, event, srtp)?;
+        let event = offered.telephone_event.and_then(|ours| {
+            let theirs = audio.telephone_events().find(|theirs| theirs.1 == ours.1)?;
+            Some(event_format(theirs, ours.0))
+        });
+        // RFC 5761 §5.1.1: an answer takes it only when the offer had it.
+        let rtcp_mux = audio.rtcp_mux && offered.rtcp_mux;
+        let stream = self.agree(audio, receive, event, rtcp_mux, srtp)?;
         self.agreed = Some((audio.protocol, theirs.map(|theirs| theirs.tag)));
         self.stream = Some(stream.clone());
         Ok(stream)
@@ -161,7 +185,10 @@ impl Negotiation {
         let line = AudioLine {
             protocol: audio.protocol,
             codecs: stream.receive.clone(),
-            telephone_event: stream.telephone_event.map(|event| event.receive_payload_type),
+            telephone_event: stream
+                .telephone_event
+                .map(|event| (event.receive_payload_type, event.clock_rate)),
+            rtcp_mux: stream.rtcp_mux,
             ptime_ms: stream.ptime_ms,
             direction: stream.direction,
             crypto: crypto.into_iter().collect(),
@@ -173,6 +200,7 @@ impl Negotiation {
             .map(|media| if media.line == audio.line { Line::Audio } else { refusal(media) });
         self.lines = lines.collect();
         let text = self.describe(&self.lines, &line);
+        self.last = Some(line);
         self.agreed = Some((audio.protocol, tag));
         self.keys = self.keys.wrapping_add(1);
         self.stream = Some(stream.clone());
@@ -200,7 +228,8 @@ impl Negotiation {
         self.answer_to(&description).is_ok_and(|(_, next, _)| {
             let event = |stream: &Stream| stream.telephone_event.map(|event| event.send_payload_type);
             let what = |stream: &Stream| {
-                (stream.remote, stream.remote_rtcp, stream.codec, stream.send_payload_type, event(stream))
+                let codec = (stream.codec, stream.send_payload_type, event(stream));
+                (stream.remote, stream.remote_rtcp, codec, stream.rtcp_mux)
             };
             what(&next) == what(now) && next.srtp == now.srtp
         })
@@ -229,9 +258,11 @@ impl Negotiation {
         // mid-call.
         let receive =
             audio.codecs().find(|theirs| self.local.codecs.contains(&theirs.1)).into_iter().collect();
-        // Both sides use the numbers of the offer.
-        let event = audio.telephone_event().map(|event| (event, event));
-        Ok((audio, self.agree(audio, receive, event, srtp)?, theirs.map(|theirs| theirs.tag)))
+        // Both sides use the numbers of the offer. RFC 4733 §2.1: at the clock of the audio, if there is one.
+        let events = || audio.telephone_events();
+        let event = events().find(|event| event.1 == CLOCK_RATE).or_else(|| events().next());
+        let event = event.map(|event| event_format(event, event.0));
+        Ok((audio, self.agree(audio, receive, event, audio.rtcp_mux, srtp)?, theirs.map(|theirs| theirs.tag)))
     }
 
     fn protection(&self) -> Protection {
@@ -248,31 +279,32 @@ impl Negotiation {
         before.filter(|before| ***before == keys).map_or_else(|| Arc::new(keys), Arc::clone)
     }
 
-    /// Joins a peer's audio stream with what may arrive and with the events' numbers (theirs, ours).
+    /// Joins a peer's audio stream with what may arrive.
     fn agree(
         &self,
         audio: &Media,
         receive: Vec<(u8, Codec)>,
-        event: Option<(u8, u8)>,
+        telephone_event: Option<TelephoneEventFormat>,
+        rtcp_mux: bool,
         srtp: Option<Arc<SrtpKeys>>,
     ) -> Result<Stream, OfferError> {
         let codec = audio.codecs().find(|theirs| receive.iter().any(|own| own.1 == theirs.1));
         let (send_payload_type, codec) = codec.ok_or_else(|| no_common_codec(audio))?;
         let (remote, remote_rtcp, on_hold) = self.transport(audio)?;
         let theirs = audio.direction.unwrap_or(Direction::SendRecv);
-        let telephone_event = event.map(|(theirs, ours)| TelephoneEventFormat {
-            send_payload_type: theirs,
-            receive_payload_type: ours,
-            clock_rate: CLOCK_RATE,
-        });
         Ok(Stream {
             remote,
-            remote_rtcp,
+            remote_rtcp: if rtcp_mux { remote } else { remote_rtcp },
             codec,
             send_payload_type,
             receive,
             telephone_event,
             ptime_ms: packet_time(audio.ptime_ms, audio.maxptime_ms),
+            max_packet_ms: audio
+                .maxptime_ms
+                .filter(|most| *most >= 10)
+                .and_then(|most| u8::try_from(most).ok()),
+            rtcp_mux,
             direction: seen_from_us(theirs, on_hold),
             source: self.local.source,
             srtp,
@@ -328,7 +360,9 @@ impl Negotiation {
         AudioLine {
             protocol,
             codecs,
-            telephone_event: Some(self.event_payload_type()),
+            telephone_event: Some(self.own_event()),
+            // RFC 5761 §5.1.1: offered again once agreed on; at first it is the peer's to ask for.
+            rtcp_mux: self.stream.as_ref().is_some_and(|stream| stream.rtcp_mux),
             ptime_ms: PTIME_MS,
             direction: Direction::SendRecv,
             crypto,
@@ -353,13 +387,14 @@ impl Negotiation {
     }
 
     /// RFC 3264 §8.3.2: a number keeps its meaning for the whole session, so the events keep the number
-    /// agreed on and never take one that stood for a codec.
-    fn event_payload_type(&self) -> u8 {
-        let Some(stream) = &self.stream else { return EVENT_PAYLOAD_TYPE };
+    /// agreed on, with its clock, and never take one that stood for a codec.
+    fn own_event(&self) -> (u8, u32) {
+        let Some(stream) = &self.stream else { return (EVENT_PAYLOAD_TYPE, CLOCK_RATE) };
         let agreed = stream.telephone_event.map(|event| event.receive_payload_type);
+        let clock = stream.telephone_event.map_or(CLOCK_RATE, |event| event.clock_rate);
         let free = |number: &u8| stream.receive.iter().all(|taken| taken.0 != *number);
         let candidates = agreed.into_iter().chain([EVENT_PAYLOAD_TYPE]).chain(96..=127);
-        candidates.into_iter().find(free).unwrap_or(EVENT_PAYLOAD_TYPE)
+        (candidates.into_iter().find(free).unwrap_or(EVENT_PAYLOAD_TYPE), clock)
     }
 
     /// Our description but for the `o=` line's version, which [`Self::send`] puts into the gap.
@@ -397,15 +432,18 @@ impl AudioLine {
     fn write(&self, port: u16, out: &mut String) -> std::fmt::Result {
         write!(out, "m=audio {port} {}", self.protocol.name())?;
         let codecs = self.codecs.iter().map(|codec| codec.0);
-        for payload_type in codecs.chain(self.telephone_event) {
+        for payload_type in codecs.chain(self.telephone_event.map(|event| event.0)) {
             write!(out, " {payload_type}")?;
         }
         write!(out, "\r\n")?;
         for (payload_type, codec) in &self.codecs {
             write!(out, "a=rtpmap:{payload_type} {}/{CLOCK_RATE}\r\n", encoding_name(*codec))?;
         }
-        if let Some(event) = self.telephone_event {
-            write!(out, "a=rtpmap:{event} telephone-event/{CLOCK_RATE}\r\na=fmtp:{event} 0-15\r\n")?;
+        if let Some((event, clock)) = self.telephone_event {
+            write!(out, "a=rtpmap:{event} telephone-event/{clock}\r\na=fmtp:{event} 0-15\r\n")?;
+        }
+        if self.rtcp_mux {
+            write!(out, "a=rtcp-mux\r\n")?;
         }
         write!(out, "a=ptime:{}\r\na={}\r\n", self.ptime_ms, attribute(self.direction))?;
         self.crypto.iter().try_for_each(|crypto| crypto.write(out))
@@ -463,6 +501,10 @@ fn usable(
     candidates.into_iter().find(spoken).ok_or_else(|| no_common_codec(first))
 }
 
+fn event_format((theirs, clock_rate): (u8, u32), ours: u8) -> TelephoneEventFormat {
+    TelephoneEventFormat { send_payload_type: theirs, receive_payload_type: ours, clock_rate }
+}
+
 fn no_common_codec(media: &Media) -> OfferError {
     OfferError::NoCommonCodec { offered: media.formats.clone() }
 }
@@ -491,6 +533,7 @@ fn static_payload_type(codec: Codec) -> u8 {
     match codec {
         Codec::Pcmu => 0,
         Codec::Pcma => 8,
+        Codec::G722 => 9,
     }
 }
 
@@ -498,6 +541,7 @@ fn encoding_name(codec: Codec) -> &'static str {
     match codec {
         Codec::Pcmu => "PCMU",
         Codec::Pcma => "PCMA",
+        Codec::G722 => "G722",
     }
 }
 

@@ -97,7 +97,11 @@ fn rfc3264_6_1_our_answer_takes_the_first_codec_of_the_offer_that_is_ours() {
             "m=audio 4000 RTP/AVP 0 110\r\na=rtpmap:110 telephone-event/48000",
             Pcmu,
             0,
-            None,
+            Some(TelephoneEventFormat {
+                send_payload_type: 110,
+                receive_payload_type: 110,
+                clock_rate: 48_000,
+            }),
         ),
         ("RTP/AVPF", "m=audio 4000 RTP/AVPF 0", Pcmu, 0, None),
     ];
@@ -128,6 +132,8 @@ fn our_answer_is_written_from_our_own_values() {
         receive: vec![(97, Pcma)],
         telephone_event: event(96, 96),
         ptime_ms: 30,
+        max_packet_ms: None,
+        rtcp_mux: false,
         direction: Direction::SendRecv,
         source: SourcePolicy::Exact,
         srtp: None,
@@ -738,4 +744,70 @@ fn nothing_that_prints_has_a_key_in_it() {
         let inline = text.split("inline:").nth(1).unwrap();
         assert!(!shown.contains(&inline[..10]), "{shown}");
     }
+}
+
+#[test]
+fn rfc5761_5_1_1_one_port_for_both_is_agreed_on_when_it_is_offered() {
+    let with = "m=audio 4000 RTP/AVP 0\r\na=rtcp-mux\r\na=rtcp:4000\r\n";
+    let mut leg = leg();
+    let (answer, stream) = leg.on_offer(&peer(with)).unwrap();
+    assert!(stream.rtcp_mux && answer.contains("a=rtcp-mux\r\n"));
+    assert_eq!(stream.remote_rtcp, stream.remote);
+    assert!(leg.offer().contains("a=rtcp-mux\r\n"), "and offered again");
+    let (answer, stream) = leg.on_offer(&peer("m=audio 4000 RTP/AVP 0\r\n")).unwrap();
+    assert!(!stream.rtcp_mux && !answer.contains("rtcp-mux"));
+    assert_eq!(stream.remote_rtcp, socket("203.0.113.5:4001"));
+    // Nothing of it was offered, so an answer cannot take it.
+    assert!(!answered(with).unwrap().rtcp_mux);
+}
+
+#[test]
+fn rfc4733_2_4_events_are_answered_at_their_clock() {
+    let offer = "m=audio 4000 RTP/AVP 9 0 97\r\na=rtpmap:97 telephone-event/16000\r\n";
+    let mut leg = leg();
+    let (answer, stream) = leg.on_offer(&peer(offer)).unwrap();
+    assert!(answer.contains("a=rtpmap:97 telephone-event/16000\r\na=fmtp:97 0-15\r\n"), "{answer}");
+    let expected =
+        TelephoneEventFormat { send_payload_type: 97, receive_payload_type: 97, clock_rate: 16_000 };
+    assert_eq!(stream.telephone_event, Some(expected));
+    assert!(
+        leg.offer().contains("a=rtpmap:97 telephone-event/16000"),
+        "RFC 3264 §8.3.2: the number keeps it"
+    );
+    let other = "m=audio 4000 RTP/AVP 0 98\r\na=rtpmap:98 telephone-event/48000\r\n";
+    assert_eq!(answered(other).unwrap().telephone_event, None, "we offered another clock");
+}
+
+#[test]
+fn rfc8866_6_4_packets_are_no_longer_than_the_peer_says() {
+    let table = [
+        ("", 20, None),
+        ("a=ptime:40\r\n", 40, None),
+        ("a=maxptime:20\r\n", 20, Some(20)),
+        ("a=ptime:60\r\na=maxptime:40\r\n", 40, Some(40)),
+        ("a=maxptime:240\r\n", 20, Some(240)),
+        ("a=maxptime:5\r\n", 20, None),
+        ("a=maxptime:9999\r\n", 20, None),
+    ];
+    for (lines, ptime_ms, max_packet_ms) in table {
+        let stream = offered(&format!("m=audio 4000 RTP/AVP 0\r\n{lines}")).unwrap();
+        assert_eq!((stream.ptime_ms, stream.max_packet_ms), (ptime_ms, max_packet_ms), "{lines}");
+    }
+}
+
+#[test]
+fn rfc3551_4_5_2_g722_is_offered_and_answered_with_a_clock_of_8000() {
+    let codecs = [Codec::G722, Pcmu];
+    let mut leg = Negotiation::new(local("198.51.100.1", &codecs));
+    let offer = leg.offer();
+    assert_eq!(m_lines(&offer), ["audio 20000 RTP/AVP 9 0 101"]);
+    assert!(offer.contains("a=rtpmap:9 G722/8000\r\n"));
+    let stream = leg.on_answer(&peer("m=audio 4000 RTP/AVP 9 0")).unwrap();
+    assert_eq!((stream.codec, stream.receive), (Codec::G722, vec![(9, Codec::G722), (0, Pcmu)]));
+    let (answer, stream) = leg.on_offer(&peer("m=audio 4000 RTP/AVP 0 9")).unwrap();
+    assert_eq!((m_lines(&answer), stream.codec), (vec!["audio 20000 RTP/AVP 0"], Pcmu));
+    assert_eq!(
+        offered("m=audio 4000 RTP/AVP 9").unwrap_err(),
+        OfferError::NoCommonCodec { offered: vec![9] }
+    );
 }

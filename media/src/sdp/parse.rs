@@ -15,6 +15,8 @@ const MAX_MEDIA: usize = 16;
 const MAX_FORMATS: usize = 64;
 /// Keys of one stream; each costs a base64 decoding.
 const MAX_CRYPTO: usize = 16;
+/// Clock rates of telephone-events that there are audio codecs for.
+const EVENT_CLOCKS: [u32; 5] = [8000, 16_000, 24_000, 32_000, 48_000];
 
 /// What a peer described, as far as it concerns us. Session-level values are in each stream that has none.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub(super) struct Media {
     pub(super) connection: Option<Connection>,
     /// `a=rtcp` (RFC 3605).
     pub(super) rtcp: Option<Rtcp>,
+    /// `a=rtcp-mux` (RFC 5761 §5.1.1).
+    pub(super) rtcp_mux: bool,
     /// From the peer's view.
     pub(super) direction: Option<Direction>,
     pub(super) ptime_ms: Option<u32>,
@@ -177,19 +181,21 @@ pub(super) struct Rtcp {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Encoding {
     Audio(Codec),
-    TelephoneEvent,
+    /// With its clock rate.
+    TelephoneEvent(u32),
     /// Not ours; also one of ours at another rate or with two channels.
     Other,
 }
 
 impl Media {
     /// What `payload_type` carries: its `a=rtpmap`, else what RFC 3551 §6 gives the number for good. One of
-    /// those two numbers that is mapped to something else is neither.
+    /// those three numbers that is mapped to something else is neither.
     pub(super) fn encoding(&self, payload_type: u8) -> Encoding {
         let mapped = self.maps.iter().find(|map| map.0 == payload_type).map(|map| map.1);
         let fixed = match payload_type {
             0 => Some(Encoding::Audio(Codec::Pcmu)),
             8 => Some(Encoding::Audio(Codec::Pcma)),
+            9 => Some(Encoding::Audio(Codec::G722)),
             _ => None,
         };
         match (mapped, fixed) {
@@ -203,18 +209,17 @@ impl Media {
     pub(super) fn codecs(&self) -> impl Iterator<Item = (u8, Codec)> {
         self.formats.iter().filter_map(|payload_type| match self.encoding(*payload_type) {
             Encoding::Audio(codec) => Some((*payload_type, codec)),
-            Encoding::TelephoneEvent | Encoding::Other => None,
+            Encoding::TelephoneEvent(_) | Encoding::Other => None,
         })
     }
 
-    /// The payload type of telephone-events at the clock of G.711 (RFC 4733 §2.1: that of the stream's
-    /// audio).
-    pub(super) fn telephone_event(&self) -> Option<u8> {
-        let fits = |payload_type: &u8| {
-            self.encoding(*payload_type) == Encoding::TelephoneEvent
-                && !self.without_digits.contains(payload_type)
-        };
-        self.formats.iter().copied().find(fits)
+    /// The payload types of telephone-events with their clock rates, in the peer's order.
+    pub(super) fn telephone_events(&self) -> impl Iterator<Item = (u8, u32)> {
+        self.formats.iter().filter_map(|payload_type| match self.encoding(*payload_type) {
+            Encoding::TelephoneEvent(_) if self.without_digits.contains(payload_type) => None,
+            Encoding::TelephoneEvent(clock) => Some((*payload_type, clock)),
+            Encoding::Audio(_) | Encoding::Other => None,
+        })
     }
 }
 
@@ -291,6 +296,7 @@ fn media_line(line: usize, value: &[u8]) -> Result<Media, OfferError> {
         formats,
         connection: None,
         rtcp: None,
+        rtcp_mux: false,
         direction: None,
         ptime_ms: None,
         maxptime_ms: None,
@@ -340,6 +346,7 @@ impl Media {
             b"ptime" => self.ptime_ms = self.ptime_ms.or(milliseconds(value)),
             b"maxptime" => self.maxptime_ms = self.maxptime_ms.or(milliseconds(value)),
             b"rtcp" => self.rtcp = self.rtcp.or_else(|| rtcp(value)),
+            b"rtcp-mux" => self.rtcp_mux = true,
             b"crypto" => {
                 self.has_crypto = true;
                 if self.crypto.len() < MAX_CRYPTO {
@@ -357,13 +364,20 @@ fn rtpmap(value: &[u8]) -> Option<(u8, Encoding)> {
     let payload_type = tokens.next().and_then(payload_type)?;
     let mut parts = tokens.next()?.split(|byte| *byte == b'/');
     let (name, clock, channels) = (parts.next()?, parts.next(), parts.next());
-    let ours =
-        clock.is_none_or(|clock| number(clock) == Some(8000)) && channels.is_none_or(|count| count == b"1");
+    let clock = clock.map_or(Some(8000), number);
+    let one_channel = channels.is_none_or(|count| count == b"1");
+    let ours = clock == Some(8000) && one_channel;
     let encoding = match name {
+        // RFC 4733 §2.1 ties it to the audio's clock; who offers wideband audio may have it at that clock only.
+        name if name.eq_ignore_ascii_case(b"telephone-event") => match clock {
+            Some(clock) if one_channel && EVENT_CLOCKS.contains(&clock) => Encoding::TelephoneEvent(clock),
+            _ => Encoding::Other,
+        },
         _ if !ours => Encoding::Other,
         name if name.eq_ignore_ascii_case(b"PCMU") => Encoding::Audio(Codec::Pcmu),
         name if name.eq_ignore_ascii_case(b"PCMA") => Encoding::Audio(Codec::Pcma),
-        name if name.eq_ignore_ascii_case(b"telephone-event") => Encoding::TelephoneEvent,
+        // RFC 3551 §4.5.2: 8000, although it has twice as many samples.
+        name if name.eq_ignore_ascii_case(b"G722") => Encoding::Audio(Codec::G722),
         _ => Encoding::Other,
     };
     Some((payload_type, encoding))
@@ -542,6 +556,9 @@ mod tests {
         let table = [
             ("RFC 3551 §6: static", 0, "", Audio(Codec::Pcmu)),
             ("RFC 3551 §6: static", 8, "", Audio(Codec::Pcma)),
+            ("RFC 3551 §4.5.2: static", 9, "", Audio(Codec::G722)),
+            ("RFC 3551 §4.5.2: clock of 8000", 96, "96 g722/8000/1", Audio(Codec::G722)),
+            ("G.722 at another clock", 9, "9 G722/16000", Other),
             ("static and mapped", 0, "0 PCMU/8000", Audio(Codec::Pcmu)),
             ("any case", 0, "0 pcmu/8000/1", Audio(Codec::Pcmu)),
             ("no clock", 0, "0 PCMU", Audio(Codec::Pcmu)),
@@ -552,8 +569,11 @@ mod tests {
             ("two channels", 97, "97 PCMA/8000/2", Other),
             ("another codec", 97, "97 opus/48000/2", Other),
             ("superfluous blanks", 97, "  97   PCMA/8000  ", Audio(Codec::Pcma)),
-            ("events", 101, "101 Telephone-Event/8000", TelephoneEvent),
-            ("RFC 4733 §2.1: events at another clock", 101, "101 telephone-event/48000", Other),
+            ("events", 101, "101 Telephone-Event/8000", TelephoneEvent(8000)),
+            ("events without a clock", 101, "101 telephone-event", TelephoneEvent(8000)),
+            ("events at another clock", 101, "101 telephone-event/48000/1", TelephoneEvent(48_000)),
+            ("events at no clock", 101, "101 telephone-event/0", Other),
+            ("events at a clock that nothing has", 101, "101 telephone-event/11025", Other),
             ("clock of 30 digits", 97, "97 PCMA/888888888888888888888888888888", Other),
         ];
         for (fact, payload_type, map, encoding) in table {
@@ -563,7 +583,7 @@ mod tests {
         let twice = one(
             "m=audio 4000 RTP/AVP 101\r\na=rtpmap:101 opus/48000/2\r\na=rtpmap:101 telephone-event/8000\r\n",
         );
-        assert_eq!(twice.telephone_event(), None, "the first mapping of a number counts");
+        assert_eq!(twice.telephone_events().next(), None, "the first mapping of a number counts");
     }
 
     #[test]
@@ -588,11 +608,12 @@ mod tests {
             let body =
                 [HEAD.as_bytes(), b"m=audio 4000 RTP/AVP 0 101\na=rtpmap:101 telephone-event/8000\n", line];
             let media = parse(&body.concat()).unwrap().media;
-            assert_eq!(media[0].telephone_event(), useful.then_some(101), "{fact}");
+            assert_eq!(media[0].telephone_events().next(), useful.then_some((101, 8000)), "{fact}");
         }
         let several = "m=audio 4000 RTP/AVP 0 110 101 96\r\na=rtpmap:110 telephone-event/48000\r\n\
                        a=rtpmap:96 telephone-event/8000\r\na=rtpmap:101 telephone-event/8000\r\n";
-        assert_eq!(one(several).telephone_event(), Some(101), "the order of m= decides");
+        let found: Vec<_> = one(several).telephone_events().collect();
+        assert_eq!(found, [(110, 48_000), (101, 8000), (96, 8000)], "in the order of m=");
     }
 
     #[test]
@@ -660,7 +681,7 @@ mod tests {
             let mut body = format!(
                 "{HEAD}a=inactive\r\nm=audio 4000 RTP/AVP 0 8 101\r\nc=IN IP6 2001:db8::1\r\n\
                  a=rtpmap:0 PCMU/8000\r\na=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-15\r\n\
-                 a=ptime:20\r\na=rtcp:4001 IN IP4 192.0.2.1\r\nm=video 5000 RTP/AVP 31\r\n"
+                 a=ptime:20\r\na=rtcp:4001 IN IP4 192.0.2.1\r\na=rtcp-mux\r\nm=video 5000 RTP/AVP 31\r\n"
             ).into_bytes();
             for (at, byte) in changes {
                 let at = at.index(body.len());

@@ -248,6 +248,9 @@ pub async fn told_to_others(scene: &Scene) -> Vec<(String, String)> {
     told
 }
 
+/// Name, where, to whom, how the message begins, what is put into it, whose marks must find it.
+type Slip<'a> = (&'a str, &'a Scene, Side, &'a str, Vec<u8>, Marks);
+
 /// Deliberate leaks in what the further calls brought: each is put into a copy of the last message of its kind that a
 /// phone received there. Returns those that are not found.
 pub fn missed(scene: &Scene, by_tcp: &Scene) -> (usize, Vec<String>) {
@@ -256,7 +259,7 @@ pub fn missed(scene: &Scene, by_tcp: &Scene) -> (usize, Vec<String>) {
     let calling = scene.party(Side::Caller);
     let (called, tcp_calling) = (scene.party(Side::Callee), by_tcp.party(Side::Caller));
     #[rustfmt::skip]
-    let slips: [(&str, &Scene, Side, &str, Vec<u8>, Marks); 6] = [
+    let slips: [Slip<'_>; 6] = [
         ("caller's number in the BYE over TCP", by_tcp, Side::Callee, "BYE ", mark(Disguise::National, &tcp_calling.number), tcp_calling.marks()),
         ("caller's device in the INVITE over TCP", by_tcp, Side::Callee, "INVITE ", tcp_calling.uuid.clone().into_bytes(), tcp_calling.marks()),
         ("callee's number in the 200 with our offer", scene, Side::Caller, "SIP/2.0 200", mark(Disguise::Base64, &called.number), called.marks()),

@@ -169,7 +169,7 @@ async fn every_event_is_taken_in_order_and_no_session_is_sent_twice_at_once(data
     }
     // Whatever came when both had just finished.
     courier(stores[0].clone(), world.clone(), 3).await;
-    let seen = world.sessions.lock().unwrap();
+    let seen = std::mem::take(&mut *world.sessions.lock().unwrap());
     assert_eq!(seen.len(), SESSIONS);
     let mut by = BTreeMap::from([(1, 0), (2, 0)]);
     for session in seen.values() {
