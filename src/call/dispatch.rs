@@ -120,10 +120,13 @@ impl Index {
         (Listening { index: Arc::clone(self), key }, receiver)
     }
 
-    /// Whoever listens for that.
-    fn listener(&self, key: Option<&DialogKey>) -> Option<mpsc::Sender<Heard>> {
-        let key = key.filter(|_| !self.requests.is_empty())?;
-        self.requests.get(key).map(|entry| entry.value().clone())
+    /// False when nobody listens.
+    fn tell(&self, key: Option<&DialogKey>, heard: Heard) -> bool {
+        let Some(key) = key.filter(|_| !self.requests.is_empty()) else { return false };
+        let Some(listener) = self.requests.get(key).map(|entry| entry.value().clone()) else { return false };
+        // A listener that is busy hears it again.
+        let _ = listener.try_send(heard);
+        true
     }
 
     /// Keys of calls in all indexes, for the check that nothing is left behind.

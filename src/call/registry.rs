@@ -725,14 +725,14 @@ impl Shell {
         self.say("callers", &WrongCredentials(source));
     }
 
-    /// The target of that number, counted over all that the trunk's gateways lead to again and again: how it is
-    /// reached, and what our Contact is there.
-    pub(super) async fn registrar(&self, id: TrunkId, number: usize) -> Option<(Hop, registration::Way)> {
+    /// The gateway of that number, counted over all of the trunk's again and again: how it is reached, and what a
+    /// Contact with this user is there.
+    pub(super) async fn registrar(&self, id: TrunkId, number: usize) -> Option<(Hop, Way)> {
         let trunk = self.shared_trunks.get(id.index())?;
         let outlets = self.outlets(trunk, id).await;
         let Outlet { hop, host, mut address, .. } = outlets.get(number.checked_rem(outlets.len())?)?.clone();
         address.contact_user = trunk.registered_user();
-        let way = registration::Way {
+        let way = Way {
             registrar: host,
             address: hop.address()?.ip(),
             transport: hop.protocol.via_name(),

@@ -367,8 +367,6 @@ fn trunk_of(path: &str, written: &TrunkConfig, faults: &mut Faults) -> Trunk {
         register: written.register,
         credentials: credentials.map(Arc::new),
         identity: identity.unwrap_or(IdentityHeader::None),
-        options: Some(seconds(&at("options_seconds"), written.options_seconds, 0..=3600, faults))
-            .filter(|interval| !interval.is_zero()),
     }
 }
 
