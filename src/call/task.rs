@@ -9,6 +9,7 @@ use crate::store::Note;
 use media::engine::MediaHandle;
 use media::{MediaEvent, Side};
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -180,6 +181,7 @@ impl CallTask {
                     });
                 }
                 Action::Bridged => shell.counters.bridged.increment(1),
+                Action::Unauthorized { trunk, why } => shell.unauthorized(&trunk, why),
                 Action::Pace(trunk) => match shell.pace(&trunk) {
                     Some(wait) if !wait.is_zero() => {
                         jobs.spawn(async move {
@@ -190,7 +192,6 @@ impl CallTask {
                     now => hands.immediate.push(Event::Paced(now.is_some())),
                 },
                 Action::Learned(news) => shell.gateways.learn(&news.trunk, news.target, news.outcome),
-                Action::Unauthorized { trunk, why } => shell.unauthorized(&trunk, why),
             }
         }
         if !notes.is_empty() {
@@ -217,6 +218,12 @@ impl Hands {
     fn open_media(&mut self, shell: &Shell, a: IpAddr, b: IpAddr) {
         let events = self.media_events.clone();
         let sink = Box::new(move |event| {
+            if let MediaEvent::Closed(figures) = &event
+                && let Some(count) =
+                    NonZeroU64::new(figures.a.unauthentic.saturating_add(figures.b.unauthentic))
+            {
+                metrics::counter!("maskline_media_unauthentic_total").increment(count.get());
+            }
             // The call is over: nobody wants to know any more.
             let _ = events.send(Box::new(event));
         });
