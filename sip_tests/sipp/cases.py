@@ -244,12 +244,6 @@ CASES = [
         values=REQUIRES_100REL | {"ring_ms": "1500"},
     ),
     Case("callees_reliable_183_gets_prack", "hears_early_media", "answers_in_183"),
-    Case("100rel_where_it_is_off_gets_420", "is_refused", values=REQUIRES_100REL | {
-        "caller_status": "420", "caller_phrase": "Bad Extension",
-    }, causes=(), settings='prack = "off"'),
-    Case("no_100rel_where_it_is_required_gets_421", "is_refused", values={
-        "caller_status": "421", "caller_phrase": "Extension Required",
-    }, causes=(), settings='prack = "required"'),
     refused(
         "session_interval_that_is_too_small_gets_422",
         "422",
