@@ -226,11 +226,12 @@ fn rfc5626_4_5_each_failure_waits_longer_and_goes_to_the_next_gateway() {
 
 #[test]
 fn what_will_hardly_change_is_not_tried_often() {
-    let wrong_password: fn(&mut Scene) = |scene| {
+    type Play = fn(&mut Scene);
+    let wrong_password: Play = |scene| {
         scene.answer(401, ASKS);
         scene.answer(401, &ASKS.replace("\"n\"", "\"m\""));
     };
-    let table: [(fn(&mut Scene), Failure); 4] = [
+    let table: [(Play, Failure); 4] = [
         (|scene| scene.answer(403, ""), Failure::Refused(403)),
         (|scene| scene.answer(404, ""), Failure::Refused(404)),
         (wrong_password, Failure::Unauthorized(Unanswered::Refused)),
