@@ -26,7 +26,7 @@ class Case:
     # Hang-up codes of Plivo in the CDRs of the A-leg and of each B-leg.
     causes: tuple = (4000, 4000)
     limit: int = 20  # seconds
-    settings: str = ""  # of the trunk, in packs
+    settings: str = ""  # of the trunk, by which its calls come in too
     takes_update: bool = True  # what the caller of a pack allows
     invites: int = 1  # that each phone gets; a challenge leads to another
 
@@ -256,7 +256,7 @@ CASES = [
         "Session Interval Too Small",
         values={"extra_header": "Supported: timer\nSession-Expires: 60", "caller_check": "check_min_se"},
     ),
-    Case("callees_422_gets_the_interval_that_it_wants", "hangs_up", "wants_longer", settings="session_timer = 90"),
+    Case("callees_422_gets_the_interval_that_it_wants", "hangs_up", "wants_longer", settings="session_timer = 90", invites=2),
     inside("update_refreshes", "UPDATE", "rest_empty", "200", "OK"),
     inside("info_with_dtmf_relay_is_taken", "INFO", "rest_dtmf", "200", "OK", digit="5"),
     inside("info_of_another_package_gets_469", "INFO", "rest_package", "469", "Bad Info Package", "check_recv_info"),
