@@ -17,7 +17,8 @@ use maskline::prompts::PromptLibrary;
 use maskline::sip::message::{Message, Request};
 use maskline::sip::transport::{Flow, Protocol};
 use maskline::store::{NoSession, Route, VirtualNumber};
-use maskline::trunk::{CallerFrom, NumberFormat, Trunk};
+use maskline::trunk::resolve::Target;
+use maskline::trunk::{CallerFrom, NumberFormat, Transport, Trunk};
 use media::{CallStatistics, Codec, Digit, MediaCommand, MediaEvent, PlayMode, Side, SourcePolicy};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -283,6 +284,7 @@ impl Exchange {
             media: "203.0.113.10".parse().unwrap(),
             bind: "203.0.113.10".parse().unwrap(),
             contact_user: self.ids.contact_user(),
+            sips: false,
         }
     }
 
@@ -470,6 +472,8 @@ impl Exchange {
             },
             host: "192.0.2.21".into(),
             address: self.leg_address(),
+            target: Target { transport: Transport::Udp, address: "192.0.2.21:5060".parse().unwrap() },
+            is_news: true,
         };
         let route = Some(Route { number, sessions });
         Found { route, partner: None, outlets: vec![outlet], at, may_judge }
