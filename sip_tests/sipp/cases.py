@@ -26,7 +26,7 @@ class Case:
     # Hang-up codes of Plivo in the CDRs of the A-leg and of each B-leg.
     causes: tuple = (4000, 4000)
     limit: int = 20  # seconds
-    settings: str = ""  # of the trunk, in packs
+    settings: str = ""  # of the trunk, by which its calls come in too
     takes_update: bool = True  # what the caller of a pack allows
     invites: int = 1  # that each phone gets; a challenge leads to another
 

@@ -128,10 +128,13 @@ class Listener:
 class Play:
     """One case with its numbers and ports."""
 
-    # Where the phones of both sides are.
-    host = "127.0.0.1"
+    # Where the phones of both sides are, and who may call in by the case's trunk.
+    host, allow = "127.0.0.1", "127.0.0.0/8"
 
-    def __init__(self, index, case, ports):
+    def __init__(self, index, case, ports, host=None):
+        if host:
+            # Alone there: its calls come in by its own trunk.
+            self.host, self.allow = host, f"{host}/32"
         self.case = case
         self.ports = ports
         self.numbers = cases.numbers(index)
@@ -143,7 +146,7 @@ class Play:
     def make_line(self, index):
         gateways = [self.first_port, self.callee_port] if self.first_port else [self.callee_port]
         addresses = [f"sip:{self.host}:{port};transport={self.case.callee_transport}" for port in gateways]
-        return server.Line(index, self.numbers["virtual"], addresses, self.case.settings)
+        return server.Line(index, self.numbers["virtual"], addresses, self.case.settings, self.allow)
 
     def remote(self):
         """Where the caller calls."""
@@ -169,6 +172,7 @@ class Play:
             "caller_media": str(self.caller_media),
             "callee_media": str(self.callee_media),
             "sip_port": str(self.ports.sip),
+            "gateway": re.escape(f"{self.host}:{callee_port}"),
             "caller_marks": cases.marks("caller", hidden_from_callee, self.caller_port, self.caller_media, self.host),
             "callee_marks": cases.marks("callee", hidden_from_caller, self.callee_port, self.callee_media, self.host),
         } | case.values

@@ -18,7 +18,6 @@ DEFAULTS = {
     # How the trunk writes numbers, what our Request-URI names, and what our Contact is on either side.
     "written_callee": r"\+{{callee_digits}}",
     "written_virtual": r"\+{{virtual_digits}}",
-    "gateway": r"127\.0\.0\.1:{{callee_port}}",
     "caller_contact": r"127\.0\.0\.1:{{sip_port}}",
     "callee_contact": r"127\.0\.0\.1:{{sip_port}}",
     "branch": "1",

@@ -114,7 +114,8 @@ class Server:
             f'[store]\nurl = "sqlite://{directory}/maskline.db"',
             f'[recordings]\ndirectory = "{directory}/rec"',
         ]
-        for line in lines:
+        # The first trunk that fits is taken: those for one address come first.
+        for line in sorted(lines, key=lambda line: not line.allow.endswith("/32")):
             gateways = ", ".join(f'"{gateway}"' for gateway in line.gateways)
             text += [
                 f'[[trunks]]\nname = "{line.trunk}"\ngateways = [{gateways}]\nallow = ["{line.allow}"]'
