@@ -562,7 +562,8 @@ async fn a_call_crosses_from_one_address_family_to_the_other() {
         let answer = call.answered(PATIENCE).await.unwrap();
         incoming.wait_ack(PATIENCE).await.unwrap();
         for (message, family) in [(&answer, from), (incoming.request(), to)] {
-            let (line, other) = if family.is_ipv6() { ("IN IP6 ::1", "IP4") } else { ("IN IP4 127.0.0.1", "IP6") };
+            let (line, other) =
+                if family.is_ipv6() { ("IN IP6 ::1", "IP4") } else { ("IN IP4 127.0.0.1", "IP6") };
             let sdp = String::from_utf8_lossy(message.sdp().unwrap()).into_owned();
             assert!(sdp.contains(line) && !sdp.contains(other), "{sdp}");
             let contact = message.header("Contact").unwrap();
