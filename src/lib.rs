@@ -15,8 +15,10 @@
 //!   number.rs     E164 (a party's, never printed) and Did (a virtual number)
 //!   masking/      pure: session, route (decide), allocate, guessing (limits of wrong PINs)
 //!   sip/          wire → message → key; encode; dialog; body (which part is SDP); digest, both roles; transaction/ pure
+//!                 session_timer (RFC 4028)            reason  a Q.850 cause, the number only
 //!                 transport/  UDP, TCP and TLS sockets, framing, the access check
-//!   call/         machine/ pure: Call and all policy    leg/ pure: one dialog and its transactions
+//!   call/         machine/ pure: Call and all policy    leg/ pure: one dialog and its transactions,
+//!                                                     refreshes of its session, reliable 18x and PRACK
 //!                 identity  every outgoing message      pin  the PIN stage      cdr  what a call leaves
 //!                 task  the only async code of a call   dispatch, registry  find and make calls
 //!                 shares  what one source may take      fault  bugs on purpose, in debug builds only

@@ -274,6 +274,14 @@ pub enum MediaCommand {
         /// Begin or end.
         on: bool,
     },
+    /// A key of the other leg that came by signalling: the leg gets it as a telephone-event or, where none was agreed,
+    /// as a tone. Before the bridge it is dropped.
+    SendDigit {
+        /// The leg that gets it.
+        side: Side,
+        /// The key.
+        digit: Digit,
+    },
     /// From now on each leg hears the other.
     Bridge,
     /// Begins `a-leg.wav` and `b-leg.wav` in `directory` (made with mode 0750); this instant is sample 0 of both. They

@@ -57,6 +57,12 @@ def inside(name, method, rest, status, phrase, check="check_nothing", **values):
     return Case(name, "asks", "is_hung_up", values=values | {"caller_check": check})
 
 
+def from_callee(name, method, rest, status, check="check_nothing", **values):
+    values |= {"method": method, "rest": rest, "callee_status": status}
+    return Case(name, "is_hung_up", "asks", values=values | {"callee_check": check})
+
+
+REQUIRES_100REL = {"extra_header": "Require: 100rel"}
 PIN = {
     "is_pin_authentication_required": True,
     "first_party_pin": "1111",
@@ -221,9 +227,46 @@ CASES = [
     Case("hold_and_resume_by_the_caller_stay_on_his_leg", "holds", "is_hung_up"),
     Case("hold_and_resume_by_the_callee_stay_on_his_leg", "is_hung_up", "holds"),
     Case("change_that_we_cannot_take_leaves_the_call", "asks_for_a_change", "is_hung_up"),
+    Case("fax_gets_488_and_the_call_goes_on", "asks_for_fax", "is_hung_up"),
+    inside("update_with_an_offer_is_answered", "UPDATE", "rest_sdp", "200", "OK", "our_sdp"),
+    from_callee("update_with_an_offer_of_the_callee_is_answered", "UPDATE", "rest_callee_sdp", "200", "our_sdp"),
+    inside(
+        "update_refreshes_the_session", "UPDATE", "rest_refresh", "200", "OK", "check_session",
+        session_expires="1800", refresher="uac",
+    ),
+    Case("reinvite_before_the_ack_with_the_answer_gets_491", "asks_too_early", "is_hung_up"),
+    # Reliable provisional responses and session timers.
+    Case("reliable_180_is_acknowledged", "acknowledges_ringing", "is_hung_up", values=REQUIRES_100REL),
+    Case(
+        "reliable_183_carries_the_answer_and_update_may_change_it",
+        "acknowledges_early_media",
+        "has_early_media",
+        values=REQUIRES_100REL | {"ring_ms": "1500"},
+    ),
+    Case("callees_reliable_183_gets_prack", "hears_early_media", "answers_in_183"),
+    Case("100rel_where_it_is_off_gets_420", "is_refused", values=REQUIRES_100REL | {
+        "caller_status": "420", "caller_phrase": "Bad Extension",
+    }, causes=(), settings='prack = "off"'),
+    Case("no_100rel_where_it_is_required_gets_421", "is_refused", values={
+        "caller_status": "421", "caller_phrase": "Extension Required",
+    }, causes=(), settings='prack = "required"'),
+    refused(
+        "session_interval_that_is_too_small_gets_422",
+        "422",
+        "Session Interval Too Small",
+        values={"extra_header": "Supported: timer\nSession-Expires: 60", "caller_check": "check_min_se"},
+    ),
+    Case("callees_422_gets_the_interval_that_it_wants", "hangs_up", "wants_longer", settings="session_timer = 90"),
     inside("update_refreshes", "UPDATE", "rest_empty", "200", "OK"),
     inside("info_with_dtmf_relay_is_taken", "INFO", "rest_dtmf", "200", "OK", digit="5"),
     inside("info_of_another_package_gets_469", "INFO", "rest_package", "469", "Bad Info Package", "check_recv_info"),
+    inside("info_with_a_bare_key_is_taken", "INFO", "rest_dtmf_bare", "200", "OK", digit="5"),
+    from_callee("info_of_the_callee_is_taken", "INFO", "rest_dtmf", "200", digit="5"),
+    inside("subscribe_gets_405", "SUBSCRIBE", "rest_empty", "405", "Method Not Allowed", "check_allow"),
+    inside("notify_gets_405", "NOTIFY", "rest_empty", "405", "Method Not Allowed", "check_allow"),
+    inside("publish_gets_405", "PUBLISH", "rest_empty", "405", "Method Not Allowed", "check_allow"),
+    inside("message_inside_a_call_gets_405", "MESSAGE", "rest_text", "405", "Method Not Allowed", "check_allow"),
+    inside("unknown_method_gets_405", "JUMP", "rest_empty", "405", "Method Not Allowed", "check_allow"),
     inside("refer_gets_405", "REFER", "rest_refer", "405", "Method Not Allowed", "check_allow"),
     inside("options_inside_a_call_gets_200", "OPTIONS", "rest_empty", "200", "OK"),
     outside("options_gets_200", "OPTIONS", "200", "OK", caller_check="check_allow"),

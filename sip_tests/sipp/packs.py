@@ -119,8 +119,6 @@ PACKS = [Packed(carrier, place, case) for case in [*LATER, *CHALLENGED, *BASE] f
 
 def profile(name):
     """The trunk of a profile, as far as it holds for a carrier on this machine."""
-    if not (PROFILES / f"{name}.toml").exists():
-        return {}
     trunks = tomllib.loads((PROFILES / f"{name}.toml").read_text(encoding="utf-8"))["trunks"]
     return {key: value for key, value in trunks[0].items() if key not in THEIR_OWN | NOT_HERE}
 

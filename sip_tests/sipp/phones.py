@@ -143,7 +143,7 @@ class Play:
     def make_line(self, index):
         gateways = [self.first_port, self.callee_port] if self.first_port else [self.callee_port]
         addresses = [f"sip:{self.host}:{port};transport={self.case.callee_transport}" for port in gateways]
-        return server.Line(index, self.numbers["virtual"], addresses)
+        return server.Line(index, self.numbers["virtual"], addresses, self.case.settings)
 
     def remote(self):
         """Where the caller calls."""

@@ -214,6 +214,20 @@ async fn who_cannot_prove_it_costs_no_call_and_learns_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_sent_more_than_twice_of_what_was_sent_in_his_name() {
+    let scene = guarded().await;
+    let own = scene.caller.address();
+    let bare = format!(
+        "INVITE sip:1@127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/UDP {own};branch=z9hG4bKbare;rport\r\nFrom: <sip:a@b>;tag=1\r\n\
+         To: <sip:b@c>\r\nCall-ID: bare\r\nCSeq: 1 INVITE\r\n\r\n"
+    );
+    scene.caller.send_raw(scene.server.sip, bare.as_bytes());
+    // One listener takes both, one after the other.
+    refused(&scene, None).await;
+    assert!(scene.caller.received().iter().all(|message| message.call_id() != "bare"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_trunk_known_by_its_address_is_never_asked() {
     let scene = scene(TRUNK).await;
     let (call, incoming) = scene.talk().await;

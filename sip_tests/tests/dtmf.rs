@@ -105,3 +105,33 @@ async fn a_called_phone_without_telephone_event_hears_tones_of_the_same_length()
 async fn a_calling_phone_without_telephone_event_hears_tones_of_the_same_length() {
     sounds(None, Some(101)).await;
 }
+
+/// RFC 2976's keys, as some carriers send them: each one reaches the other phone as a telephone-event, or as a tone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_by_info_reaches_the_other_phone_as_an_event() {
+    let pair = Pair::start().await;
+    let session = pair.server.session(json!({ "record": false })).await;
+    let of_caller = CallOptions::from(FIRST).offering(events(Some(101)));
+    let (call, incoming) = pair.talk_as(&session, of_caller, events(Some(96))).await;
+    let sides: [(&Call, &Call, u8); 2] = [(&call, &incoming, 96), (&incoming, &call, 101)];
+    for (from, to, announced) in sides {
+        for (kind, body) in
+            [("application/dtmf-relay", "Signal=5\r\nDuration=160\r\n"), ("application/dtmf", "#")]
+        {
+            let answer = from.request("INFO", &[], Some((kind, body.as_bytes())), PATIENCE).await.unwrap();
+            assert_eq!(answer.status(), Some(200), "{kind}");
+        }
+        to.media()
+            .wait(PATIENCE, |media| {
+                let digits = media.received_digits();
+                digits.len() == 2 && digits.iter().all(|digit| digit.ended)
+            })
+            .await
+            .unwrap();
+        let digits = to.media().received_digits();
+        let told: Vec<_> =
+            digits.iter().map(|digit| (digit.key, digit.payload_type, digit.duration_ms)).collect();
+        assert_eq!(told, [('5', announced, 100), ('#', announced, 100)]);
+    }
+    hang_up(&call, &incoming).await;
+}

@@ -555,7 +555,13 @@ async fn a_call_crosses_from_one_address_family_to_the_other() {
             server.service.sip().into_iter().find(|(kind, at)| *kind == udp && of_family(at)).unwrap().1
         };
         let number = Server::number(&session);
-        let call = caller.call(listener(from), &number, CallOptions::from(FIRST)).await.unwrap();
+        let host = if from.is_ipv6() { "[::1]" } else { "127.0.0.1" };
+        let options = CallOptions {
+            from_host: Some(host.to_owned()),
+            to: Some(format!("<sip:{number}@{host}>")),
+            ..CallOptions::from(FIRST)
+        };
+        let call = caller.call(listener(from), &number, options).await.unwrap();
         let incoming = callee.next_call(PATIENCE).await.unwrap();
         incoming.ring().await.unwrap();
         incoming.answer(SdpOptions::default()).await.unwrap();

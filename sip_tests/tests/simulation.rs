@@ -5,7 +5,8 @@
 //! ([`simulation::judge`]); the races that have names stand beside them as scripts ([`simulation::races`]).
 //!
 //! A failure prints seed, profile and ladder. `SIM_SEED=N SIM_CALLS=1 cargo sim` runs that one again;
-//! `SIM_CALLS=N` raises the number of runs of each profile.
+//! `SIM_CALLS=N` is the number of runs of each profile, `SIM_SCHEDULES=N` that of all profiles together:
+//! `SIM_SCHEDULES=100000 cargo sim` takes some minutes.
 
 // The judge and the world panic like tests do.
 #![allow(
@@ -19,10 +20,12 @@
 #[allow(unreachable_pub)] // One crate, in several files.
 mod simulation {
     mod half_open;
+    mod in_dialog;
     pub mod judge;
     pub mod phone;
     pub mod plan;
     mod races;
+    mod rfc5407;
     pub mod service;
     pub mod world;
 }
@@ -34,6 +37,8 @@ use std::collections::BTreeSet;
 
 /// Runs of each profile; each has one call, two or three.
 const RUNS: u64 = 1600;
+/// Profiles.
+const PROFILES: u64 = 10;
 
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -42,9 +47,11 @@ fn setting(name: &str) -> Option<u64> {
 /// Runs a profile over its seeds; returns what the calls came to.
 fn simulate(profile: Profile, first: u64) -> Outcome {
     // Three profiles for one kind of call each, beside six of which each has all kinds.
-    let narrow = matches!(profile, Profile::Placed | Profile::Single | Profile::Strangers);
+    let narrow = matches!(profile, Profile::Placed | Profile::Single | Profile::Strangers | Profile::Races);
     let usual = if narrow { RUNS / 2 } else { RUNS };
-    let (first, runs) = (setting("SIM_SEED").unwrap_or(first), setting("SIM_CALLS").unwrap_or(usual));
+    let share = setting("SIM_SCHEDULES").map(|all| all.div_ceil(PROFILES));
+    let runs = setting("SIM_CALLS").or(share).unwrap_or(usual);
+    let first = setting("SIM_SEED").unwrap_or(first);
     let mut all = Outcome::default();
     let mut broken = vec![];
     for seed in first..first + runs {
@@ -71,6 +78,7 @@ fn simulate(profile: Profile, first: u64) -> Outcome {
         assert!(all.calls as u64 >= runs / 2 && all.bridged * share > all.calls, "too few calls: {all:?}");
         let finals: BTreeSet<u16> = match profile {
             Profile::Placed => BTreeSet::new(),
+            Profile::Races => [200, 480, 486, 487, 488, 500].into(),
             Profile::Strangers => [200, 404, 480, 486, 487, 488, 500, 503].into(),
             _ => [200, 404, 480, 486, 487, 488, 500, 503, 600, 603].into(),
         };
@@ -141,6 +149,16 @@ fn calls_of_a_session_with_one_party_keep_every_rule() {
 #[test]
 fn calls_of_people_whom_no_session_knows_keep_every_rule() {
     simulate(Profile::Strangers, 9_000_000);
+}
+
+#[test]
+fn calls_in_which_everything_crosses_everything_keep_every_rule() {
+    let all = simulate(Profile::Races, 10_000_000);
+    let causes = ["Session Timer Expired", "Network Error", "Normal Hangup", "Canceled"];
+    assert!(
+        causes.iter().all(|cause| all.causes.contains(cause)) || setting("SIM_CALLS").is_some(),
+        "{all:?}"
+    );
 }
 
 /// A run is its seed and nothing else.

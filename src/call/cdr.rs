@@ -52,6 +52,8 @@ pub enum HangupCause {
     MediaTimeout,
     /// The peer stopped answering.
     NetworkError,
+    /// Nobody refreshed the session (RFC 4028 §10).
+    SessionExpired,
     /// Ended by the API or an operator.
     Scheduled,
     /// We erred.
@@ -84,12 +86,13 @@ impl HangupCause {
             Self::RingTimeout => ("Ring Timeout Reached", 6010),
             Self::TimeLimit | Self::Scheduled => ("Scheduled Hangup", 6000),
             Self::MediaTimeout => ("Media Timeout", 6020),
+            Self::SessionExpired => ("Session Timer Expired", 6030),
             Self::NetworkError => ("Network Error", 5000),
             Self::InternalError | Self::Congestion => ("Internal Error", 5010),
         }
     }
 
-    /// The Q.850 cause number for a Reason header (RFC 3326, RFC 3398 §8).
+    /// The Q.850 cause number for a Reason header (RFC 3326), as RFC 3398 §8.2.6.1 maps the status that stands for it.
     #[must_use]
     pub fn q850(self) -> u16 {
         match self {
@@ -97,13 +100,51 @@ impl HangupCause {
             Self::NoAnswer | Self::RingTimeout => 19,
             Self::Declined | Self::Rejected | Self::Forbidden | Self::PinFailed => 21,
             Self::InvalidDestination | Self::DoesNotExist | Self::Routing => 1,
-            Self::OutOfService => 27,
+            Self::OutOfService => 22,
             Self::LoopDetected => 25,
             Self::CarrierCongestion | Self::Congestion => 42,
             Self::CarrierError | Self::InternalError => 41,
             Self::NetworkError | Self::MediaTimeout => 38,
+            Self::SessionExpired => 102,
             Self::Normal | Self::Canceled | Self::TimeLimit | Self::Scheduled => 16,
         }
+    }
+
+    /// What a Q.850 cause of a peer's Reason header means, by way of the status that RFC 3398 §7.2.4.1 maps it to.
+    #[must_use]
+    pub fn of_q850(cause: u8) -> Self {
+        Self::of_status(match cause {
+            16 | 31 => return Self::Normal,
+            1 | 2 | 3 | 26 => 404,
+            17 => 486,
+            18 => 408,
+            19 | 20 => 480,
+            21 | 55 | 57 | 87 => 403,
+            22 | 23 => 410,
+            27 => 502,
+            28 => 484,
+            29 | 79 => 501,
+            65 | 70 => 488,
+            102 => 504,
+            34 | 38 | 41 | 42 | 47 | 58 | 88 => 503,
+            _ => 500,
+        })
+    }
+
+    /// What a final failure with such a cause means: the cause says more than a status which carriers give for many
+    /// things, but never something else than one that is clear by itself.
+    #[must_use]
+    pub fn of_failure(status: u16, q850: Option<u8>) -> Self {
+        match (status, q850) {
+            (486 | 487 | 600 | 603 | 604 | 607, _) | (_, None | Some(16 | 31)) => Self::of_status(status),
+            (_, Some(cause)) => Self::of_q850(cause),
+        }
+    }
+
+    /// Who ended a leg that ended with this: `party`, unless a clock of ours did.
+    #[must_use]
+    pub fn source(self, party: HangupSource) -> HangupSource {
+        if self == Self::SessionExpired { HangupSource::System } else { party }
     }
 
     /// What a peer's final failure means.
@@ -451,5 +492,46 @@ impl CdrBuilder {
 
     fn leg(&mut self, leg: Uuid) -> Option<&mut Record> {
         self.legs.iter_mut().find(|candidate| candidate.cdr.opened.leg == leg)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rfc3398_7_2_4_1_and_8_2_6_1_causes_are_mapped_both_ways() {
+        let table = [
+            (1, HangupCause::InvalidDestination, 1),
+            (17, HangupCause::Busy, 17),
+            (18, HangupCause::NoAnswer, 19),
+            (19, HangupCause::NoAnswer, 19),
+            (21, HangupCause::Forbidden, 21),
+            (22, HangupCause::OutOfService, 22),
+            (28, HangupCause::InvalidDestination, 1),
+            (16, HangupCause::Normal, 16),
+            (31, HangupCause::Normal, 16),
+            (34, HangupCause::CarrierCongestion, 42),
+            (102, HangupCause::CarrierError, 41),
+            (127, HangupCause::CarrierError, 41),
+        ];
+        for (cause, expected, told) in table {
+            assert_eq!(
+                (HangupCause::of_q850(cause), HangupCause::of_q850(cause).q850()),
+                (expected, told),
+                "{cause}"
+            );
+        }
+        for cause in 0..=255 {
+            assert!((1..=127).contains(&HangupCause::of_q850(cause).q850()));
+        }
+    }
+
+    #[test]
+    fn a_status_that_is_clear_stands_against_any_cause() {
+        assert_eq!(HangupCause::of_failure(486, Some(41)), HangupCause::Busy);
+        assert_eq!(HangupCause::of_failure(503, Some(17)), HangupCause::Busy);
+        assert_eq!(HangupCause::of_failure(503, Some(16)), HangupCause::CarrierCongestion);
+        assert_eq!(HangupCause::of_failure(480, None), HangupCause::NoAnswer);
     }
 }

@@ -7,18 +7,19 @@ use crate::call::cdr::HangupCause;
 use crate::number::{Did, E164};
 use crate::sip::encode::{AddressOut, BodyOut, HeaderOut, RequestOut, ResponseHead, ResponseOut, ViaOut};
 use crate::sip::message::{Head, Method};
+use crate::sip::session_timer::Agreed;
 use crate::sip::transport::Protocol;
-use crate::trunk::{Gateway, IdentityHeader, Trunk};
+use crate::trunk::{Gateway, IdentityHeader, Prack, Trunk};
 use std::net::{IpAddr, SocketAddr};
 
-/// Option tags that we understand. None may be required of us yet, so `Require` with any is 420.
-pub const SUPPORTED: &[&str] = &[];
+/// Option tags that we understand (RFC 3262, RFC 4028); `Require` with any other is 420.
+pub const SUPPORTED: &[&str] = &["100rel", "timer"];
 
 /// What a request requires of us and we do not have, for its 420 (RFC 3261 §8.2.2.3).
 #[must_use]
 pub fn unsupported(head: &Head) -> Option<HeaderOut> {
     let mut tags = head.tokens("Require");
-    tags.retain(|tag| !SUPPORTED.contains(&tag.as_str()));
+    tags.retain(|tag| !SUPPORTED.iter().any(|known| known.eq_ignore_ascii_case(tag)));
     (!tags.is_empty()).then_some(HeaderOut::Unsupported(tags))
 }
 
@@ -112,7 +113,7 @@ pub fn invite(
 ) -> RequestOut {
     let uri = callee.uri(trunk);
     let caller = format!("sip:{}@{};user=phone", trunk.write_number(from.digits()), host(address));
-    let mut headers = vec![HeaderOut::Allow, HeaderOut::Accept];
+    let mut headers = invite_headers(trunk);
     headers.extend(own_identity(trunk.identity, &caller));
     RequestOut {
         method: Method::INVITE,
@@ -127,6 +128,37 @@ pub fn invite(
         routes: Vec::new(),
         headers,
         body: Some(BodyOut::Sdp(sdp)),
+    }
+}
+
+fn invite_headers(trunk: &Trunk) -> Vec<HeaderOut> {
+    let supported = if trunk.prack == Prack::Off { &["timer"] } else { SUPPORTED };
+    let required = (trunk.prack == Prack::Required).then_some(HeaderOut::Require(&["100rel"]));
+    let interval = trunk.session_timer;
+    let expires = interval.map(|seconds| HeaderOut::SessionExpires { seconds, refresher: None });
+    let mut headers = vec![HeaderOut::Allow, HeaderOut::Accept, HeaderOut::Supported(supported)];
+    headers.extend(required.into_iter().chain(expires));
+    headers
+}
+
+/// What a refresh of ours says beside its session timer (RFC 4028 §7.1, RFC 3311 §5.1).
+pub fn capabilities(timer: [Option<HeaderOut>; 2]) -> impl Iterator<Item = HeaderOut> {
+    [HeaderOut::Allow, HeaderOut::Supported(SUPPORTED)].into_iter().chain(timer.into_iter().flatten())
+}
+
+/// The session timer in a 2xx of ours (RFC 4028 §9).
+pub fn session(agreed: Agreed) -> impl Iterator<Item = HeaderOut> {
+    let Agreed { seconds, refresher, required } = agreed;
+    let expires = HeaderOut::SessionExpires { seconds, refresher: Some(refresher.as_str()) };
+    [Some(expires), required.then_some(HeaderOut::Require(&["timer"]))].into_iter().flatten()
+}
+
+/// Who calls, once more, for a carrier that looks elsewhere than in From. `caller` is the virtual number's URI.
+fn own_identity(wanted: IdentityHeader, caller: &str) -> Option<HeaderOut> {
+    match wanted {
+        IdentityHeader::None => None,
+        IdentityHeader::PAssertedIdentity => Some(HeaderOut::PAssertedIdentity(caller.to_owned())),
+        IdentityHeader::RemotePartyId => Some(HeaderOut::RemotePartyId(caller.to_owned())),
     }
 }
 
@@ -155,15 +187,6 @@ pub fn options(gateway: &Gateway, address: &LegAddress, ids: InviteIds) -> Reque
 pub fn retry_after(head: &Head) -> Option<u32> {
     let value = head.header("Retry-After")?;
     value.trim_start().split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-}
-
-/// Who calls, once more, for a carrier that looks elsewhere than in From. `caller` is the virtual number's URI.
-fn own_identity(wanted: IdentityHeader, caller: &str) -> Option<HeaderOut> {
-    match wanted {
-        IdentityHeader::None => None,
-        IdentityHeader::PAssertedIdentity => Some(HeaderOut::PAssertedIdentity(caller.to_owned())),
-        IdentityHeader::RemotePartyId => Some(HeaderOut::RemotePartyId(caller.to_owned())),
-    }
 }
 
 fn host(address: &LegAddress) -> String {
@@ -239,7 +262,10 @@ pub fn dialog_response(
     ResponseOut {
         contact: Some(address.contact()),
         record_route: true,
-        headers: if status >= 200 { vec![HeaderOut::Allow, HeaderOut::Accept] } else { Vec::new() },
+        headers: match status {
+            200.. => vec![HeaderOut::Allow, HeaderOut::Accept, HeaderOut::Supported(SUPPORTED)],
+            _ => Vec::new(),
+        },
         body: sdp.map(|sdp| BodyOut::Sdp(sdp.to_owned())),
         ..response(head, status, Some(to_tag))
     }

@@ -16,6 +16,8 @@ pub enum Signal {
     },
     /// A leg of ours: 2xx, acknowledged. The caller's: the ACK of our 2xx brought the answer to our offer.
     Answered(Stream),
+    /// The caller's: the 200 that had to wait for a PRACK is sent.
+    Taken,
     /// A leg of ours: the peer's final failure, or 408 for a time-out of our own and 503 for a transport error
     /// (RFC 3261 §8.1.3.1).
     Refused(u16),
@@ -43,6 +45,8 @@ pub enum Order {
         status: u16,
         /// Seconds, for 503.
         retry_after: Option<u32>,
+        /// What Reason says.
+        cause: HangupCause,
     },
     /// End the leg whatever its state: CANCEL, BYE or a final answer.
     HangUp(HangupCause),

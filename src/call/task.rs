@@ -181,6 +181,7 @@ impl CallTask {
                     });
                 }
                 Action::Bridged => shell.counters.bridged.increment(1),
+                Action::Unauthorized { trunk, why } => shell.unauthorized(&trunk, why),
                 Action::Pace(trunk) => match shell.pace(&trunk) {
                     Some(wait) if !wait.is_zero() => {
                         jobs.spawn(async move {
@@ -191,7 +192,6 @@ impl CallTask {
                     now => hands.immediate.push(Event::Paced(now.is_some())),
                 },
                 Action::Learned(news) => shell.gateways.learn(&news.trunk, news.target, news.outcome),
-                Action::Unauthorized { trunk, why } => shell.unauthorized(&trunk, why),
             }
         }
         if !notes.is_empty() {

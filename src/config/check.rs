@@ -11,9 +11,10 @@ use super::{
 };
 use crate::number::Did;
 use crate::sip::digest::Credentials;
+use crate::sip::session_timer::LEAST_SECONDS;
 use crate::sip::transport::TlsFiles;
 use crate::trunk::{
-    CallerFrom, Country, Gateway, IdentityHeader, NumberFormat, SrtpPolicy, Transport, Trunk, Trunks,
+    CallerFrom, Country, Gateway, IdentityHeader, NumberFormat, Prack, SrtpPolicy, Transport, Trunk, Trunks,
 };
 use ipnet::IpNet;
 use media::engine::MediaLimits;
@@ -358,6 +359,8 @@ fn trunk_of(path: &str, written: &TrunkConfig, faults: &mut Faults) -> Trunk {
         default_country,
         max_calls: limit("max_calls", written.max_calls, faults),
         max_calls_per_second: limit("max_calls_per_second", written.max_calls_per_second, faults),
+        prack: prack(&at("prack"), &written.prack, faults),
+        session_timer: session_timer(&at("session_timer"), written.session_timer, faults),
         options: Some(seconds(&at("options_seconds"), written.options_seconds, 0..=3600, faults))
             .filter(|interval| !interval.is_zero()),
         challenge,
@@ -404,6 +407,18 @@ fn credentials(
         }
         (None, None) => None,
     }
+}
+
+fn prack(path: &str, written: &str, faults: &mut Faults) -> Prack {
+    let known = Prack::ALL.into_iter().find(|(word, _)| *word == written);
+    if known.is_none() {
+        faults.wrong(path, &text(written), "there is no such rule", keys::PRACK);
+    }
+    known.map_or(Prack::Supported, |(_, prack)| prack)
+}
+
+fn session_timer(path: &str, written: u32, faults: &mut Faults) -> Option<u32> {
+    (written != 0).then(|| within(path, written, LEAST_SECONDS..=86_400, faults))
 }
 
 fn gateways(path: &str, written: &[String], faults: &mut Faults) -> Vec<Gateway> {

@@ -35,16 +35,6 @@ pub enum ConfigError {
         /// The key that was probably meant.
         nearest: Option<String>,
     },
-    /// A key or a value that a later version has.
-    #[error("{key} = {value}: {what} is not available in this version")]
-    NotAvailable {
-        /// Where it stands, and the environment variable that set it.
-        key: String,
-        /// As written; secrets are hidden.
-        value: String,
-        /// What is missing.
-        what: &'static str,
-    },
     /// A value that is not allowed.
     #[error("{key} = {value}: {problem}; allowed: {allowed}")]
     Value {
@@ -129,12 +119,6 @@ impl Faults {
         };
         let fault = ConfigError::UnknownKey { key: self.name(path), value, nearest };
         self.found.push(fault);
-    }
-
-    pub(super) fn not_available(&mut self, path: &str, value: &toml::Value, what: &'static str) {
-        let fault = ConfigError::NotAvailable { key: self.name(path), value: shown(path, value), what };
-        self.found.push(fault);
-        self.struck.push(path.to_owned());
     }
 
     /// A value of the wrong type.

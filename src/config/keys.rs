@@ -13,9 +13,6 @@ pub(super) enum Kind {
     List,
     /// `[[…]]`, known by the keys below it.
     Tables,
-    /// A part of the product that this version does not have. It is refused: a setting that is read and does
-    /// nothing would be worse than none.
-    Later,
 }
 
 pub(super) struct Key {
@@ -30,10 +27,6 @@ const fn key(path: &'static str, kind: Kind, allowed: &'static str) -> Key {
     Key { path, kind, allowed }
 }
 
-const fn later(path: &'static str) -> Key {
-    Key { path, kind: Kind::Later, allowed: "" }
-}
-
 pub(super) const LISTEN: &str =
     "a list of udp://ADDRESS:PORT, tcp://ADDRESS:PORT and tls://ADDRESS:PORT, each once";
 pub(super) const PUBLIC_ADDRESS: &str = "one IP address that peers can reach, without port";
@@ -45,6 +38,8 @@ pub(super) const CALLER_FROM: &str =
     "a list of \"p-asserted-identity\", \"remote-party-id\", \"from\", each once";
 pub(super) const CODECS: &str = "a list of \"G722\", \"PCMU\", \"PCMA\", each once";
 pub(super) const RTP_SOURCE: &str = "\"exact\" or \"address\"";
+pub(super) const PRACK: &str = "\"off\", \"supported\", \"preferred\" or \"required\"";
+pub(super) const SESSION_TIMER: &str = "a whole number of seconds from 90 to 86400, or 0: none is asked for";
 pub(super) const NUMBER_FORMAT: &str = "\"+e164\", \"e164\" or \"national\"";
 pub(super) const IDENTITY: &str = "\"none\", \"p-asserted-identity\" or \"remote-party-id\"";
 pub(super) const USERNAME: &str =
@@ -113,8 +108,8 @@ pub(super) const KEYS: &[Key] = &[
     key("trunks[].challenge", Kind::Switch, "true or false"),
     key("trunks[].register", Kind::Switch, "true or false"),
     key("trunks[].identity", Kind::Text, IDENTITY),
-    later("trunks[].prack"),
-    later("trunks[].session_timer"),
+    key("trunks[].prack", Kind::Text, PRACK),
+    key("trunks[].session_timer", Kind::Number, SESSION_TIMER),
     key("accounts", Kind::Tables, "tables [[accounts]] with auth_id and auth_token"),
     key("accounts[].auth_id", Kind::Text, AUTH_ID),
     key("accounts[].auth_token", Kind::Text, AUTH_TOKEN),

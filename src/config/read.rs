@@ -75,7 +75,7 @@ fn comma_list(text: &str) -> Value {
     Value::Array(items.map(|item| Value::String(item.to_owned())).collect())
 }
 
-/// Takes out, and reports, what no key is or no key yet.
+/// Takes out, and reports, what is no key.
 pub(super) fn refuse_unknown(table: &mut Table, path: &str, faults: &mut Faults) {
     let names: Vec<String> = table.keys().cloned().collect();
     for name in names {
@@ -85,10 +85,6 @@ pub(super) fn refuse_unknown(table: &mut Table, path: &str, faults: &mut Faults)
         let known = keys::find(&at).filter(|_| plain).map(|key| key.kind);
         let is_section = plain && keys::below(&at).next().is_some();
         match (known, table.get_mut(&name)) {
-            (Some(Kind::Later), Some(value)) => {
-                faults.not_available(&at, value, "this setting");
-                table.remove(&name);
-            }
             (Some(Kind::Tables), Some(Value::Array(list))) => {
                 for (index, element) in list.iter_mut().enumerate() {
                     if let Value::Table(element) = element {

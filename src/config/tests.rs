@@ -91,17 +91,15 @@ fn every_key_is_in_the_example_and_in_the_readme_and_readable() {
         } else {
             format!("[{section}]")
         };
-        if key.kind != keys::Kind::Later {
-            let start = EXAMPLE.find(&heading).unwrap_or_else(|| panic!("{heading} is in the example"));
-            let part = &EXAMPLE[start + heading.len()..];
-            let part = &part[..part.find("\n[").unwrap_or(part.len())];
-            let line = |line: &str| line.trim_start_matches(['#', ' ']).starts_with(&format!("{name} ="));
-            assert!(part.lines().any(line), "{} is in the example", key.path);
-        }
+        let start = EXAMPLE.find(&heading).unwrap_or_else(|| panic!("{heading} is in the example"));
+        let part = &EXAMPLE[start + heading.len()..];
+        let part = &part[..part.find("\n[").unwrap_or(part.len())];
+        let line = |line: &str| line.trim_start_matches(['#', ' ']).starts_with(&format!("{name} ="));
+        assert!(part.lines().any(line), "{} is in the example", key.path);
         assert!(readme.contains(&format!("`{}`", key.path)), "{} is in the README", key.path);
     }
     // The structs know every key of the table: a text where none fits is a wrong type or value, never unknown.
-    for key in keys::KEYS.iter().filter(|key| !matches!(key.kind, keys::Kind::Tables | keys::Kind::Later)) {
+    for key in keys::KEYS.iter().filter(|key| key.kind != keys::Kind::Tables) {
         let (section, name) = key.path.rsplit_once('.').unwrap();
         let (open, close) = if section.ends_with("[]") { ("[[", "]]") } else { ("[", "]") };
         let text = format!("{open}{}{close}\n{name} = {{}}", section.trim_end_matches("[]"));

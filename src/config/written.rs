@@ -207,6 +207,11 @@ pub struct TrunkConfig {
     pub max_calls: Option<u32>,
     /// New legs per second; without it only `sip.max_calls_per_second` limits them.
     pub max_calls_per_second: Option<u32>,
+    /// Reliable provisional responses (RFC 3262): `off`, `supported`, `preferred` or `required`.
+    pub prack: String,
+    /// The session interval that we ask for (RFC 4028), in seconds; 0: we ask for none, and take what the peer asks
+    /// for. A shorter one finds a dead peer earlier and costs a request on each leg at half of it.
+    pub session_timer: u32,
     /// Every so many seconds each gateway is asked by OPTIONS whether it lives; 0: never. Each question costs both
     /// sides two messages.
     pub options_seconds: u64,
@@ -240,6 +245,8 @@ impl Default for TrunkConfig {
             default_country: None,
             max_calls: None,
             max_calls_per_second: None,
+            prack: "supported".to_owned(),
+            session_timer: 0,
             options_seconds: 0,
             username: None,
             password: None,

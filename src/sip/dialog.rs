@@ -63,6 +63,14 @@ impl Dialog {
         }
     }
 
+    /// Goes on counting where the early dialog that became this one has stopped (RFC 3261 §13.2.2.4).
+    #[must_use]
+    pub fn after(mut self, early: Option<&Self>, remote_cseq: Option<u32>) -> Self {
+        self.local_cseq = early.map_or(self.local_cseq, |early| early.local_cseq);
+        self.remote_cseq = remote_cseq.or(self.remote_cseq);
+        self
+    }
+
     /// What finds the call that this dialog belongs to.
     #[must_use]
     pub fn key(&self) -> DialogKey {

@@ -20,7 +20,7 @@ use super::wire::{ByteStr, Field, Name};
 /// holes.
 const PRODUCT: &str = "Maskline";
 /// The methods that we take, for Allow.
-const ALLOWED: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, INFO";
+const ALLOWED: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, INFO, PRACK";
 
 /// The headers of a request as a response repeats them, each as raw as it came but on one line.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -287,6 +287,24 @@ pub enum HeaderOut {
         /// Status code or Q.850 cause.
         cause: u16,
     },
+    /// The session interval (RFC 4028 §4).
+    SessionExpires {
+        /// At least 90.
+        seconds: u32,
+        /// `uac` or `uas`; mandatory in a 2xx.
+        refresher: Option<&'static str>,
+    },
+    /// The least interval, in seconds; mandatory in a 422 (RFC 4028 §5).
+    MinSe(u32),
+    /// The number of a reliable provisional response (RFC 3262 §7.1).
+    RSeq(u32),
+    /// Which one a PRACK acknowledges (RFC 3262 §7.2).
+    RAck {
+        /// Its RSeq.
+        rseq: u32,
+        /// The number of the INVITE's CSeq.
+        cseq: u32,
+    },
     /// Who sends the request.
     UserAgent,
     /// Who sends the response.
@@ -392,6 +410,18 @@ impl Text {
             HeaderOut::RetryAfter(seconds) => self.plain("Retry-After: ").number(*seconds).plain("\r\n"),
             HeaderOut::Reason { protocol, cause } => {
                 self.plain("Reason: ").word(protocol).plain(";cause=").number((*cause).into()).plain("\r\n")
+            }
+            HeaderOut::SessionExpires { seconds, refresher } => {
+                self.plain("Session-Expires: ").number(*seconds);
+                if let Some(refresher) = refresher {
+                    self.plain(";refresher=").plain(refresher);
+                }
+                self.plain("\r\n")
+            }
+            HeaderOut::MinSe(seconds) => self.plain("Min-SE: ").number(*seconds).plain("\r\n"),
+            HeaderOut::RSeq(number) => self.plain("RSeq: ").number(*number).plain("\r\n"),
+            HeaderOut::RAck { rseq, cseq } => {
+                self.plain("RAck: ").number(*rseq).plain(" ").number(*cseq).plain(" INVITE\r\n")
             }
             HeaderOut::UserAgent => self.plain("User-Agent: ").plain(PRODUCT).plain("\r\n"),
             HeaderOut::Server => self.plain("Server: ").plain(PRODUCT).plain("\r\n"),

@@ -15,6 +15,8 @@ pub mod key;
 pub mod message;
 mod method;
 pub mod outside;
+pub mod reason;
+pub mod session_timer;
 pub mod transaction;
 pub mod transport;
 pub mod uri;

@@ -235,6 +235,29 @@ impl IdentityHeader {
     }
 }
 
+/// Reliable provisional responses (RFC 3262).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prack {
+    /// Neither offered nor taken.
+    Off,
+    /// Taken from whoever sends them, and given to a caller who requires them.
+    Supported,
+    /// Given to every caller who supports them, too.
+    Preferred,
+    /// Nobody may do without.
+    Required,
+}
+
+impl Prack {
+    /// All, as the configuration writes them.
+    pub const ALL: [(&'static str, Self); 4] = [
+        ("off", Self::Off),
+        ("supported", Self::Supported),
+        ("preferred", Self::Preferred),
+        ("required", Self::Required),
+    ];
+}
+
 /// Whether a trunk's RTP is encrypted (SRTP with keys in the SDP, RFC 4568).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SrtpPolicy {
@@ -303,6 +326,10 @@ pub struct Trunk {
     pub max_calls: Option<u32>,
     /// New legs of this trunk per second, both directions; `None`: only the limit of the whole service holds.
     pub max_calls_per_second: Option<u32>,
+    /// Reliable provisional responses.
+    pub prack: Prack,
+    /// The session interval that we ask for, in seconds; `None`: we ask for none and take what the peer asks for.
+    pub session_timer: Option<u32>,
     /// How often each target of its gateways is asked by OPTIONS whether it lives; `None`: never.
     pub options: Option<Duration>,
     /// What we are known by to the carrier; and the carrier to us, where `challenge` says so.
@@ -494,6 +521,8 @@ mod tests {
             default_country: None,
             max_calls: None,
             max_calls_per_second: None,
+            prack: Prack::Supported,
+            session_timer: None,
             options: None,
             credentials: None,
             challenge: false,

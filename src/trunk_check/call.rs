@@ -221,7 +221,7 @@ impl TestCall {
                 report.add(&Line::ok("the called side hung up"));
                 self.count(report);
             }
-            Signal::HungUp(_) | Signal::Reoffered(_) | Signal::Digit(_) => {}
+            Signal::Taken | Signal::HungUp(_) | Signal::Reoffered(_) | Signal::Digit(_) => {}
         }
     }
 

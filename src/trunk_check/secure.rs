@@ -108,6 +108,9 @@ fn of_failure(error: &io::Error, name: &str) -> Line {
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                 line.advise("the certificate begins later: is this machine's clock right?")
             }
+            other if format!("{other:?}").contains("CaUsedAsEndEntity") => line.advise(
+                "it is an authority's own certificate, or one that signed itself: ask the carrier for one that an authority has signed",
+            ),
             _ => line.advise("send this line to the carrier"),
         },
         Some(rustls::Error::AlertReceived(_)) => line.advise(

@@ -112,6 +112,11 @@ impl Call {
                 near.collecting = on;
                 far.interrupt();
             }
+            MediaCommand::SendDigit { side, digit } => {
+                if self.bridged {
+                    self.legs(side).0.tell(digit, now);
+                }
+            }
             MediaCommand::Bridge => self.bridged = true,
             MediaCommand::Record { directory } => {
                 if self.recording.is_none() {

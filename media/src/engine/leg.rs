@@ -7,6 +7,7 @@
 use super::clock::Now;
 use super::counters::EngineStatistics;
 use super::io;
+use super::press::{self, Presses};
 use crate::codec::Coder;
 use crate::cut::{Cutter, Piece};
 use crate::dtmf::{EventDetector, EventRelay, Press, TelephoneEvent};
@@ -17,7 +18,7 @@ use crate::rtp::{self, Header, Packet, ReceiverStatistics};
 use crate::source::Source;
 use crate::srtp::{self, Srtp};
 use crate::time::{MediaTime, SAMPLE_RATE_HZ, milliseconds, samples_in};
-use crate::{Codec, LegStatistics, PlayMode, Prompt, Stream};
+use crate::{Codec, Digit, LegStatistics, PlayMode, Prompt, Stream};
 use std::collections::VecDeque;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Instant;
@@ -97,6 +98,8 @@ pub(super) struct Leg {
     waiting: Option<(Prompt, PlayMode)>,
     /// Tones in place of keys; the first one sounds, the last one may still be held down.
     keys: VecDeque<KeyTone>,
+    /// Keys as telephone-events of our own making.
+    presses: Presses,
     /// Frames were left out: the next one begins a talk-spurt.
     gap: bool,
     reception: ReceiverStatistics,
@@ -143,6 +146,7 @@ impl Leg {
             player: None,
             waiting: None,
             keys: VecDeque::new(),
+            presses: Presses::default(),
             gap: false,
             reception: ReceiverStatistics::new(SAMPLE_RATE_HZ),
             reports: Reports {
@@ -189,6 +193,8 @@ impl Leg {
         let sends = reachable && stream.direction.sends();
         if stream.telephone_event.is_some() {
             self.keys.clear();
+        } else {
+            self.presses.clear();
         }
         match (&mut self.srtp, &stream.srtp) {
             (Some(srtp), Some(keys)) => srtp.agree(keys),
@@ -315,7 +321,7 @@ impl Leg {
             self.interrupt();
             return false;
         };
-        if self.player.is_some() && !gives_way || !self.keys.is_empty() {
+        if self.player.is_some() && !gives_way || !self.keys.is_empty() || self.presses.is_busy() {
             self.interrupt();
             return false;
         }
@@ -422,6 +428,10 @@ impl Leg {
             self.interrupt();
             return false;
         };
+        if self.presses.is_busy() {
+            self.interrupt();
+            return false;
+        }
         let Some(format) = agreed.stream.telephone_event else {
             return self
                 .sound_key(Press { duration: at_8000(press.duration, clock), ..press }, bench.now.media);
@@ -446,6 +456,47 @@ impl Leg {
             bench.counters.relayed += u64::from(sent);
         }
         false
+    }
+
+    /// A key of the other leg that no packet tells.
+    pub(super) fn tell(&mut self, digit: Digit, now: MediaTime) {
+        let Some(agreed) = self.agreed.as_ref().filter(|agreed| agreed.sends && self.player.is_none()) else {
+            return;
+        };
+        if agreed.stream.telephone_event.is_some() {
+            self.interrupt();
+            self.presses.push(digit, now);
+        } else {
+            let duration = u32::try_from(press::LENGTH).unwrap_or(u32::MAX);
+            self.sound_key(Press { digit, is_new: true, ended: true, duration }, now);
+        }
+    }
+
+    fn send_press(&mut self, begins: bool, bench: &mut Bench<'_>) {
+        let format = self
+            .agreed
+            .as_ref()
+            .filter(|agreed| agreed.sends)
+            .and_then(|agreed| agreed.stream.telephone_event);
+        let Some(format) = format else { return self.presses.clear() };
+        let place = self.out.originate(press::STEP as u32, begins, bench.now.media);
+        let Some(told) = self.presses.next(place.timestamp) else { return };
+        // Durations are counted by the events' own clock (RFC 4733 §2.1).
+        let duration =
+            u64::from(told.event.duration) * u64::from(format.clock_rate) / u64::from(SAMPLE_RATE_HZ);
+        let duration = u16::try_from(duration).unwrap_or(u16::MAX);
+        let event = TelephoneEvent { duration, ..told.event };
+        let header = Header {
+            marker: told.marker,
+            payload_type: format.send_payload_type,
+            sequence: place.sequence,
+            timestamp: told.timestamp,
+            ssrc: self.out.ssrc(),
+        };
+        let mut packet = [0; rtp::HEADER_LENGTH + crate::dtmf::EVENT_LENGTH + srtp::RTP_TRAILER];
+        if let Ok(length) = rtp::encode(&header, &event.encode(), &mut packet) {
+            self.send(&mut packet, length, bench.counters);
+        }
     }
 
     fn sound_key(&mut self, press: Press, now: MediaTime) -> bool {
@@ -479,7 +530,7 @@ impl Leg {
         let player = self.player.as_ref().map_or(MediaTime::NEVER, Player::due);
         let key = self.keys.front().map_or(MediaTime::NEVER, KeyTone::due);
         let cut = self.cutter.as_ref().map_or(MediaTime::NEVER, |cutter| cutter.due());
-        player.min(key).min(cut).min(self.reports.due)
+        player.min(key).min(cut).min(self.reports.due).min(self.presses.due())
     }
 
     /// Sends the frames and the report that are due. True when a prompt has been heard to its end.
@@ -503,6 +554,9 @@ impl Leg {
                     }
                 }
             }
+        }
+        while let Some(begins) = self.presses.turn(now) {
+            self.send_press(begins, bench);
         }
         let mut finished = false;
         for _ in 0..MAX_CATCH_UP {

@@ -10,6 +10,7 @@ mod clock;
 mod counters;
 mod io;
 mod leg;
+mod press;
 #[cfg(test)]
 mod tests;
 mod worker;

@@ -443,6 +443,47 @@ fn a_leg_without_telephone_event_hears_a_tone_of_the_same_length() {
     assert_eq!(call.b.hear().1, [0xff; 160], "audio goes on");
 }
 
+/// RFC 4733 §2.5.1: a press of our own making, in the stream that goes on around it.
+#[test]
+fn a_key_that_came_by_signalling_is_told_as_an_event_or_as_a_tone() {
+    let mut call = TestCall::bridged(Codec::Pcmu, Codec::Pcmu);
+    call.a.speak(0, 1);
+    let (before, _) = call.b.hear();
+    let digit = Digit::from_char('7').unwrap();
+    call.handle.command(MediaCommand::SendDigit { side: Side::B, digit });
+    let mut sequence = before.sequence;
+    let mut told = vec![];
+    for _ in 0..7 {
+        let (header, payload) = call.b.hear();
+        let event = crate::dtmf::TelephoneEvent::decode(&payload).unwrap();
+        assert_eq!((header.payload_type, header.ssrc, event.event), (96, before.ssrc, 7));
+        assert_eq!(header.sequence, sequence.wrapping_add(1), "no gap");
+        sequence = header.sequence;
+        told.push((header.timestamp, header.marker, event.duration, event.end));
+    }
+    let start = told[0].0;
+    assert!(told.iter().all(|(timestamp, ..)| *timestamp == start), "RFC 4733 §2.2: {told:?}");
+    let expected: Vec<_> =
+        [(160, false), (320, false), (480, false), (640, false), (800, true), (800, true), (800, true)]
+            .into_iter()
+            .enumerate()
+            .map(|(n, (duration, end))| (start, n == 0, duration, end))
+            .collect();
+    assert_eq!(told, expected);
+    call.a.speak(0, 2);
+    let (after, _) = call.b.hear();
+    assert_eq!((after.sequence, after.marker), (sequence.wrapping_add(1), true));
+
+    let stream = Stream { telephone_event: None, ..call.b.stream(Codec::Pcmu) };
+    call.configure(Side::B, stream);
+    call.handle.command(MediaCommand::SendDigit { side: Side::B, digit });
+    for _ in 0..5 {
+        let (header, payload) = call.b.hear();
+        assert_eq!((header.payload_type, payload.len()), (0, 160), "100 ms of tone");
+    }
+    call.close();
+}
+
 #[test]
 fn a_leg_on_hold_hears_nothing_and_is_not_heard() {
     let mut call = TestCall::bridged(Codec::Pcmu, Codec::Pcmu);

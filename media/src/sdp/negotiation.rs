@@ -31,6 +31,8 @@ pub struct Negotiation {
     sent: Option<String>,
     /// Our audio line of the last offer, which an answer is read against.
     offered: Option<AudioLine>,
+    /// Our audio line in `sent`.
+    last: Option<AudioLine>,
     /// The `m=` lines of the session, which later offers must repeat (RFC 3264 §8).
     lines: Vec<Line>,
     stream: Option<Stream>,
@@ -94,6 +96,7 @@ impl Negotiation {
             version: 0,
             sent: None,
             offered: None,
+            last: None,
             lines: vec![Line::Audio],
             stream: None,
             agreed: None,
@@ -109,8 +112,22 @@ impl Negotiation {
         let audio = self.own_line();
         self.keys = self.keys.wrapping_add(SUITES.len() as u32);
         let text = self.describe(&self.lines, &audio);
-        self.offered = Some(audio);
+        self.offered = Some(audio.clone());
+        self.last = Some(audio);
         self.send(text)
+    }
+
+    /// The description last sent, once more as an offer, which asks for no change (RFC 3264 §8): a session refresh
+    /// (RFC 4028 §7.4).
+    #[must_use]
+    pub fn repeat_offer(&mut self) -> String {
+        match (&self.sent, &self.last) {
+            (Some(sent), Some(last)) => {
+                self.offered = Some(last.clone());
+                sent.clone()
+            }
+            _ => self.offer(),
+        }
     }
 
     /// The answer to our last offer. May be called again, for a 200 after a 183 or for another fork; the
@@ -183,6 +200,7 @@ impl Negotiation {
             .map(|media| if media.line == audio.line { Line::Audio } else { refusal(media) });
         self.lines = lines.collect();
         let text = self.describe(&self.lines, &line);
+        self.last = Some(line);
         self.agreed = Some((audio.protocol, tag));
         self.keys = self.keys.wrapping_add(1);
         self.stream = Some(stream.clone());

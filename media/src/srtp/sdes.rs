@@ -87,7 +87,8 @@ mod tests {
     fn rfc4568_9_1_a_line_is_taken_whole_or_not_at_all() {
         let long = BASE64.encode(&[7; 46]);
         let (padded, bare) = (long.as_str(), long.trim_end_matches('='));
-        let table: &[(&str, String, Option<(u32, Suite)>)] = &[
+        type Row = (&'static str, String, Option<(u32, Suite)>);
+        let table: &[Row] = &[
             (
                 "RFC 4568 §4.1",
                 format!("1 AES_CM_128_HMAC_SHA1_80 inline:{KEY}"),

@@ -54,6 +54,11 @@ pub(super) fn respond_to(
     )
 }
 
+/// What a session refresh asks for is granted (RFC 4028 §9).
+fn session_expires(request: &Message) -> Option<(String, String)> {
+    request.header("session-expires").map(|value| ("Session-Expires".to_owned(), value.to_owned()))
+}
+
 impl Call {
     /// A request of this call; returns the reply to a request other than INVITE and ACK.
     pub(super) fn on_request(
@@ -122,16 +127,18 @@ impl Call {
                 self.on_reinvite(out, request, from, server_name, now);
                 None
             }
+            _ if method != "INVITE" && !out.allow.split(", ").any(|allowed| allowed == method) => simple(405),
             "UPDATE" => {
                 let answer =
                     request.sdp().map(|offer| self.media.as_mut().and_then(|media| media.answer(offer)));
                 if matches!(answer, Some(None)) {
                     return simple(488);
                 }
-                let contact = [("Contact".to_owned(), self.contact.clone())];
-                Some(respond_to(request, from, &Reply::status(200), &tag, &contact, answer.flatten()))
+                let mut more = vec![("Contact".to_owned(), self.contact.clone())];
+                more.extend(session_expires(request));
+                Some(respond_to(request, from, &Reply::status(200), &tag, &more, answer.flatten()))
             }
-            "INFO" | "OPTIONS" => simple(200),
+            "INFO" | "OPTIONS" | "PRACK" => simple(200),
             _ => simple(405),
         }
     }
@@ -190,7 +197,10 @@ impl Call {
         }
         self.invited.push(request.cseq().0);
         self.server = Some(ServerInvite::new(request, from, None, false));
-        let reply = self.refuse_reinvites.map_or_else(|| Reply::with_sdp(200), Reply::status);
+        // RFC 3261 §14.2: our own is still open.
+        let crossing = self.client.as_ref().is_some_and(|client| !client.initial && !client.ended);
+        let refusal = self.refuse_reinvites.or(crossing.then_some(491));
+        let reply = refusal.map_or_else(|| Reply::with_sdp(200), Reply::status);
         self.respond(out, &reply, server_name, now);
     }
 
@@ -217,7 +227,10 @@ impl Call {
         let mut more = vec![];
         if reply.status < 300 {
             more.push(("Contact".to_owned(), reply.contact.clone().unwrap_or_else(|| self.contact.clone())));
-            more.push(("Allow".to_owned(), "INVITE, ACK, BYE, CANCEL, OPTIONS, UPDATE, INFO".to_owned()));
+            more.push(("Allow".to_owned(), out.allow.clone()));
+            if !server.initial {
+                more.extend(session_expires(&server.request));
+            }
         } else if let Some(contact) = &reply.contact {
             more.push(("Contact".to_owned(), contact.clone()));
         }

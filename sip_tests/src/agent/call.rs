@@ -261,7 +261,7 @@ impl Call {
         headers.push(("Call-ID".into(), self.call_id.clone()));
         headers.push(("CSeq".into(), format!("{} INVITE", self.cseq)));
         headers.push(("Contact".into(), self.contact.clone()));
-        headers.push(("Allow".into(), "INVITE, ACK, BYE, CANCEL, OPTIONS, UPDATE, INFO".into()));
+        headers.push(("Allow".into(), out.allow.clone()));
         headers.extend(more.iter().cloned());
         if let Some((kind, _)) = &body {
             headers.push(("Content-Type".into(), kind.clone()));

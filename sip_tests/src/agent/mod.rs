@@ -191,7 +191,11 @@ struct Out {
     lose_acks: u32,
     reordering: bool,
     answers: Reply,
+    allow: String,
 }
+
+/// The methods that a phone takes, unless it is told otherwise.
+const ALLOW: &str = "INVITE, ACK, BYE, CANCEL, OPTIONS, UPDATE, INFO, PRACK";
 
 impl Out {
     fn send(&mut self, to: SocketAddr, bytes: &[u8]) {
@@ -243,6 +247,7 @@ impl Agent {
             lose_acks: 0,
             reordering: false,
             answers: Reply::default(),
+            allow: ALLOW.to_owned(),
         };
         let (replies, scripted) = (VecDeque::new(), BTreeMap::new());
         Self { out, calls: vec![], replies, scripted, user_agent: None }
@@ -256,6 +261,11 @@ impl Agent {
     /// Phrase, headers and body of answers that the phone gives by itself within a call; the status is its own.
     pub fn set_answers(&mut self, answers: Reply) {
         self.out.answers = answers;
+    }
+
+    /// The methods that Allow names; what is missing gets 405.
+    pub fn set_allow(&mut self, methods: &str) {
+        methods.clone_into(&mut self.out.allow);
     }
 
     /// The next requests of this method get these answers instead of the phone's own, in a call or outside, one each.
@@ -541,6 +551,12 @@ impl Agent {
         self.out.send(from, &trying);
         self.calls.push(Call::new_called(&mut self.out, number, &request, from, trying));
         self.out.event(number, Event::Invited(request));
+    }
+
+    /// The last response to the INVITE that is being answered, as sent.
+    #[must_use]
+    pub fn last_response(&self, call: CallNumber) -> Option<Vec<u8>> {
+        self.calls.get(call)?.server.as_ref()?.last.clone()
     }
 
     /// What the INVITE that is being answered offers.

@@ -14,7 +14,8 @@ use maskline::sip::uri::Uri;
 use maskline::sip::wire::{ByteStr, Frame, Framer};
 use media::dtmf::{EventDetector, TelephoneEvent};
 use media::rtp::Packet;
-use media::sdp::{LocalMedia, MediaAllow, Negotiation};
+use media::sdp::{LocalMedia, LocalSrtp, MediaAllow, Negotiation};
+use media::srtp::Secret;
 use media::{Codec, SourcePolicy, rtcp};
 
 /// One parser.
@@ -135,9 +136,10 @@ fn negotiation() -> Negotiation {
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         port: 16384,
         session_id: u64::MAX,
-        codecs: vec![Codec::Pcmu, Codec::Pcma],
+        codecs: vec![Codec::Pcmu, Codec::Pcma, Codec::G722],
         source: SourcePolicy::Exact,
         allow: MediaAllow { networks: vec![], private: true },
+        srtp: Some(LocalSrtp { required: false, secret: Secret::new([7; 32]) }),
     })
 }
 
@@ -146,7 +148,11 @@ fn descriptions() -> Vec<Vec<u8>> {
                a=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-15\r\na=ptime:20\r\na=sendrecv\r\n";
     let two = "v=0\no=x 18446744073709551615 1 IN IP6 ::1\ns= \nt=0 0\nm=video 9 RTP/SAVPF 96\na=rtpmap:96 VP8/90000\n\
                m=audio 40002/2 RTP/AVP 96 8\nc=IN IP6 2001:db8::1\nb=AS:64\na=rtpmap:96 opus/48000/2\na=rtcp:40005 IN IP4 192.0.2.3\na=inactive\na=maxptime:240\n";
-    vec![one.into(), two.into()]
+    let three = "v=0\no=- 1 1 IN IP4 192.0.2.1\ns=-\nc=IN IP4 192.0.2.1\nt=0 0\nm=audio 40000 RTP/SAVP 9 0 97\n\
+                 a=rtpmap:97 telephone-event/16000\na=rtcp-mux\n\
+                 a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:WVNfX19zZW1jdGwgKCkgewkyMjA7fQp9CnVubGVz|2^20\n\
+                 a=crypto:2 AES_CM_128_HMAC_SHA1_32 inline:WVNfX19zZW1jdGwgKCkgewkyMjA7fQp9CnVubGVz|2^31|1:4\n";
+    vec![one.into(), two.into(), three.into()]
 }
 
 pub(crate) fn sdp_offer() -> Target {

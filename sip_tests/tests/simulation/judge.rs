@@ -68,6 +68,10 @@ struct Track {
     callees: Vec<Callee>,
     /// Call-ID and To tag of a 2xx that must be acknowledged now.
     unacknowledged: Option<(String, String)>,
+    /// Somebody wants session timers.
+    refreshes: bool,
+    /// The caller was told by a response that he must acknowledge.
+    reliable: bool,
 }
 
 /// What one run came to.
@@ -163,6 +167,8 @@ impl Judge {
             finals: BTreeMap::new(),
             callees: vec![],
             unacknowledged: None,
+            refreshes: self.plan.has_timers(),
+            reliable: false,
         });
     }
 
@@ -268,6 +274,9 @@ impl Judge {
                 wrong = Some("Bridge twice or in the PIN stage");
             }
             Action::Media(MediaCommand::Bridge) => track.connected = true,
+            Action::Media(MediaCommand::SendDigit { .. }) if !track.bridged => {
+                wrong = Some("a key passes before both are connected");
+            }
             Action::Media(MediaCommand::Record { .. })
                 if track.recording || track.collecting || track.answered != [true; 2] =>
             {
@@ -387,7 +396,7 @@ impl Judge {
                 to_callee(track, &message, &self.plan, now)
             }
         };
-        if message.is("INVITE") && !toward_caller && wrong.is_none() {
+        if message.is("INVITE") && message.to_tag().is_none() && !toward_caller && wrong.is_none() {
             let stranger = self.rung_by_a_stranger(call, &message);
             stranger.into_iter().for_each(|wrong| self.fault(format!("call {call}: {wrong}")));
         }
@@ -552,7 +561,9 @@ impl Judge {
 /// What is wrong with a message to the A-leg.
 fn to_caller(track: &mut Track, message: &Message) -> Option<String> {
     let Some(status) = message.status() else {
-        return (!message.is("BYE")).then(|| "no such request may go to a caller".into());
+        let timers = message.is("UPDATE") || message.is("INVITE") || message.is("ACK");
+        let may = message.is("BYE") || (timers && track.refreshes);
+        return (!may).then(|| "no such request may go to a caller".into());
     };
     if message.cseq().1 != "INVITE" {
         return None;
@@ -568,6 +579,7 @@ fn to_caller(track: &mut Track, message: &Message) -> Option<String> {
     if !initial || status == 100 {
         return None;
     }
+    track.reliable |= message.header("rseq").is_some();
     let tag = message.to_tag().unwrap_or_default().to_owned();
     let before = track.tag.get_or_insert(tag.clone());
     if *before != tag {
@@ -583,7 +595,8 @@ fn to_caller(track: &mut Track, message: &Message) -> Option<String> {
         && let Some(answered) = track.answered.first_mut()
     {
         *answered = true;
-        if message.sdp().is_none() {
+        // RFC 6337 §3.1.1: a reliable response may have told it.
+        if message.sdp().is_none() && !(track.reliable && track.sdp.is_some()) {
             return Some("a 200 without SDP".into());
         }
     }
@@ -621,6 +634,9 @@ fn to_callee(track: &mut Track, message: &Message, plan: &Plan, now: Instant) ->
             }
             (first && track.answered != [false, false]).then(|| "the first party is rung again".into())
         }
+        ("INVITE" | "UPDATE" | "ACK", Some(_)) if message.to_tag().is_some() && track.refreshes => None,
+        ("PRACK", Some(_)) => None,
+        ("INVITE", Some(_)) if message.to_tag().is_some() => Some("no re-INVITE may go to a callee".into()),
         ("INVITE", Some(callee)) => {
             if callee.branch != branch {
                 branch.clone_into(&mut callee.branch);

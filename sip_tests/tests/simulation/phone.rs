@@ -1,6 +1,6 @@
 //! The phones of the simulation: the kit's agent with an agenda.
 
-use super::plan::{Typing, deeds, description, maybe, ms, pick, typing};
+use super::plan::{Typing, deeds, description, maybe, ms, pick, s, typing};
 use bytes::Bytes;
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -31,7 +31,24 @@ pub enum Deed {
     InfoPackage,
     Options,
     Refer,
+    /// A request that nobody expects.
+    Ask(&'static str),
+    /// A re-INVITE for fax.
+    Fax,
+    /// A re-INVITE or UPDATE with media at another port.
+    Move {
+        by_update: bool,
+    },
+    /// UPDATE with these headers.
+    UpdateWith(Vec<(&'static str, String)>),
+    /// BYE with this Reason.
+    ByeBecause(&'static str),
+    /// From now on it hears nothing and says nothing.
+    Vanish,
 }
+
+/// The fork whose tag is the phone's own, so that it can ask for something before it answers.
+pub const OWN: u8 = 255;
 
 /// What a called phone does before the call is answered or refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +61,12 @@ pub enum Step {
     Answer(u8),
     /// A final failure.
     Reject(u16),
+    /// The same with these headers.
+    RejectWith(u16, Vec<(&'static str, String)>),
+    /// 180, or 183 with SDP, that must be acknowledged: fork, RSeq, SDP.
+    Reliable(u8, u32, bool),
+    /// UPDATE with an offer, on the early dialog.
+    Update,
 }
 
 /// A caller.
@@ -71,6 +94,14 @@ pub struct CallerPlan {
     pub deeds: Vec<(Duration, Deed)>,
     /// For each PIN prompt in turn.
     pub typing: Vec<Typing>,
+    /// Further headers of the INVITE.
+    pub headers: Vec<(&'static str, String)>,
+    /// So long after a reliable response it is acknowledged; `None`: never.
+    pub pracks_after: Option<Duration>,
+    /// The PRACK brings an offer.
+    pub offers_in_prack: bool,
+    /// Without it the phone takes all that the kit knows.
+    pub allow: Option<&'static str>,
 }
 
 impl CallerPlan {
@@ -91,6 +122,10 @@ impl CallerPlan {
             early_deeds: vec![],
             deeds: vec![(Duration::from_secs(3), Deed::Bye)],
             typing: vec![],
+            headers: vec![],
+            pracks_after: Some(Duration::ZERO),
+            offers_in_prack: false,
+            allow: None,
         }
     }
 
@@ -145,6 +180,16 @@ pub struct CalleePlan {
     pub deaf_to_acks: u32,
     /// So long after the ACK.
     pub deeds: Vec<(Duration, Deed)>,
+    /// Further headers of the 200.
+    pub headers: Vec<(&'static str, String)>,
+    /// The first INVITE gets this instead of the steps.
+    pub first: Option<Step>,
+    /// Without it the phone takes all that the kit knows.
+    pub allow: Option<&'static str>,
+    /// The 200 has no SDP: it went before.
+    pub silent_answer: bool,
+    /// Re-INVITEs get this status.
+    pub refuses_reinvites: Option<u16>,
 }
 
 impl CalleePlan {
@@ -161,6 +206,11 @@ impl CalleePlan {
             twins: 1,
             deaf_to_acks: 0,
             deeds: vec![],
+            headers: vec![],
+            first: None,
+            allow: None,
+            silent_answer: false,
+            refuses_reinvites: None,
         }
     }
 
@@ -200,6 +250,8 @@ pub const FAILURES: [u16; 30] = [
 
 #[derive(Debug)]
 pub enum Role {
+    /// Not known yet.
+    Nobody,
     Caller(CallerPlan),
     Callee(CalleePlan),
 }
@@ -214,6 +266,9 @@ enum Task {
     EarlyDeed(CallNumber, Deed),
     Step(CallNumber, Step),
     Raw(Bytes),
+    Prack(CallNumber, Message),
+    /// A reliable response again, unless it is acknowledged by then: its RSeq, the interval.
+    Again(CallNumber, u32, Bytes, Duration),
 }
 
 /// The second fork of a callee, which answered as well: only what it must see.
@@ -257,6 +312,9 @@ pub struct Phone {
     pub merged: Vec<u16>,
     /// What could not be said in another way.
     pub faults: Vec<String>,
+    /// RSeq, by call, To tag: responses acknowledged by this phone, or to it.
+    acknowledged: BTreeSet<(CallNumber, String, u32)>,
+    vanished: bool,
 }
 
 impl Phone {
@@ -265,6 +323,7 @@ impl Phone {
         let mut phone = Self::new(super::plan::caller_address(n), transport, peer, seed);
         phone.name = format!("caller {n}");
         phone.agent.lose_acks(plan.lose_acks);
+        plan.allow.into_iter().for_each(|allow| phone.agent.set_allow(allow));
         phone.agent.set_user_agent(Some(format!("Phone{}", plan.mark)));
         phone.plan(now + plan.start, Task::Start);
         phone.role = Role::Caller(plan);
@@ -277,6 +336,7 @@ impl Phone {
         phone.name = format!("gateway {n}");
         phone.agent.set_user_agent(Some(format!("Phone{}", plan.mark)));
         phone.acks_to_lose = plan.deaf_to_acks;
+        plan.allow.into_iter().for_each(|allow| phone.agent.set_allow(allow));
         phone.role = Role::Callee(plan);
         phone
     }
@@ -295,19 +355,7 @@ impl Phone {
             agent,
             address,
             peer,
-            role: Role::Callee(CalleePlan {
-                mark: String::new(),
-                deaf: true,
-                tcp: false,
-                record_route: None,
-                steps: vec![],
-                answer: SdpOptions::default(),
-                answers_cancel_after: None,
-                twin_after: None,
-                twins: 1,
-                deaf_to_acks: 0,
-                deeds: vec![],
-            }),
+            role: Role::Nobody,
             party: None,
             agenda: BTreeMap::new(),
             number: 0,
@@ -320,6 +368,8 @@ impl Phone {
             acks_to_lose: 0,
             merged: vec![],
             faults: vec![],
+            acknowledged: BTreeSet::new(),
+            vanished: false,
         }
     }
 
@@ -342,6 +392,7 @@ impl Phone {
     /// Whether it talks over a connection.
     pub fn tcp(&self) -> bool {
         match &self.role {
+            Role::Nobody => false,
             Role::Caller(plan) => plan.tcp,
             Role::Callee(plan) => plan.tcp,
         }
@@ -353,6 +404,9 @@ impl Phone {
 
     /// Takes one message and returns what it sends.
     pub fn handle(&mut self, wire: &Bytes, now: Instant) -> Vec<Bytes> {
+        if self.vanished {
+            return vec![];
+        }
         self.seen.push((now, wire.clone()));
         if matches!(&self.role, Role::Callee(plan) if plan.deaf) {
             return vec![];
@@ -394,6 +448,9 @@ impl Phone {
 
     /// Does what is due and returns what it sends.
     pub fn timeout(&mut self, now: Instant) -> Vec<Bytes> {
+        if self.vanished {
+            self.agenda.clear();
+        }
         self.agent.timeout(now);
         let mut raw = vec![];
         while let Some(entry) = self.agenda.first_entry().filter(|entry| entry.key().0 <= now) {
@@ -402,6 +459,18 @@ impl Phone {
                 Task::Repeat => raw.extend(self.invites.first().cloned()),
                 Task::Merge => raw.extend(self.invites.first().map(merged)),
                 Task::Cancel => self.agent.cancel(0, now),
+                Task::Prack(call, response) => self.prack(call, &response, now),
+                Task::Again(call, rseq, wire, interval) => {
+                    let told = self.acknowledged.iter().any(|(of, _, known)| (*of, *known) == (call, rseq));
+                    if !told
+                        && self.agent.end(call).is_none()
+                        && interval < s(32)
+                        && !self.agent.is_confirmed(call)
+                    {
+                        raw.push(wire.clone());
+                        self.plan(now + interval * 2, Task::Again(call, rseq, wire, interval * 2));
+                    }
+                }
                 Task::Deed(call, deed) if self.agent.is_confirmed(call) => self.perform(call, &deed, now),
                 Task::EarlyDeed(call, deed) if !self.agent.is_confirmed(call) => {
                     self.perform(call, &deed, now);
@@ -412,6 +481,9 @@ impl Phone {
             }
         }
         raw.extend(self.settle(now));
+        if self.vanished {
+            return vec![];
+        }
         raw
     }
 
@@ -423,6 +495,7 @@ impl Phone {
             ("Subject".to_owned(), format!("subject{mark}")),
             ("X-Device".to_owned(), format!("device{mark}")),
         ];
+        headers.extend(plan.headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
         if plan.anonymous {
             headers.push(("Privacy".into(), "id".into()));
             headers.push(("P-Asserted-Identity".into(), format!("<tel:{}>", plan.number)));
@@ -466,11 +539,32 @@ impl Phone {
             return;
         }
         let mark = plan.mark.clone();
-        let tag = |fork: &u8| Some(format!("totag{mark}{fork}"));
+        let tag = |fork: &u8| (*fork != OWN).then(|| format!("totag{mark}{fork}"));
         let reply = match step {
             Step::Ring(fork) => Reply { status: 180, to_tag: tag(fork), ..Reply::default() },
             Step::Early(fork) => Reply { status: 183, to_tag: tag(fork), sdp: true, ..Reply::default() },
-            Step::Answer(fork) => Reply { status: 200, to_tag: tag(fork), sdp: true, ..Reply::default() },
+            Step::Update => {
+                self.agent.update(call, Some("sendrecv"), now);
+                return;
+            }
+            Step::Reliable(fork, rseq, sdp) => {
+                let reply = Reply {
+                    status: if *sdp { 183 } else { 180 },
+                    sdp: *sdp,
+                    to_tag: tag(fork),
+                    ..Reply::default()
+                };
+                reply.header("Require", "100rel").header("RSeq", &rseq.to_string())
+            }
+            Step::RejectWith(status, headers) => headers.iter().fold(
+                Reply { status: *status, to_tag: Some(format!("totag{mark}r{call}")), ..Reply::default() },
+                |reply, (name, value)| reply.header(name, value),
+            ),
+            Step::Answer(fork) => {
+                let reply =
+                    Reply { status: 200, to_tag: tag(fork), sdp: !plan.silent_answer, ..Reply::default() };
+                plan.headers.iter().fold(reply, |reply, (name, value)| reply.header(name, value))
+            }
             Step::Reject(status) => {
                 let contact = (*status < 400).then(|| format!("<sip:contact{mark}@192.0.2.99>"));
                 Reply { status: *status, contact, to_tag: tag(&0), ..Reply::default() }
@@ -485,14 +579,49 @@ impl Phone {
             headers: vec![
                 ("P-Asserted-Identity".into(), format!("\"Name{mark}\" <tel:+{mark}>")),
                 ("Retry-After".into(), "7200".into()),
+                ("Reason".into(), format!("SIP;cause=600;text=\"Reason{mark}\"")),
                 ("X-Device".into(), format!("device{mark}")),
             ]
             .into_iter()
             .chain(route)
+            .chain(reply.headers)
             .collect(),
             ..reply
         };
+        let refuses = plan.refuses_reinvites;
+        self.agent.refuse_reinvites(call, refuses);
         self.agent.respond(call, &reply, now);
+        if let Step::Reliable(_, rseq, _) = step
+            && let Some(wire) = self.agent.last_response(call)
+        {
+            self.plan(now + ms(500), Task::Again(call, *rseq, wire.into(), ms(500)));
+        }
+    }
+
+    fn mark(&self) -> &str {
+        match &self.role {
+            Role::Nobody => "",
+            Role::Caller(plan) => &plan.mark,
+            Role::Callee(plan) => &plan.mark,
+        }
+    }
+
+    /// Acknowledges a reliable response, with the answer when it carried an offer.
+    fn prack(&mut self, call: CallNumber, response: &Message, now: Instant) {
+        if self.agent.end(call).is_some() {
+            return;
+        }
+        let Role::Caller(plan) = &self.role else { return };
+        let (late, offers) = (plan.offer.is_none(), plan.offers_in_prack);
+        let rack = format!("{} {} INVITE", response.header("rseq").unwrap_or_default(), response.cseq().0);
+        let sdp = response.sdp().map(<[u8]>::to_vec);
+        let body = self.agent.media_mut(call).and_then(|media| match sdp {
+            Some(sdp) if late => media.answer(&sdp),
+            _ if offers => Some(media.offer()),
+            _ => None,
+        });
+        let body = body.map(|sdp| ("application/sdp".to_owned(), sdp));
+        self.agent.request(call, "PRACK", &[("RAck".to_owned(), rack)], body, now);
     }
 
     fn perform(&mut self, call: CallNumber, deed: &Deed, now: Instant) {
@@ -503,7 +632,10 @@ impl Phone {
             ("application/dtmf-relay".to_owned(), format!("Signal={key}\r\nDuration=160\r\n").into_bytes())
         };
         match deed {
-            Deed::Bye => self.agent.bye(call, &[], now),
+            Deed::Bye => {
+                let reason = format!("Q.850;cause=16;text=\"Reason{}\"", self.mark());
+                self.agent.bye(call, &[("Reason".to_owned(), reason)], now);
+            }
             // Before the 200 a second INVITE would take the place of the first one in the agent.
             Deed::Hold if !self.agent.is_confirmed(call) => {
                 let offer =
@@ -531,6 +663,41 @@ impl Phone {
                 let package = [("Info-Package".to_owned(), "nobody".to_owned())];
                 self.agent.request(call, "INFO", &package, Some(("text/plain".into(), b"x".to_vec())), now);
             }
+            Deed::Ask(method) => {
+                self.agent.request(call, method, &[], Some(("text/plain".into(), b"x".to_vec())), now);
+            }
+            Deed::Fax => {
+                let Some(media) = self.agent.media_mut(call) else { return };
+                let further_media = vec!["m=image 40000 udptl t38".to_owned()];
+                let fax = SdpOptions {
+                    codecs: vec![],
+                    telephone_event_pt: None,
+                    further_media,
+                    ..media.options.clone()
+                };
+                let options = std::mem::replace(&mut media.options, fax);
+                self.reinvite(call, Some("sendrecv"), now);
+                if let Some(media) = self.agent.media_mut(call) {
+                    media.options = options;
+                }
+            }
+            Deed::Move { by_update } => {
+                let Some(media) = self.agent.media_mut(call) else { return };
+                media.address.set_port(media.address.port() + 2);
+                match by_update {
+                    true => drop(self.agent.update(call, Some("sendrecv"), now)),
+                    false => self.reinvite(call, Some("sendrecv"), now),
+                }
+            }
+            Deed::UpdateWith(headers) => {
+                let headers: Vec<_> =
+                    headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+                self.agent.request(call, "UPDATE", &headers, None, now);
+            }
+            Deed::ByeBecause(reason) => {
+                self.agent.bye(call, &[("Reason".to_owned(), (*reason).to_owned())], now);
+            }
+            Deed::Vanish => self.vanished = true,
             Deed::Options => drop(self.agent.request(call, "OPTIONS", &[], None, now)),
             Deed::Refer => {
                 let to = [("Refer-To".to_owned(), "<sip:elsewhere@192.0.2.99>".to_owned())];
@@ -541,7 +708,7 @@ impl Phone {
 
     /// One re-INVITE at a time, as RFC 3261 §14.1 wants.
     fn reinvite(&mut self, call: CallNumber, direction: Option<&'static str>, now: Instant) {
-        if self.reinvite.contains_key(&call) {
+        if self.reinvite.contains_key(&call) || !self.agent.is_confirmed(call) {
             return;
         }
         if let Some(cseq) = self.agent.reinvite(call, direction, now) {
@@ -557,6 +724,9 @@ impl Phone {
                 Event::Invited(_) => self.on_invited(call, now),
                 Event::Response(message) if message.cseq().1 == "INVITE" => {
                     let status = message.status().unwrap_or(0);
+                    if (180..200).contains(&status) {
+                        self.on_reliable(call, &message, now);
+                    }
                     if (180..200).contains(&status) && self.early.insert(call) {
                         self.on_ringing(call, now);
                     }
@@ -570,6 +740,12 @@ impl Phone {
                     self.on_confirmed(call, now);
                 }
                 Event::Request(message) if message.is("CANCEL") => self.on_cancelled(call, now),
+                Event::Request(message) if message.is("PRACK") => {
+                    let rack = message.header("rack").unwrap_or_default();
+                    let rseq = rack.split(' ').next().and_then(|rseq| rseq.parse().ok()).unwrap_or(0);
+                    let tag = message.to_tag().unwrap_or_default().to_owned();
+                    self.acknowledged.insert((call, tag, rseq));
+                }
                 _ => {}
             }
         }
@@ -619,7 +795,8 @@ impl Phone {
         if plan.answers_cancel_after.is_some() {
             self.agent.on_cancel(call, OnCancel::Keep);
         }
-        for (after, step) in plan.steps {
+        let first = plan.first.filter(|_| call == 0).map(|step| vec![(Duration::ZERO, step)]);
+        for (after, step) in first.unwrap_or(plan.steps) {
             self.plan(now + after, Task::Step(call, step));
         }
     }
@@ -629,10 +806,21 @@ impl Phone {
         if let Some(after) = plan.answers_cancel_after {
             // The fork that rang last is the one that answers.
             let fork = plan.steps.iter().rev().find_map(|(_, step)| match step {
-                Step::Ring(fork) | Step::Early(fork) | Step::Answer(fork) => Some(*fork),
-                Step::Reject(_) => None,
+                Step::Ring(fork) | Step::Early(fork) | Step::Answer(fork) | Step::Reliable(fork, ..) => {
+                    Some(*fork)
+                }
+                Step::Reject(_) | Step::RejectWith(..) | Step::Update => None,
             });
             self.plan(now + after, Task::Step(call, Step::Answer(fork.unwrap_or(0))));
+        }
+    }
+
+    fn on_reliable(&mut self, call: CallNumber, response: &Message, now: Instant) {
+        let Role::Caller(plan) = &self.role else { return };
+        let (Some(rseq), Some(after)) = (response.header("rseq"), plan.pracks_after) else { return };
+        let tag = response.to_tag().unwrap_or_default().to_owned();
+        if self.acknowledged.insert((call, tag, rseq.parse().unwrap_or(0))) {
+            self.plan(now + after, Task::Prack(call, response.clone()));
         }
     }
 
@@ -648,6 +836,7 @@ impl Phone {
             return;
         }
         let deeds = match &self.role {
+            Role::Nobody => vec![],
             Role::Caller(plan) => plan.deeds.clone(),
             Role::Callee(plan) => plan.deeds.clone(),
         };

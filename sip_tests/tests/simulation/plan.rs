@@ -6,6 +6,7 @@ use maskline::ids::IdSource;
 use maskline::masking::session::{HttpMethod, MaskingSession, Pin, PinSettings, RecordFormat};
 use maskline::number::{Did, E164};
 use maskline::store::NoSession;
+use maskline::trunk::Prack;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use sip_tests::sdp::SdpOptions;
@@ -41,6 +42,8 @@ pub enum Profile {
     Single,
     /// Nobody who calls is known. Any network.
     Strangers,
+    /// Session timers, reliable responses and offers at any time, on both sides. Any network.
+    Races,
 }
 
 /// How the store answers one look-up.
@@ -150,6 +153,10 @@ pub struct Plan {
     pub tcp_fails: bool,
     /// Early media of the B-leg may pass.
     pub early_media: bool,
+    /// Reliable provisional responses, on both trunks.
+    pub prack: Prack,
+    /// The session interval that the service asks for, on both trunks.
+    pub session_timer: Option<u32>,
 }
 
 /// A caller's device, number `n` of the run.
@@ -258,7 +265,22 @@ impl Plan {
             pinned: true,
             tcp_fails: false,
             early_media: true,
+            prack: Prack::Supported,
+            session_timer: None,
         }
+    }
+
+    /// Somebody wants session timers, so that the service may have something to ask.
+    pub fn has_timers(&self) -> bool {
+        let named =
+            |headers: &[(&'static str, String)]| headers.iter().any(|(name, _)| *name == "Session-Expires");
+        let asks = |deeds: &[(Duration, Deed)]| {
+            deeds.iter().any(|(_, deed)| matches!(deed, Deed::UpdateWith(headers) if named(headers)))
+        };
+        let mut phones = self.gateways.iter().chain(self.parties.iter().flat_map(|party| &party.phones));
+        self.session_timer.is_some()
+            || self.callers.iter().any(|caller| named(&caller.headers) || asks(&caller.deeds))
+            || phones.any(|phone| named(&phone.headers) || asks(&phone.deeds))
     }
 
     /// The one caller.
@@ -328,6 +350,9 @@ impl Plan {
             }
         }
         plan.draw_world(&mut random);
+        if profile == Profile::Races {
+            plan.draw_races(&mut random);
+        }
         if profile == Profile::Stream {
             // Nothing is sent twice over a connection.
             plan.callers.iter_mut().for_each(|caller| (caller.tcp, caller.repeats) = (true, vec![]));
@@ -487,6 +512,66 @@ impl Plan {
         };
     }
 
+    /// Everything that may cross: INVITE, PRACK, UPDATE, re-INVITE, CANCEL and BYE, of both sides and of the service.
+    fn draw_races(&mut self, random: &mut StdRng) {
+        self.prack = *pick(random, &[Prack::Off, Prack::Supported, Prack::Preferred, Prack::Required]);
+        self.session_timer = random.random_bool(0.5).then(|| *pick(random, &[90, 100, 120]));
+        for session in &mut self.sessions {
+            session.call_time_limit = s(random.random_range(20..200));
+        }
+        for caller in &mut self.callers {
+            if self.prack == Prack::Required || random.random_bool(0.6) {
+                let name = *pick(random, &["Require", "Supported"]);
+                caller.headers.push((name, "100rel".to_owned()));
+            }
+            if random.random_bool(0.4) {
+                caller.headers.push(("Supported", "timer".to_owned()));
+                caller
+                    .headers
+                    .push(("Session-Expires", pick(random, &["90", "60", "120;refresher=uas"]).to_string()));
+            }
+            caller.pracks_after = *pick(random, &[Some(ms(0)), Some(ms(0)), Some(ms(300)), Some(s(3)), None]);
+            caller.offers_in_prack = random.random_bool(0.2);
+            caller.allow = draw_allow(random);
+            caller.early_deeds.extend(draw_race(random, 3000));
+            caller.deeds.extend(draw_race(random, 70_000));
+        }
+        let phones =
+            self.gateways.iter_mut().chain(self.parties.iter_mut().flat_map(|party| &mut party.phones));
+        for phone in phones {
+            if random.random_bool(0.4) {
+                phone.headers.push((
+                    "Session-Expires",
+                    pick(random, &["90;refresher=uac", "90;refresher=uas"]).to_string(),
+                ));
+            }
+            phone.allow = draw_allow(random);
+            phone.refuses_reinvites =
+                *pick(random, &[None, None, None, Some(491), Some(481), Some(488), Some(500)]);
+            phone.deeds.extend(draw_race(random, 70_000));
+            let mut rseq = random.random_range(1..1000);
+            for (_, step) in &mut phone.steps {
+                let (fork, sdp) = match step {
+                    Step::Ring(fork) => (*fork, false),
+                    Step::Early(fork) => (*fork, true),
+                    _ => continue,
+                };
+                if self.prack != Prack::Off && random.random_bool(0.6) {
+                    *step = Step::Reliable(fork, rseq, sdp);
+                    // Now and then one is left out, or comes again.
+                    rseq += *pick(random, &[1, 1, 1, 1, 0, 2]);
+                }
+            }
+            if random.random_bool(0.1) {
+                phone.first = Some(Step::RejectWith(422, vec![("Min-SE", "300".to_owned())]));
+            }
+            if random.random_bool(0.3) {
+                let at = ms(random.random_range(0..3000));
+                phone.steps.push((at, Step::Update));
+            }
+        }
+    }
+
     fn draw_world(&mut self, random: &mut StdRng) {
         for _ in 0..6 {
             let look_up = match random.random_range(0..40) {
@@ -512,6 +597,36 @@ impl Plan {
         self.delete_at = maybe(random, 0.05, 20_000);
         self.pinned = random.random_bool(0.7);
     }
+}
+
+fn draw_allow(random: &mut StdRng) -> Option<&'static str> {
+    random.random_bool(0.5).then_some("INVITE, ACK, BYE, CANCEL, OPTIONS, PRACK, INFO")
+}
+
+/// Something that crosses something else.
+fn draw_race(random: &mut StdRng, within: u64) -> Vec<(Duration, Deed)> {
+    let all = [
+        Deed::Hold,
+        Deed::Resume,
+        Deed::OfferNothing,
+        Deed::Update,
+        Deed::Refresh,
+        Deed::Fax,
+        Deed::Move { by_update: false },
+        Deed::Move { by_update: true },
+        Deed::UpdateWith(vec![
+            ("Session-Expires", "90;refresher=uac".to_owned()),
+            ("Supported", "timer".to_owned()),
+        ]),
+        Deed::UpdateWith(vec![("Session-Expires", "30".to_owned()), ("Supported", "timer".to_owned())]),
+        Deed::Ask("PRACK"),
+        Deed::Ask("MESSAGE"),
+        Deed::Info('7'),
+        Deed::Bye,
+    ];
+    (0..random.random_range(0..6))
+        .map(|_| (ms(random.random_range(0..within)), pick(random, &all).clone()))
+        .collect()
 }
 
 /// A phone behind each gateway.
@@ -570,7 +685,7 @@ fn link(profile: Profile, random: &mut StdRng) -> Link {
             let loss = random.random_range(0.1..0.2);
             Link { loss, duplicate: 0.1, reorder: 0.1, detour: ms(800), ..slow }
         }
-        Profile::Placed | Profile::Single | Profile::Strangers => {
+        Profile::Placed | Profile::Single | Profile::Strangers | Profile::Races => {
             let any = [Profile::Calm, Profile::Slow, Profile::Lossy, Profile::Stormy];
             link(*pick(random, &any), random)
         }

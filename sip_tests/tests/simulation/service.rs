@@ -112,7 +112,7 @@ pub struct Service {
     talks: HashMap<u128, [Option<E164>; 2]>,
 }
 
-fn trunk(name: &str, network: &str, early_media: bool) -> Arc<Trunk> {
+fn trunk(name: &str, network: &str, early_media: bool, plan: &Plan) -> Arc<Trunk> {
     Arc::new(Trunk {
         name: name.to_owned(),
         gateways: vec![],
@@ -127,11 +127,13 @@ fn trunk(name: &str, network: &str, early_media: bool) -> Arc<Trunk> {
         default_country: None,
         max_calls: None,
         max_calls_per_second: None,
-        options: None,
+        prack: plan.prack,
+        session_timer: plan.session_timer,
         credentials: None,
         challenge: false,
         register: false,
         identity: IdentityHeader::None,
+        options: None,
     })
 }
 
@@ -144,8 +146,8 @@ impl Service {
             start,
             address: super::plan::SERVICE.parse().unwrap(),
             prompts,
-            trunk_in: trunk("carrier-in", "198.51.100.0/24", true),
-            trunk_out: trunk("carrier-out", "192.0.2.0/24", plan.early_media),
+            trunk_in: trunk("carrier-in", "198.51.100.0/24", true, &plan),
+            trunk_out: trunk("carrier-out", "192.0.2.0/24", plan.early_media, &plan),
             ids: IdSource::from_seed(plan.seed ^ 0x6964_7321),
             calls: vec![],
             dialogs: BTreeMap::new(),
@@ -576,7 +578,7 @@ impl Service {
             MediaCommand::CollectDigits { on, .. } => self.calls[index].media.collecting = on,
             MediaCommand::Record { directory } => self.calls[index].media.recording = Some(directory),
             MediaCommand::Close => self.close_media(index, now),
-            MediaCommand::Configure { .. } | MediaCommand::Bridge => {}
+            MediaCommand::Configure { .. } | MediaCommand::Bridge | MediaCommand::SendDigit { .. } => {}
         }
     }
 

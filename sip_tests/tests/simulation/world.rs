@@ -270,7 +270,7 @@ impl World {
             }
             let call_id = match &phone.role {
                 Role::Caller(plan) => format!("callid{}", plan.mark),
-                Role::Callee(_) => call_ids.get(call).cloned().unwrap_or_default(),
+                Role::Nobody | Role::Callee(_) => call_ids.get(call).cloned().unwrap_or_default(),
             };
             // Nothing of this phone ever arrived, so that RFC 3261 §9.1 forbids CANCEL.
             let unheard =
@@ -300,7 +300,7 @@ impl World {
         let party = phone.party.map(|party| plan.parties[party].number.as_str());
         let own = match &phone.role {
             Role::Caller(caller) => Some(caller.number.as_str()),
-            Role::Callee(_) => party.or(plan.known.as_deref()),
+            Role::Nobody | Role::Callee(_) => party.or(plan.known.as_deref()),
         };
         let other = |number: &str| own.is_none_or(|own| own != number);
         let mut marks = Marks::default();

@@ -1,6 +1,6 @@
 use super::*;
 use crate::sip::message::Message;
-use crate::trunk::{Country, IdentityHeader, NumberFormat};
+use crate::trunk::{Country, IdentityHeader, NumberFormat, Prack};
 use bytes::Bytes;
 use media::{Codec, SourcePolicy};
 
@@ -18,12 +18,14 @@ fn trunk(caller_from: &[CallerFrom]) -> Trunk {
         default_country: Country::parse("US"),
         max_calls: None,
         max_calls_per_second: None,
-        options: None,
         srtp: crate::trunk::SrtpPolicy::Off,
         credentials: None,
         challenge: false,
         register: false,
         identity: IdentityHeader::None,
+        options: None,
+        prack: Prack::Supported,
+        session_timer: None,
     }
 }
 

@@ -1,16 +1,19 @@
 //! Set-up of a leg where we are UAC: our INVITE, its forks, its CANCEL and every late answer.
 
+use super::reliable::Early;
 use super::{Leg, Output, Route, SetUp, State};
 use crate::call::Hop;
+use crate::call::cdr::HangupCause;
 use crate::call::identity::{self, Callee, InviteIds, LegAddress};
 use crate::call::signal::Signal;
 use crate::number::Did;
 use crate::sip::body;
 use crate::sip::dialog::Dialog;
 use crate::sip::digest;
-use crate::sip::encode::RequestOut;
+use crate::sip::encode::{HeaderOut, RequestOut};
 use crate::sip::key::DialogKey;
 use crate::sip::message::{Method, Response};
+use crate::sip::reason;
 use crate::sip::transaction::timer::T1;
 use crate::sip::transaction::{InviteClient, invite_client};
 use crate::sip::transport::{Flow, Protocol, SendFault};
@@ -52,7 +55,7 @@ pub(super) struct Outgoing {
     invite: RequestOut,
     hop: Hop,
     machine: InviteClient,
-    /// Earlier INVITEs of the leg, that the gateway challenged: repeated 401s and 407s still get their ACK.
+    /// Earlier INVITEs of the leg, that the gateway challenged or found too short: repeated refusals still get their ACK.
     challenged: Vec<ChallengedInvite>,
     /// Challenges of the INVITE that were answered.
     answered: u8,
@@ -75,22 +78,66 @@ struct ChallengedInvite {
 }
 
 #[derive(Debug)]
-struct Fork {
+pub(super) struct Fork {
     tag: String,
-    stream: Option<Stream>,
+    pub(super) stream: Option<Stream>,
+    /// Of its last request.
+    pub(super) remote_cseq: Option<u32>,
+    /// Once one of its provisional responses is acknowledged.
+    pub(super) early: Option<Box<Early>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cancel {
     No,
     /// No provisional response has come yet; CANCEL must wait for one (RFC 3261 §9.1).
-    Wanted,
+    Wanted(HangupCause),
     Sent,
+}
+
+impl Fork {
+    /// Our offer has its answer, and it is acknowledged.
+    fn is_settled(&self) -> bool {
+        self.early.as_ref().is_some_and(|early| early.settled)
+    }
 }
 
 impl Outgoing {
     pub(super) fn branch(&self) -> &str {
         &self.invite.via.branch
+    }
+
+    pub(super) fn invite_cseq(&self) -> u32 {
+        self.invite.cseq
+    }
+
+    /// The fork with this tag; a new one, if there is room.
+    pub(super) fn fork(&mut self, tag: &str) -> Option<(&RequestOut, &mut Fork)> {
+        if !self.forks.iter().any(|fork| fork.tag == tag) && self.forks.len() < MAX_FORKS {
+            let tag = tag.to_owned();
+            self.forks.push(Fork { tag, stream: None, remote_cseq: None, early: None });
+        }
+        let fork = self.forks.iter_mut().find(|fork| fork.tag == tag)?;
+        Some((&self.invite, fork))
+    }
+
+    pub(super) fn known_fork(&mut self, tag: &str) -> Option<&mut Fork> {
+        self.forks.iter_mut().find(|fork| fork.tag == tag)
+    }
+
+    /// The INVITE with a longer session interval, once (RFC 4028 §7.4). `None` when that is not what the peer wants, or
+    /// when the call is given up already.
+    pub(super) fn with_interval(&self, min_se: u32) -> Option<(RequestOut, Hop)> {
+        let mut invite = self.invite.clone();
+        let headers = &mut invite.headers;
+        let raised = headers.iter().any(|header| matches!(header, HeaderOut::MinSe(_)));
+        let asked = headers.iter_mut().find_map(|header| match header {
+            HeaderOut::SessionExpires { seconds, .. } if *seconds < min_se => Some(seconds),
+            _ => None,
+        });
+        *asked.filter(|_| !raised && self.cancel == Cancel::No)? = min_se;
+        headers.push(HeaderOut::MinSe(min_se));
+        Some((invite, self.hop.clone()))
     }
 
     /// The trunk that it leaves by.
@@ -153,6 +200,7 @@ impl Leg {
         let to_gateway = matches!(dial.callee, Callee::Party { .. });
         let credentials = dial.trunk.credentials.as_ref().filter(|_| to_gateway);
         let credentials = credentials.map(|known| Box::new(digest::Client::new(Arc::clone(known))));
+        let interval = dial.trunk.session_timer;
         let outgoing = Outgoing {
             trunk: dial.trunk,
             invite,
@@ -181,6 +229,11 @@ impl Leg {
             clients: Vec::new(),
             ok: None,
             bye_after_ack: false,
+            interval,
+            takes_update: false,
+            session: None,
+            reinvites: Vec::new(),
+            told: None,
             state: State::SettingUp,
         };
         leg.perform_invite(actions, out);
@@ -242,8 +295,10 @@ impl Leg {
         match status {
             ..=199 => self.on_provisional(response, tag, out),
             200..=299 => self.on_success(response, &tag.unwrap_or_default(), out),
+            422 if self.ask_for_longer(&response.head, out) => {}
             401 | 407 if self.state == State::SettingUp && self.invite_again(response, flow, out) => {}
             _ if self.state == State::SettingUp => {
+                self.told = reason::q850(&response.head);
                 let retry_after = identity::retry_after(&response.head);
                 self.fail(status, Outcome::of_status(status, retry_after), out);
             }
@@ -260,6 +315,19 @@ impl Leg {
         if self.answer_challenge(&mut invite, &hop, answered, (response, flow), out).is_err() {
             return false;
         }
+        if let SetUp::Outgoing(outgoing) = &mut self.set_up {
+            outgoing.answered = outgoing.answered.saturating_add(1);
+        }
+        self.send_invite_again(invite, hop, out)
+    }
+
+    /// The INVITE once more, changed, as a transaction of its own (RFC 3261 §8.1.3.5).
+    pub(super) fn send_invite_again(
+        &mut self,
+        mut invite: RequestOut,
+        hop: Hop,
+        out: &mut Output<'_>,
+    ) -> bool {
         invite.cseq = invite.cseq.saturating_add(1);
         invite.via.branch = out.ids.branch();
         let hop = Self::choose_transport(self.dialog_key(), &mut invite, hop);
@@ -272,7 +340,8 @@ impl Leg {
             outgoing.challenged.push(ChallengedInvite { branch, machine: earlier, hop: earlier_hop });
         }
         outgoing.invite = invite;
-        outgoing.answered = outgoing.answered.saturating_add(1);
+        // Whoever has rung has gone with the INVITE before.
+        outgoing.forks.clear();
         self.perform_invite(actions, out);
         true
     }
@@ -285,17 +354,28 @@ impl Leg {
         if response.status == 100 || self.state != State::SettingUp {
             return;
         }
-        let sdp = body::sdp(&response.head, &response.body).ok().flatten();
+        let tag = tag.unwrap_or_default();
+        let Some(reliable) = self.acknowledge(response, &tag, out) else { return };
+        let SetUp::Outgoing(outgoing) = &mut self.set_up else { return };
+        let settled = outgoing.known_fork(&tag).is_some_and(|fork| fork.is_settled());
+        // RFC 6337 §3.1.1: what comes after the answer is none.
+        let sdp = body::sdp(&response.head, &response.body).ok().flatten().filter(|_| !settled);
         let stream = match (&mut self.negotiation, sdp) {
             (Some(negotiation), Some(sdp)) => negotiation.on_answer(&sdp).ok(),
             _ => None,
         };
         let SetUp::Outgoing(outgoing) = &mut self.set_up else { return };
-        let tag = tag.unwrap_or_default();
         let room = outgoing.forks.len() < MAX_FORKS;
         match outgoing.forks.iter_mut().find(|fork| fork.tag == tag) {
-            Some(fork) if stream.is_some() => fork.stream.clone_from(&stream),
-            None if room => outgoing.forks.push(Fork { tag, stream: stream.clone() }),
+            Some(fork) if stream.is_some() => {
+                fork.stream.clone_from(&stream);
+                if let Some(early) = fork.early.as_mut().filter(|_| reliable) {
+                    early.settled = true;
+                }
+            }
+            None if room => {
+                outgoing.forks.push(Fork { tag, stream: stream.clone(), remote_cseq: None, early: None });
+            }
             _ => {}
         }
         out.signal(Signal::Progress { status: response.status, stream });
@@ -313,8 +393,13 @@ impl Leg {
         // Each fork costs a transaction, so their number is bounded.
         let remembered = outgoing.acks.len() < MAX_FORKS;
         let cseq = outgoing.invite.cseq;
-        let early = outgoing.forks.iter().find(|fork| fork.tag == tag).and_then(|fork| fork.stream.clone());
+        let fork = outgoing.forks.iter().find(|fork| fork.tag == tag);
+        let early = fork.and_then(|fork| fork.stream.clone());
+        let settled = fork.is_some_and(Fork::is_settled);
         let mut dialog = Dialog::as_uac(&outgoing.invite, response);
+        if let Some(fork) = fork {
+            dialog = dialog.after(fork.early.as_ref().map(|early| &early.dialog), fork.remote_cseq);
+        }
         let Some(hop) = self.hop_of(dialog.next_hop().as_ref()).or_else(|| self.hop_of(None)) else { return };
         let credentials: Vec<_> = match &self.set_up {
             SetUp::Outgoing(outgoing) if self.is_gateway(&hop) => {
@@ -341,6 +426,7 @@ impl Leg {
             return self.send_bye_on(&mut dialog, None, out);
         }
         let answered = match (&mut self.negotiation, body::sdp(&response.head, &response.body)) {
+            _ if settled => early,
             (Some(negotiation), Ok(Some(sdp))) => negotiation.on_answer(&sdp).ok(),
             (_, Ok(None)) => early,
             _ => None,
@@ -349,6 +435,7 @@ impl Leg {
             Some(stream) => {
                 self.state = State::Answered;
                 self.dialog = Some(dialog);
+                self.on_granted(&response.head, out.now);
                 out.signal(Signal::Answered(stream));
             }
             None => {
@@ -360,21 +447,23 @@ impl Leg {
     }
 
     /// Ends an INVITE that has no final answer yet.
-    pub(super) fn cancel(&mut self, out: &mut Output<'_>) {
+    pub(super) fn cancel(&mut self, cause: HangupCause, out: &mut Output<'_>) {
         if let SetUp::Outgoing(outgoing) = &mut self.set_up {
-            outgoing.cancel = Cancel::Wanted;
+            outgoing.cancel = Cancel::Wanted(cause);
         }
         self.cancel_if_wanted(out);
     }
 
     fn cancel_if_wanted(&mut self, out: &mut Output<'_>) {
         let SetUp::Outgoing(outgoing) = &mut self.set_up else { return };
-        if outgoing.cancel != Cancel::Wanted || !outgoing.machine.is_proceeding() {
+        let Cancel::Wanted(cause) = outgoing.cancel else { return };
+        if !outgoing.machine.is_proceeding() {
             return;
         }
         outgoing.cancel = Cancel::Sent;
         outgoing.give_up = Some(out.now + 64 * T1);
-        let (cancel, hop) = (identity::cancel(&outgoing.invite), outgoing.hop.clone());
+        let (mut cancel, hop) = (identity::cancel(&outgoing.invite), outgoing.hop.clone());
+        cancel.headers.push(identity::reason(cause));
         self.start_client_as_is(cancel, hop, 0, out);
     }
 
@@ -464,7 +553,7 @@ impl Leg {
         self.state = State::Ended;
         if let SetUp::Outgoing(outgoing) = &mut self.set_up {
             outgoing.machine.stop_repeating();
-            outgoing.cancel = Cancel::Wanted;
+            outgoing.cancel = Cancel::Wanted(HangupCause::NetworkError);
         }
     }
 }

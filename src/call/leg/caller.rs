@@ -1,5 +1,6 @@
 //! Set-up of a leg where we are UAS: the INVITE that came in, until its final answer.
 
+use super::reliable::Reliable;
 use super::{InviteEntry, Leg, Output, Route, SetUp, State, response_hop};
 use crate::call::cdr::HangupCause;
 use crate::call::identity::{self, LegAddress};
@@ -9,13 +10,16 @@ use crate::sip::body;
 use crate::sip::dialog::Dialog;
 use crate::sip::encode::{HeaderOut, ResponseHead};
 use crate::sip::key::TransactionKey;
-use crate::sip::message::Request;
+use crate::sip::message::{Head, Request};
+use crate::sip::session_timer::{Agreed, LEAST_SECONDS, TooSmall};
 use crate::sip::transaction::{InviteServer, invite_server};
 use crate::sip::transport::{Flow, Protocol};
 use crate::sip::wire::ByteStr;
+use crate::trunk::{Prack, Trunk};
 use bytes::Bytes;
 use media::Stream;
 use media::sdp::LocalMedia;
+use std::time::Instant;
 
 /// What of the INVITE is needed until it is answered.
 #[derive(Debug)]
@@ -24,8 +28,34 @@ pub(super) struct Incoming {
     pub(super) key: TransactionKey,
     pub(super) cseq: u32,
     /// The caller's offer; `None`: we make the offer, in the 2xx.
-    offer: Option<Bytes>,
+    pub(super) offer: Option<Bytes>,
     pub(super) tag: String,
+    /// What the 200 says of session timers.
+    timer: Option<Agreed>,
+    /// Our provisional responses are reliable.
+    pub(super) reliable: Option<Box<Reliable>>,
+}
+
+impl Incoming {
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.reliable.as_ref().and_then(|reliable| reliable.deadline())
+    }
+}
+
+/// Whether provisional responses are to be reliable (RFC 3262 §3).
+fn wants_reliable(head: &Head, prack: Prack) -> Result<bool, Refusal> {
+    let names = |header| head.tokens(header).iter().any(|tag| tag.eq_ignore_ascii_case("100rel"));
+    let required = names("Require");
+    match prack {
+        Prack::Off if required => {
+            Err(Refusal { status: 420, headers: vec![HeaderOut::Unsupported(vec!["100rel".to_owned()])] })
+        }
+        Prack::Off | Prack::Supported => Ok(required),
+        Prack::Preferred => Ok(required || names("Supported")),
+        Prack::Required if required || names("Supported") => Ok(true),
+        // RFC 3261 §21.4.16.
+        Prack::Required => Err(Refusal { status: 421, headers: vec![HeaderOut::Require(&["100rel"])] }),
+    }
 }
 
 impl Leg {
@@ -33,22 +63,24 @@ impl Leg {
     ///
     /// # Errors
     /// The status to refuse with, and what goes with it: a body that is no SDP, an extension that we do
-    /// not have, no Contact. 100 and the failure are then one answer, without a leg.
+    /// not have or cannot do without, a session interval that is too small, no Contact. 100 and the failure are then one answer, without a leg.
     pub(crate) fn offered(
         invite: &Request,
         flow: &Flow,
         address: LegAddress,
+        trunk: &Trunk,
         ids: &mut IdSource,
     ) -> Result<Self, Refusal> {
         if let Some(unsupported) = identity::unsupported(&invite.head) {
             return Err(Refusal { status: 420, headers: vec![unsupported] });
         }
+        let reliable = wants_reliable(&invite.head, trunk.prack)?;
         let offer = body::sdp(&invite.head, &invite.body).map_err(Refusal::from)?;
         let tag = ids.tag();
         let Some(dialog) = Dialog::as_uas(invite, &tag, ids.cseq()) else { return Err(Refusal::from(400)) };
         // Who asks for `sips:` on a transport that is not secure could not reach us there.
         let sips = flow.protocol == Protocol::Tls && dialog.wants_sips(invite);
-        Ok(Self {
+        let mut leg = Self {
             call_id: invite.head.call_id.clone(),
             local_tag: ByteStr::from(tag.as_str()),
             address: LegAddress { sips, ..address },
@@ -66,6 +98,8 @@ impl Leg {
                 cseq: invite.head.cseq.number,
                 offer,
                 tag,
+                timer: None,
+                reliable: reliable.then(|| Reliable::new(ids.cseq())),
             })),
             dialog: Some(dialog),
             negotiation: None,
@@ -74,8 +108,23 @@ impl Leg {
             clients: Vec::new(),
             ok: None,
             bye_after_ack: false,
+            interval: trunk.session_timer,
+            takes_update: false,
+            session: None,
+            reinvites: Vec::new(),
+            told: None,
             state: State::SettingUp,
-        })
+        };
+        let timer = leg
+            .answer_timer(&invite.head)
+            .map_err(|TooSmall| Refusal { status: 422, headers: vec![HeaderOut::MinSe(LEAST_SECONDS)] })?;
+        if timer.is_some() {
+            leg.learn_update(&invite.head);
+        }
+        if let SetUp::Incoming(incoming) = &mut leg.set_up {
+            incoming.timer = timer;
+        }
+        Ok(leg)
     }
 
     /// Sends 100 and starts the server transaction.
@@ -113,6 +162,9 @@ impl Leg {
         if self.state != State::SettingUp {
             return;
         }
+        if incoming.reliable.is_some() {
+            return self.ring_reliably(early_media, out);
+        }
         let sdp = self
             .negotiation
             .as_ref()
@@ -126,27 +178,44 @@ impl Leg {
 
     /// 200 with our answer or offer; repeated until the ACK comes.
     pub(super) fn answer(&mut self, out: &mut Output<'_>) {
-        let SetUp::Incoming(incoming) = &self.set_up else { return };
+        let SetUp::Incoming(incoming) = &mut self.set_up else { return };
         if self.state != State::SettingUp {
             return;
         }
-        let sdp = self.negotiation.as_ref().and_then(|negotiation| negotiation.local());
-        let response = identity::dialog_response(&incoming.head, 200, &incoming.tag, &self.address, sdp);
-        let (key, cseq, late) = (incoming.key.clone(), incoming.cseq, incoming.offer.is_none());
+        if incoming.reliable.as_mut().is_some_and(|reliable| !reliable.may_answer()) {
+            return;
+        }
+        // RFC 6337 §3.1.1: what a reliable response has said is said.
+        let settled = incoming.reliable.as_ref().is_some_and(|reliable| reliable.is_settled());
+        let negotiation = self.negotiation.as_ref().filter(|_| !settled);
+        let sdp = negotiation.and_then(|negotiation| negotiation.local());
+        let mut response = identity::dialog_response(&incoming.head, 200, &incoming.tag, &self.address, sdp);
+        let late = incoming.offer.is_none() && !settled;
+        let (key, cseq, timer) = (incoming.key.clone(), incoming.cseq, incoming.timer);
+        response.headers.extend(timer.into_iter().flat_map(identity::session));
         let wire = response.encode();
+        self.run_timer(timer, out.now);
         self.state = State::Answered;
         let Some(hop) = self.respond_to_invite(&key, 200, wire.clone(), out) else { return };
         self.await_ack(cseq, wire, hop, late, out.now);
     }
 
     /// A final failure of our own.
-    pub(super) fn refuse(&mut self, status: u16, retry_after: Option<u32>, out: &mut Output<'_>) {
-        let SetUp::Incoming(incoming) = &self.set_up else { return };
+    pub(super) fn refuse(
+        &mut self,
+        status: u16,
+        headers: impl IntoIterator<Item = HeaderOut>,
+        out: &mut Output<'_>,
+    ) {
+        let SetUp::Incoming(incoming) = &mut self.set_up else { return };
         if self.state != State::SettingUp {
             return;
         }
+        if let Some(reliable) = &mut incoming.reliable {
+            reliable.end();
+        }
         let mut response = identity::response(&incoming.head, status, Some(&incoming.tag));
-        response.headers.extend(retry_after.map(HeaderOut::RetryAfter));
+        response.headers.extend(headers);
         let (key, wire) = (incoming.key.clone(), response.encode());
         self.state = State::Ended;
         self.respond_to_invite(&key, status, wire, out);
@@ -161,7 +230,7 @@ impl Leg {
         let response = identity::response(&request.response_head(flow.peer), status, Some(&tag));
         self.respond(request, flow, &response, out);
         if known && self.state == State::SettingUp {
-            self.refuse(487, None, out);
+            self.refuse(487, [], out);
             out.signal(Signal::HungUp(HangupCause::Canceled));
         }
     }

@@ -84,7 +84,7 @@ impl Leg {
         }
         request.cseq = match &mut self.dialog {
             Some(dialog) => dialog.cseq_after(&request),
-            None => request.cseq.saturating_add(1),
+            None => self.early_cseq_after(&request),
         };
         request.via.branch = out.ids.branch();
         let hop = Self::choose_transport(self.dialog_key(), &mut request, client.hop.clone());

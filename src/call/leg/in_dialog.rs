@@ -1,4 +1,4 @@
-//! What may come inside an established dialog of either leg: BYE, re-INVITE, UPDATE, INFO, OPTIONS, ACK.
+//! What may come inside a dialog of either leg: BYE, re-INVITE, UPDATE, PRACK, INFO, OPTIONS, ACK.
 //!
 //! A re-INVITE or UPDATE is answered on its leg and never passed on. What it asks for is taken when our
 //! codecs allow it, else it gets 488 and the call goes on as it was (RFC 6141).
@@ -8,9 +8,11 @@ use crate::call::cdr::HangupCause;
 use crate::call::identity;
 use crate::call::signal::Signal;
 use crate::sip::body;
-use crate::sip::encode::HeaderOut;
+use crate::sip::encode::{HeaderOut, ResponseOut};
 use crate::sip::key::TransactionKey;
 use crate::sip::message::{Method, Request};
+use crate::sip::reason;
+use crate::sip::session_timer::{Agreed, LEAST_SECONDS};
 use crate::sip::transaction::{InviteServer, invite_server, non_invite_server};
 use crate::sip::transport::{Flow, Protocol};
 use media::Digit;
@@ -29,6 +31,9 @@ impl Leg {
         if request.method == Method::CANCEL {
             return self.on_cancel(request, flow, out);
         }
+        if self.dialog.is_none() {
+            return self.on_early_request(request, flow, out);
+        }
         let from_peer = request.head.to.tag().is_some_and(|tag| *tag == self.local_tag)
             && self.dialog.as_ref().is_some_and(|dialog| dialog.is_from_peer(request));
         if !from_peer {
@@ -45,7 +50,8 @@ impl Leg {
             return self.reply(request, flow, 481, out);
         }
         // Not asked of a BYE: who hangs up is never held.
-        let taken = [Method::INVITE, Method::UPDATE, Method::INFO, Method::OPTIONS].contains(&request.method);
+        let takers = [Method::INVITE, Method::UPDATE, Method::PRACK, Method::INFO, Method::OPTIONS];
+        let taken = takers.contains(&request.method);
         let unsupported = identity::unsupported(&request.head).filter(|_| taken);
         if unsupported.is_some() {
             return self.reply_with(request, flow, 420, unsupported, out);
@@ -53,10 +59,11 @@ impl Leg {
         match &request.method {
             method if *method == Method::INVITE => self.on_reinvite(request, flow, out),
             method if *method == Method::UPDATE => self.on_update(request, flow, out),
+            method if *method == Method::PRACK => self.on_prack(request, flow, out),
             method if *method == Method::INFO => self.on_info(request, flow, out),
             method if *method == Method::OPTIONS => self.reply(request, flow, 200, out),
-            Method::Known(_) => self.reply(request, flow, 405, out),
-            Method::Other(_) => self.reply(request, flow, 501, out),
+            // RFC 3261 §8.2.1, with Allow.
+            _ => self.reply(request, flow, 405, out),
         }
     }
 
@@ -75,18 +82,18 @@ impl Leg {
         true
     }
 
-    fn reply(&mut self, request: &Request, flow: &Flow, status: u16, out: &mut Output<'_>) {
+    pub(super) fn reply(&mut self, request: &Request, flow: &Flow, status: u16, out: &mut Output<'_>) {
         self.reply_with(request, flow, status, None, out);
     }
 
     /// 500 to an offer that comes before the last one is answered, with a random Retry-After of 0–10 s
     /// (RFC 3261 §14.2, RFC 3311 §5.2).
-    fn reply_later(&mut self, request: &Request, flow: &Flow, out: &mut Output<'_>) {
+    pub(super) fn reply_later(&mut self, request: &Request, flow: &Flow, out: &mut Output<'_>) {
         let seconds = out.ids.cseq() % 11;
         self.reply_with(request, flow, 500, Some(HeaderOut::RetryAfter(seconds)), out);
     }
 
-    fn reply_with(
+    pub(super) fn reply_with(
         &mut self,
         request: &Request,
         flow: &Flow,
@@ -169,7 +176,7 @@ impl Leg {
         self.reply(request, flow, 200, out);
         if before_answer {
             // BYE on an early dialog ends the INVITE like CANCEL does (RFC 3261 §15.1.2).
-            self.refuse(487, None, out);
+            self.refuse(487, [], out);
             out.signal(Signal::HungUp(HangupCause::Canceled));
             return;
         }
@@ -178,7 +185,8 @@ impl Leg {
         self.bye_after_ack = false;
         if self.state == State::Answered {
             self.state = State::Ended;
-            out.signal(Signal::HungUp(HangupCause::Normal));
+            let cause = reason::q850(&request.head).map_or(HangupCause::Normal, HangupCause::of_q850);
+            out.signal(Signal::HungUp(cause));
         }
     }
 
@@ -187,10 +195,14 @@ impl Leg {
         if self.state != State::Answered {
             return self.reply_later(request, flow, out);
         }
-        // RFC 5407 §3.1.4: our 2xx to the last one is still to be acknowledged.
-        if self.ok.is_some() {
+        // RFC 3261 §14.2: so is ours. RFC 5407 §3.1.5: our offer in the last 2xx has no answer. Where it was an answer
+        // (§3.1.4), whoever sends this has our 2xx, and only its ACK was lost or overtaken.
+        if self.is_asking() || self.ok.as_ref().is_some_and(|ok| ok.awaits_answer) {
             return self.reply(request, flow, 491, out);
         }
+        let Ok(timer) = self.answer_timer(&request.head) else {
+            return self.reply_with(request, flow, 422, Some(HeaderOut::MinSe(LEAST_SECONDS)), out);
+        };
         let Ok(offer) = body::sdp(&request.head, &request.body) else {
             return self.reply(request, flow, 415, out);
         };
@@ -206,7 +218,8 @@ impl Leg {
             dialog.refresh_target(request.head.contact.as_ref());
         }
         let head = request.response_head(flow.peer);
-        let response = identity::dialog_response(&head, 200, &self.local_tag, &self.address, Some(&sdp));
+        let mut response = identity::dialog_response(&head, 200, &self.local_tag, &self.address, Some(&sdp));
+        self.refreshed(request, timer, &mut response, out);
         let wire = response.encode();
         self.reply_to_invite(request, flow, 200, &wire, out);
         self.await_ack(request.head.cseq.number, wire, response_hop(request, flow), offer.is_none(), out.now);
@@ -220,15 +233,18 @@ impl Leg {
         let Ok(offer) = body::sdp(&request.head, &request.body) else {
             return self.reply(request, flow, 415, out);
         };
+        let Ok(timer) = self.answer_timer(&request.head) else {
+            return self.reply_with(request, flow, 422, Some(HeaderOut::MinSe(LEAST_SECONDS)), out);
+        };
         let mut sdp = None;
         if let Some(offer) = offer {
             // RFC 3311 §5.2: the INVITE's offer has no answer before its 2xx; what a 18x says is only a preview
             // of it, and may not change (RFC 3261 §13.2.1).
-            if self.state == State::SettingUp {
+            if self.state == State::SettingUp && !self.is_settled_early() {
                 return self.reply_later(request, flow, out);
             }
             // RFC 3311 §5.2: an offer of ours is still open.
-            if self.ok.as_ref().is_some_and(|ok| ok.awaits_answer) {
+            if self.is_asking() || self.ok.as_ref().is_some_and(|ok| ok.awaits_answer) {
                 return self.reply(request, flow, 491, out);
             }
             let Some(negotiation) = &mut self.negotiation else {
@@ -246,12 +262,31 @@ impl Leg {
             dialog.refresh_target(request.head.contact.as_ref());
         }
         let head = request.response_head(flow.peer);
-        let response = identity::dialog_response(&head, 200, &self.local_tag, &self.address, sdp.as_deref());
+        let mut response =
+            identity::dialog_response(&head, 200, &self.local_tag, &self.address, sdp.as_deref());
+        if self.state == State::Answered {
+            self.refreshed(request, timer, &mut response, out);
+        }
         self.respond(request, flow, &response, out);
     }
 
+    /// The request refreshes the session (RFC 4028 §9).
+    fn refreshed(
+        &mut self,
+        request: &Request,
+        timer: Option<Agreed>,
+        response: &mut ResponseOut,
+        out: &mut Output<'_>,
+    ) {
+        if timer.is_some() {
+            self.learn_update(&request.head);
+        }
+        self.run_timer(timer, out.now);
+        response.headers.extend(timer.into_iter().flat_map(identity::session));
+    }
+
     /// A key by `application/dtmf-relay` is taken; a package that nobody agreed on gets 469 (RFC 6086 §4.2.2).
-    fn on_info(&mut self, request: &Request, flow: &Flow, out: &mut Output<'_>) {
+    pub(super) fn on_info(&mut self, request: &Request, flow: &Flow, out: &mut Output<'_>) {
         let content_type = request.head.content_type();
         let package = request.head.header("Info-Package").is_some();
         match content_type.as_deref() {

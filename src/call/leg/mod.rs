@@ -2,12 +2,15 @@
 //!
 //! Pure: messages, orders and time in, [`Action`]s and [`Signal`]s out. A leg knows SIP and not the other leg.
 //! [`caller`] is the set-up of a leg where we are UAS, [`callee`] of one where we are UAC, [`in_dialog`] what
-//! may come in an established dialog of either.
+//! may come in an established dialog of either, [`refresh`] what we ask there ourselves, [`reliable`] the provisional
+//! responses that are acknowledged.
 
 mod callee;
 mod caller;
 mod challenge;
 mod in_dialog;
+mod refresh;
+mod reliable;
 
 use super::cdr::HangupCause;
 use super::identity::{self, LegAddress};
@@ -16,7 +19,7 @@ use super::{Action, Hop, Place};
 use crate::ids::IdSource;
 use crate::sip::dialog::Dialog;
 use crate::sip::digest;
-use crate::sip::encode::{RequestOut, ResponseOut};
+use crate::sip::encode::{HeaderOut, RequestOut, ResponseOut};
 use crate::sip::key::{DialogKey, TransactionKey};
 use crate::sip::message::{Message, Method, Request, Response};
 use crate::sip::transaction::timer::{T1, T2};
@@ -30,6 +33,7 @@ use callee::Outgoing;
 use caller::Incoming;
 use media::Stream;
 use media::sdp::{LocalMedia, Negotiation};
+use refresh::{Reinvite, Session};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -63,6 +67,14 @@ pub struct Leg {
     ok: Option<PendingOk>,
     /// Hang-up ordered while the ACK was missing: BYE must wait for it (RFC 3261 §15).
     bye_after_ack: bool,
+    /// The session interval that we ask for, in seconds.
+    interval: Option<u32>,
+    /// The peer takes UPDATE (RFC 3311); asked only where a session timer runs.
+    takes_update: bool,
+    session: Option<Box<Session>>,
+    reinvites: Vec<Reinvite>,
+    /// What the final failure says in its Reason.
+    told: Option<u8>,
     state: State,
 }
 
@@ -180,6 +192,12 @@ impl Leg {
         self.state == State::Answered
     }
 
+    /// The Q.850 cause of the peer's final failure, as far as it named one.
+    #[must_use]
+    pub fn told_cause(&self) -> Option<u8> {
+        self.told
+    }
+
     /// True when the leg is answered and nobody waits for the ACK of our 2xx.
     #[must_use]
     pub fn is_acknowledged(&self) -> bool {
@@ -205,6 +223,7 @@ impl Leg {
             && self.invites.is_empty()
             && self.servers.is_empty()
             && self.clients.is_empty()
+            && self.reinvites.is_empty()
     }
 
     /// A message of this leg has come.
@@ -220,7 +239,10 @@ impl Leg {
         match order {
             Order::Ring { early_media } => self.ring(early_media, out),
             Order::Answer => self.answer(out),
-            Order::Refuse { status, retry_after } => self.refuse(status, retry_after, out),
+            Order::Refuse { status, retry_after, cause } => {
+                let retry_after = retry_after.map(HeaderOut::RetryAfter);
+                self.refuse(status, retry_after.into_iter().chain([identity::reason(cause)]), out);
+            }
             Order::HangUp(cause) => self.hang_up(cause, out),
         }
     }
@@ -237,10 +259,10 @@ impl Leg {
                     self.send_bye(Some(cause), out);
                 }
             }
-            (State::SettingUp, SetUp::Incoming(_)) => self.refuse(480, None, out),
+            (State::SettingUp, SetUp::Incoming(_)) => self.refuse(480, [identity::reason(cause)], out),
             (State::SettingUp, SetUp::Outgoing(_)) => {
                 self.state = State::Ended;
-                self.cancel(out);
+                self.cancel(cause, out);
             }
         }
     }
@@ -262,14 +284,18 @@ impl Leg {
 
     /// Where a request to `target` goes. A target without an address of its own goes where the peer was last seen.
     fn hop_of(&self, target: Option<&Uri>) -> Option<Hop> {
+        Self::hop_to(&self.route, target)
+    }
+
+    fn hop_to(route: &Route, target: Option<&Uri>) -> Option<Hop> {
         let Some(target) = target else {
             return Some(Hop {
-                protocol: self.route.protocol,
-                place: Place::Address(self.route.peer?),
-                connection: self.route.connection,
-                local: self.route.local,
+                protocol: route.protocol,
+                place: Place::Address(route.peer?),
+                connection: route.connection,
+                local: route.local,
                 pinned: true,
-                name: self.route.name.clone(),
+                name: route.name.clone(),
                 token: None,
             });
         };
@@ -280,7 +306,7 @@ impl Leg {
             Some("tls") => Protocol::Tls,
             Some(_) => Protocol::Udp,
             // A peer on a stream that names no transport is reached over that stream.
-            None => self.route.protocol,
+            None => route.protocol,
         };
         let port = target.port().unwrap_or(if protocol == Protocol::Tls { 5061 } else { 5060 });
         let maddr = target.maddr();
@@ -293,10 +319,10 @@ impl Leg {
         Some(Hop {
             protocol,
             place,
-            connection: self.route.connection.filter(|_| protocol != Protocol::Udp),
-            local: self.route.local.filter(|_| protocol == Protocol::Udp),
+            connection: route.connection.filter(|_| protocol != Protocol::Udp),
+            local: route.local.filter(|_| protocol == Protocol::Udp),
             pinned: target.transport().is_some() || protocol == Protocol::Tls,
-            name: self.route.name.clone().or(named).filter(|_| protocol == Protocol::Tls),
+            name: route.name.clone().or(named).filter(|_| protocol == Protocol::Tls),
             token: None,
         })
     }
@@ -335,6 +361,9 @@ impl Leg {
         {
             return self.on_invite_not_sent(why, out);
         }
+        if let Some(index) = self.reinvites.iter().position(|reinvite| reinvite.branch() == branch) {
+            return self.on_reinvite_not_sent(index, out);
+        }
         let Some(index) = self.clients.iter().position(|client| client.request.via.branch == branch) else {
             return;
         };
@@ -351,12 +380,18 @@ impl Leg {
         }
         let actions = client.machine.handle(non_invite_client::Event::TransportFailed, out.now);
         client.perform(actions, out);
+        if client.request.method == Method::UPDATE {
+            self.on_update_answered(503, None, out);
+        }
     }
 
     fn on_response(&mut self, response: &Response, flow: &Flow, out: &mut Output<'_>) {
         let head = &response.head;
         let Some(branch) = head.via.branch.as_ref() else { return };
         if head.cseq.method == Method::INVITE {
+            if let Some(index) = self.reinvites.iter().position(|reinvite| reinvite.branch() == &**branch) {
+                return self.on_reinvite_response(response, index, flow, out);
+            }
             return self.on_invite_response(response, branch, flow, out);
         }
         let Some(index) = self.clients.iter().position(|client| {
@@ -366,15 +401,18 @@ impl Leg {
         };
         let Some(client) = self.clients.get_mut(index) else { return };
         let actions = client.machine.handle(non_invite_client::Event::Response(response.status), out.now);
-        let challenged =
-            actions.iter().any(|action| matches!(action, non_invite_client::Action::Deliver(401 | 407)));
-        client.perform(actions, out);
-        if challenged {
+        let deliver = client.perform(actions, out).0;
+        let of_update = client.request.method == Method::UPDATE;
+        let mut repeated = false;
+        if deliver && matches!(response.status, 401 | 407) {
             let client = self.clients.swap_remove(index);
-            self.repeat_with_credentials(&client, response, flow, out);
+            repeated = self.repeat_with_credentials(&client, response, flow, out);
             push(&mut self.clients, client);
         }
         self.clients.retain(|client| !client.machine.is_terminated());
+        if deliver && of_update && !repeated && response.status >= 200 {
+            self.on_update_answered(response.status, Some(head), out);
+        }
     }
 
     /// A response to a request that this leg received, through a new or existing server transaction.
@@ -399,7 +437,7 @@ impl Leg {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let set_up = match &self.set_up {
-            SetUp::Incoming(_) => None,
+            SetUp::Incoming(incoming) => incoming.deadline(),
             SetUp::Outgoing(outgoing) => outgoing.deadline(),
         };
         self.invites
@@ -409,6 +447,8 @@ impl Leg {
             .chain(self.clients.iter().filter_map(|client| client.machine.deadline()))
             .chain(self.ok.as_ref().map(|ok| ok.next.min(ok.give_up)))
             .chain(set_up)
+            .chain(self.session_deadline())
+            .chain(self.reinvites.iter().filter_map(Reinvite::deadline))
             .min()
     }
 
@@ -430,17 +470,28 @@ impl Leg {
             }
         }
         self.servers.retain(|entry| !entry.machine.is_terminated());
+        let mut unanswered = false;
         for client in &mut self.clients {
             if due(client.machine.deadline(), out.now) {
                 let actions = client.machine.handle(non_invite_client::Event::Timeout, out.now);
-                client.perform(actions, out);
+                let timed_out = client.perform(actions, out).1;
+                unanswered |= timed_out && client.request.method == Method::UPDATE;
             }
         }
         self.clients.retain(|client| !client.machine.is_terminated());
-        if matches!(self.set_up, SetUp::Outgoing(_)) {
-            self.on_set_up_timeout(out);
+        match &self.set_up {
+            SetUp::Outgoing(_) => self.on_set_up_timeout(out),
+            SetUp::Incoming(_) => self.repeat_provisional(out),
         }
         self.repeat_ok(out);
+        if !self.reinvites.is_empty() {
+            self.on_reinvite_timeout(out);
+        }
+        if unanswered {
+            // RFC 3261 §8.1.3.1: a time-out is treated like a 408.
+            self.on_update_answered(408, None, out);
+        }
+        self.on_session_timeout(out);
     }
 
     /// Repeats our 2xx until the ACK comes, on any transport, and gives up after 64·T1 with BYE
@@ -499,13 +550,19 @@ impl InviteEntry {
 }
 
 impl Client {
-    /// The only requests sent through here are BYE and CANCEL, whose outcome changes nothing.
-    fn perform(&mut self, actions: Vec<non_invite_client::Action>, out: &mut Output<'_>) {
+    /// Sends what the machine says. Returns whether the response is to be looked at, and whether none came. Only what
+    /// becomes of an UPDATE matters to anybody: BYE, CANCEL and PRACK change nothing by their outcome.
+    fn perform(&mut self, actions: Vec<non_invite_client::Action>, out: &mut Output<'_>) -> (bool, bool) {
+        let (mut deliver, mut timed_out) = (false, false);
         for action in actions {
-            if let non_invite_client::Action::Send(wire) = action {
-                out.send(wire, &self.hop);
+            match action {
+                non_invite_client::Action::Send(wire) => out.send(wire, &self.hop),
+                non_invite_client::Action::Deliver(_) => deliver = true,
+                non_invite_client::Action::TimedOut => timed_out = true,
+                non_invite_client::Action::Terminated => {}
             }
         }
+        (deliver, timed_out)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The B-leg rings, is answered, and each leg hears the other.
 
-use super::{Call, LOOK_UP, MediaState, State, Target};
+use super::{Call, LINGERING, LOOK_UP, MediaState, State, Target};
 use crate::call::Action;
 use crate::call::cdr::HangupSource;
 use crate::call::signal::{Order, Signal};
@@ -18,9 +18,14 @@ impl Call {
             Signal::Progress { stream, .. } => self.on_progress(stream, actions, now),
             Signal::Answered(stream) => self.on_answered(stream, actions, now),
             Signal::Refused(status) => self.on_refused(status, actions, now),
-            Signal::HungUp(cause) if self.is_live() => self.end(cause, HangupSource::Callee, actions, now),
+            Signal::HungUp(cause) if self.is_live() => {
+                self.end(cause, cause.source(HangupSource::Callee), actions, now)
+            }
             Signal::Reoffered(stream) if self.is_live() => Self::configure(Side::B, stream, actions),
-            Signal::HungUp(_) | Signal::Reoffered(_) | Signal::Digit(_) => {}
+            Signal::Digit(digit) if matches!(self.state, State::Bridged) => {
+                actions.push(Action::Media(MediaCommand::SendDigit { side: Side::A, digit }));
+            }
+            Signal::HungUp(_) | Signal::Reoffered(_) | Signal::Digit(_) | Signal::Taken => {}
         }
     }
 
@@ -83,6 +88,11 @@ impl Call {
     /// Both legs are answered, or the A-leg is now: they hear each other, and the recording begins.
     pub(super) fn bridge(&mut self, actions: &mut Vec<Action>, now: Instant) {
         self.answer_caller(actions, now);
+        if self.a_answered.is_none() {
+            // The leg itself gives up when nobody acknowledges.
+            self.state = State::Greeting { until: now + LINGERING };
+            return;
+        }
         // When one moment answers both, the caller's answer is told first.
         self.party_answered(Side::B, actions, self.b_answered.unwrap_or(now));
         actions.push(Action::Media(MediaCommand::StopPlay { side: Side::A }));

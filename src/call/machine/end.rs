@@ -24,7 +24,7 @@ impl Call {
         if self.is_initiated() {
             return self.end(cause, HangupSource::System, actions, now);
         }
-        self.order_a(Order::Refuse { status, retry_after: None }, actions, now);
+        self.order_a(Order::Refuse { status, retry_after: None, cause }, actions, now);
         // `ring_timeout` is our own impatience, whoever did not answer.
         let of_callee = self.b.is_some() && cause != HangupCause::RingTimeout;
         let source = if of_callee { HangupSource::Callee } else { HangupSource::System };
@@ -35,8 +35,9 @@ impl Call {
     /// We are full: 503 with Retry-After.
     pub(super) fn refuse_with_retry(&mut self, actions: &mut Vec<Action>, now: Instant) {
         if !self.is_initiated() {
-            self.order_a(Order::Refuse { status: 503, retry_after: Some(RETRY_AFTER) }, actions, now);
-            self.cdr.ended(self.a_uuid, HangupCause::Congestion, HangupSource::System, Some(503), now);
+            let cause = HangupCause::Congestion;
+            self.order_a(Order::Refuse { status: 503, retry_after: Some(RETRY_AFTER), cause }, actions, now);
+            self.cdr.ended(self.a_uuid, cause, HangupSource::System, Some(503), now);
         }
         self.end(HangupCause::Congestion, HangupSource::System, actions, now);
     }

@@ -9,7 +9,7 @@ use super::set_up::UNHEARD;
 use super::{Call, CallParameters, LOOK_UP, State};
 use crate::call::cdr::{HangupCause, HangupSource, NewLeg};
 use crate::call::identity::Callee;
-use crate::call::leg::Dial;
+use crate::call::leg::{Dial, Leg};
 use crate::call::{Action, Outlet};
 use crate::masking::route::{self, Decision, Query};
 use crate::masking::session::{MaskingSession, PartyRole};
@@ -130,7 +130,7 @@ impl Call {
     /// The first party cannot be had: the second one is never rung.
     pub(super) fn on_first_refused(&mut self, status: u16, actions: &mut Vec<Action>, now: Instant) {
         let State::CallingFirst { next, attempt, ringing, .. } = &self.state else { return };
-        let cause = HangupCause::of_status(status);
+        let cause = HangupCause::of_failure(status, self.a.as_ref().and_then(Leg::told_cause));
         self.cdr.ended(self.a_uuid, cause, HangupSource::Caller, Some(status), now);
         match self.next_gateway(status, *attempt, *ringing) {
             Some(attempt) => {

@@ -194,7 +194,7 @@ impl Call {
         // RFC 3261 §16.3: a request that has no hop left goes no further; RFC 7332 for B2BUAs.
         let max_forwards = invite.head.max_forwards.unwrap_or(70).min(70);
         let Some(max_forwards) = max_forwards.checked_sub(1) else { return Err(Refusal::from(483)) };
-        let a = Leg::offered(invite, flow, address, &mut parameters.ids)?;
+        let a = Leg::offered(invite, flow, address, &parameters.trunk, &mut parameters.ids)?;
         let trunk = &parameters.trunk;
         let query = caller_id::dialled(invite, trunk)
             .map(|dialled| Query { dialled, caller: caller_id::caller(invite, trunk) });

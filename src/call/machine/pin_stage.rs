@@ -41,8 +41,13 @@ impl Call {
         self.perform_pin(first, actions, now);
     }
 
-    /// A key from the caller, by telephone-event or INFO.
+    /// A key from the caller: by telephone-event while keys are collected, or by INFO. One by INFO during the call is
+    /// the other party's to hear; keys by telephone-event pass in the media.
     pub(super) fn on_digit(&mut self, digit: Digit, actions: &mut Vec<Action>, now: Instant) {
+        if matches!(self.state, State::Bridged) {
+            actions.push(Action::Media(MediaCommand::SendDigit { side: Side::B, digit }));
+            return;
+        }
         self.feed_pin(actions, now, |collector| collector.push(digit, now));
     }
 

@@ -282,6 +282,10 @@ impl Call {
             return;
         }
         self.order_a(Order::Answer, actions, now);
+        // RFC 3262 §5: it may have to wait for a PRACK; `Signal::Taken` tells when it has gone.
+        if self.a.as_ref().is_some_and(|leg| !leg.is_answered()) {
+            return;
+        }
         self.a_answered = Some(now);
         let at = self.cdr.answered(self.a_uuid, now);
         actions.push(Action::LegAnswered(self.a_uuid, at));
@@ -448,7 +452,7 @@ impl Call {
         let outcome = match signal {
             Signal::Progress { .. } | Signal::Answered(_) => Outcome::Heard,
             Signal::Refused(_) => leg.and_then(Leg::failure).unwrap_or(Outcome::Heard),
-            Signal::HungUp(_) | Signal::Reoffered(_) | Signal::Digit(_) => return,
+            Signal::Taken | Signal::HungUp(_) | Signal::Reoffered(_) | Signal::Digit(_) => return,
         };
         if let State::Dialing { heard_by, .. } | State::CallingFirst { heard_by, .. } = &mut self.state {
             *heard_by = None;
@@ -496,7 +500,7 @@ impl Call {
     /// The B-leg failed before its answer. A gateway that is broken or full is left for the next one, as long as
     /// nobody rang; a callee who did not want the call is not rung twice.
     pub(super) fn on_refused(&mut self, status: u16, actions: &mut Vec<Action>, now: Instant) {
-        let cause = HangupCause::of_status(status);
+        let cause = HangupCause::of_failure(status, self.b.as_ref().and_then(Leg::told_cause));
         self.cdr.ended(self.b_uuid, cause, HangupSource::Callee, Some(status), now);
         let State::Dialing { plan, attempt, ringing, .. } = &self.state else { return };
         let next = self.next_gateway(status, *attempt, *ringing);
@@ -551,7 +555,9 @@ impl Call {
     pub(super) fn on_caller(&mut self, signal: Signal, actions: &mut Vec<Action>, now: Instant) {
         self.learn(Side::A, &signal, actions);
         match signal {
-            Signal::HungUp(cause) if self.is_live() => self.end(cause, HangupSource::Caller, actions, now),
+            Signal::HungUp(cause) if self.is_live() => {
+                self.end(cause, cause.source(HangupSource::Caller), actions, now)
+            }
             Signal::Progress { .. } => self.on_first_rings(now),
             Signal::Refused(status) => self.on_first_refused(status, actions, now),
             Signal::Answered(stream) if matches!(self.state, State::CallingFirst { .. }) => {
@@ -561,7 +567,8 @@ impl Call {
                 Self::configure(Side::A, stream, actions);
             }
             Signal::Digit(digit) => self.on_digit(digit, actions, now),
-            Signal::HungUp(_) | Signal::Answered(_) | Signal::Reoffered(_) => {}
+            Signal::Taken if matches!(self.state, State::Greeting { .. }) => self.bridge(actions, now),
+            Signal::Taken | Signal::HungUp(_) | Signal::Answered(_) | Signal::Reoffered(_) => {}
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::number::{Did, E164};
 use crate::sip::digest::Credentials;
 use crate::sip::message::{Message, Request};
 use crate::sip::transport::Protocol;
-use crate::trunk::{CallerFrom, IdentityHeader, NumberFormat, Trunk};
+use crate::trunk::{CallerFrom, IdentityHeader, NumberFormat, Prack, Trunk};
 use bytes::Bytes;
 use media::sdp::{LocalMedia, MediaAllow};
 use media::{Codec, SourcePolicy};
@@ -52,12 +52,14 @@ fn trunk(credentials: Option<(&str, &str)>) -> Arc<Trunk> {
         default_country: None,
         max_calls: None,
         max_calls_per_second: None,
-        options: None,
         srtp: crate::trunk::SrtpPolicy::Off,
         credentials,
         challenge: false,
         register: false,
         identity: IdentityHeader::None,
+        options: None,
+        prack: Prack::Supported,
+        session_timer: Some(90),
     })
 }
 
@@ -385,4 +387,47 @@ fn everything_of_a_challenged_leg_ends() {
         assert!(scene.leg.deadline().is_none_or(|next| next > at), "a fired timer must move on");
     }
     assert!(scene.leg.is_done());
+}
+
+/// Answers the INVITE that was sent as the `index`th, with a session of 90 s that we refresh.
+fn answer_with_session(scene: &mut Scene, index: usize, allow: &str) {
+    let headers = format!(
+        "Contact: <sip:gw@{GATEWAY}>\r\nSession-Expires: 90;refresher=uac\r\nRequire: timer\r\nAllow: {allow}\r\n"
+    );
+    scene.answer(index, 200, &headers, SDP);
+}
+
+#[test]
+fn a_refresh_of_the_session_carries_credentials_and_is_sent_again_when_they_are_stale() {
+    for (allow, method) in [("INVITE, ACK, BYE, UPDATE", "UPDATE"), ("INVITE, ACK, BYE", "INVITE")] {
+        let mut scene = Scene::dial(Some(("trunk", "s3cret")));
+        scene.answer(0, 407, &asks("Proxy", "n", ""), "");
+        answer_with_session(&mut scene, 2, allow);
+        let first = scene.sent[0].0.head.cseq.number;
+        assert_eq!(scene.sent.len(), 4, "INVITE, ACK, INVITE, ACK");
+        while scene.sent.len() == 4 {
+            scene.now = scene.leg.deadline().unwrap();
+            scene.tell(Leg::on_timeout);
+        }
+        assert_eq!(scene.shown()[4..], [row(method, first + 2, Some("n/00000002"))]);
+        scene.answer(4, 407, &asks("Proxy", "m", ", stale=true"), "");
+        let again = scene.sent.len() - 1;
+        assert_eq!(scene.shown()[again], row(method, first + 3, Some("m/00000001")));
+        answer_with_session(&mut scene, again, allow);
+        assert!(scene.leg.is_answered() && scene.unauthorized.is_empty());
+        if method == "INVITE" {
+            assert_eq!(scene.shown().last(), Some(&row("ACK", first + 3, Some("m/00000001"))));
+        }
+        scene.tell(|leg, out| leg.obey(Order::HangUp(HangupCause::Normal), out));
+        assert_eq!(scene.shown().last(), Some(&row("BYE", first + 4, Some("m/00000002"))));
+    }
+}
+
+#[test]
+fn an_invite_that_is_sent_again_for_its_interval_has_the_next_count() {
+    let mut scene = Scene::dial(Some(("trunk", "s3cret")));
+    scene.answer(0, 401, &asks("WWW", "n", ""), "");
+    scene.answer(2, 422, "Min-SE: 1800\r\n", "");
+    let first = scene.sent[0].0.head.cseq.number;
+    assert_eq!(scene.shown().last(), Some(&row("INVITE", first + 2, Some("n/00000002"))));
 }
