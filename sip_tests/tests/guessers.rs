@@ -18,7 +18,7 @@ use maskline::sip::message::{Message, Request};
 use maskline::sip::transport::{Flow, Protocol};
 use maskline::store::{NoSession, Route, VirtualNumber};
 use maskline::trunk::resolve::Target;
-use maskline::trunk::{CallerFrom, NumberFormat, Transport, Trunk};
+use maskline::trunk::{CallerFrom, NumberFormat, Prack, Transport, Trunk};
 use media::{CallStatistics, Codec, Digit, MediaCommand, MediaEvent, PlayMode, Side, SourcePolicy};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -106,6 +106,8 @@ fn trunk() -> Arc<Trunk> {
         default_country: None,
         max_calls: None,
         max_calls_per_second: None,
+        prack: Prack::Supported,
+        session_timer: None,
         options: None,
         srtp: maskline::trunk::SrtpPolicy::Off,
         credentials: None,

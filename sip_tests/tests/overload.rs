@@ -515,8 +515,8 @@ async fn what_a_trunks_own_limit_refuses_takes_nothing_from_other_trunks() {
     let callees = Crowd::bind(3).await;
     let setup = Setup {
         sip: "max_calls_per_second = 8",
-        allow: "127.0.0.50/32",
-        trunk: "max_calls_per_second = 1\n[[trunks]]\nname = \"other\"\nallow = [\"127.0.0.1/32\"]\n",
+        allow: "127.0.0.1/32",
+        trunk: "[[trunks]]\nname = \"looping\"\nmax_calls_per_second = 1\nallow = [\"127.0.0.50/32\"]\n",
         ..Setup::default()
     };
     let server = Server::with(callees.own, setup).await;

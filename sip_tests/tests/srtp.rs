@@ -23,6 +23,9 @@ const REQUIRED: Setup = with_trunk("srtp = \"required\"");
 const fn with_trunk(trunk: &'static str) -> Setup {
     Setup {
         sip: "",
+        tls: None,
+        listen: &[],
+        dns: None,
         media: "",
         http: "",
         recordings: None,

@@ -14,6 +14,9 @@ use tokio::net::TcpSocket;
 
 const ONLY_HOME: Setup = Setup {
     sip: "",
+    tls: None,
+    listen: &[],
+    dns: None,
     media: "",
     http: "",
     recordings: None,
