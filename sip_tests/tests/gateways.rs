@@ -6,6 +6,7 @@
 mod common;
 
 use common::{FIRST, PATIENCE, Scene, Server, Setup, phone, until_asked};
+use maskline::clock;
 use maskline::trunk::dns::{Asking, Dns, DnsError};
 use maskline::trunk::resolve::{Answer, Naptr, Question, Srv};
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ use sip_tests::sdp::SdpOptions;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::net::UdpSocket;
 
 /// A gateway that says only what a test lets it say.
@@ -96,7 +97,7 @@ async fn target(server: &Server, address: SocketAddr) -> Value {
 
 /// A call that is answered by the scene's callee, and ended.
 async fn call_through(scene: &Scene) -> Duration {
-    let began = Instant::now();
+    let began = clock::now();
     let (call, incoming) = scene.dial().await;
     let took = began.elapsed();
     incoming.ring().await.unwrap();
@@ -270,7 +271,7 @@ async fn dead_gateways_do_not_outlast_the_ring_timeout() {
     let server = Server::with(callee.address(), Setup { gateways, ..Setup::default() }).await;
     let session = server.session(json!({ "record": false, "ring_timeout": 5 })).await;
     let caller = phone("caller").await;
-    let began = Instant::now();
+    let began = clock::now();
     let call = caller.call(server.sip, &Server::number(&session), CallOptions::from(FIRST)).await.unwrap();
     assert_eq!(call.final_status(PATIENCE).await.unwrap().status(), Some(480));
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
@@ -342,7 +343,7 @@ async fn calls_that_leave_wait_for_their_turn() {
             loop {
                 let incoming = scene.callee.next_call(PATIENCE).await.unwrap();
                 incoming.ring().await.unwrap();
-                rung.push(Instant::now());
+                rung.push(clock::now());
             }
         };
         let status = tokio::select! {
