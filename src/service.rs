@@ -31,7 +31,7 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 /// How many things may wait for the disk, or for the system's resolver, at one time.
-const BLOCKING_THREADS: usize = 16;
+const BLOCKING_THREADS: usize = 4;
 /// How often the store learns that this process lives; the end of an orphaned call is known as exactly.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// After so many heartbeats it is looked for calls of processes that have died.

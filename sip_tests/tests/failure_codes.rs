@@ -23,7 +23,7 @@ const TABLE: &[(&[u16], u16)] = &[
 
 /// Headers that a refusal may have.
 const ALLOWED: &[&str] =
-    &["via", "from", "to", "call-id", "cseq", "content-length", "server", "allow", "accept"];
+    &["via", "from", "to", "call-id", "cseq", "content-length", "server", "allow", "accept", "reason"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_is_mapped_and_nothing_of_it_passes() {
@@ -50,6 +50,9 @@ async fn a_failure_is_mapped_and_nothing_of_it_passes() {
             assert!(refusal.body().is_empty());
             let names = refusal.header_names();
             assert!(names.iter().all(|name| ALLOWED.contains(&name.as_str())), "{status}: {names:?}");
+            let cause = refusal.header("Reason").unwrap();
+            let number = cause.strip_prefix("Q.850;cause=").and_then(|number| number.parse::<u8>().ok());
+            assert!(number.is_some_and(|number| number <= 127), "a number and no text: {cause}");
             incoming.wait_ack(PATIENCE).await.unwrap();
             let (_, callee) = scene.server.last_legs(&scene.session).await;
             assert_eq!(callee["sip_status"], status);

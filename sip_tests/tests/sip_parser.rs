@@ -363,7 +363,7 @@ fn our_invite_looks_like_this() {
         Call-ID: c\r\n\
         CSeq: 1 INVITE\r\n\
         Contact: <sip:x@203.0.113.10:5060>\r\n\
-        Allow: INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, INFO\r\n\
+        Allow: INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, INFO, PRACK\r\n\
         Supported: timer, 100rel\r\n\
         Reason: Q.850;cause=16\r\n\
         User-Agent: Maskline\r\n\

@@ -253,8 +253,7 @@ impl Dispatcher {
                 }
                 return self.reply_with(shell, request, flow, 200, vec![HeaderOut::Allow, HeaderOut::Accept]);
             }
-            Method::Known(_) => 405,
-            Method::Other(_) => 501,
+            other => other.refusal(),
         };
         self.reply_with(shell, request, flow, status, Vec::new());
     }

@@ -29,6 +29,16 @@ macro_rules! methods {
                 }
             }
 
+            /// The status for a request that nobody here takes: 405 for a method that we know (RFC 3261 §8.2.1), 501
+            /// for another one (§21.5.2).
+            #[must_use]
+            pub fn refusal(&self) -> u16 {
+                match self {
+                    Self::Known(_) => 405,
+                    Self::Other(_) => 501,
+                }
+            }
+
             /// Reads a token; `None` when it is none or longer than [`MAX_TOKEN`].
             #[must_use]
             pub fn parse(name: &ByteStr) -> Option<Self> {

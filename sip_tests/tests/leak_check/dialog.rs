@@ -143,7 +143,7 @@ impl<'a> Dialog<'a> {
             ("PUBLISH", 405),
             ("OPTIONS", 200),
             ("SUBSCRIBE", 405),
-            ("PRACK", 405),
+            ("PRACK", 481),
             ("STRANGE", 501),
         ]
         .into_iter()

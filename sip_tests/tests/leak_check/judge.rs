@@ -15,7 +15,7 @@ use std::path::Path;
 const OUR_HEADERS: &[&str] = &[
     "via", "max-forwards", "route", "record-route", "from", "to", "call-id", "cseq", "contact", "allow",
     "accept", "supported", "unsupported", "retry-after", "reason", "recv-info", "timestamp", "server",
-    "user-agent", "content-type", "content-length",
+    "user-agent", "content-type", "content-length", "require", "rseq", "rack", "session-expires", "min-se",
 ];
 
 /// Beginnings of lines that our descriptions may have.

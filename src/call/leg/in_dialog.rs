@@ -62,8 +62,7 @@ impl Leg {
             method if *method == Method::PRACK => self.on_prack(request, flow, out),
             method if *method == Method::INFO => self.on_info(request, flow, out),
             method if *method == Method::OPTIONS => self.reply(request, flow, 200, out),
-            // RFC 3261 §8.2.1, with Allow.
-            _ => self.reply(request, flow, 405, out),
+            other => self.reply(request, flow, other.refusal(), out),
         }
     }
 

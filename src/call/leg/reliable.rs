@@ -329,7 +329,7 @@ impl Leg {
             // RFC 3261 §14.2: our own INVITE is open.
             method if *method == Method::INVITE => self.reply(request, flow, 491, out),
             method if *method == Method::PRACK => self.reply(request, flow, 481, out),
-            _ => self.reply(request, flow, 405, out),
+            other => self.reply(request, flow, other.refusal(), out),
         }
     }
 
