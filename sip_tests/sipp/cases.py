@@ -266,7 +266,7 @@ CASES = [
     inside("notify_gets_405", "NOTIFY", "rest_empty", "405", "Method Not Allowed", "check_allow"),
     inside("publish_gets_405", "PUBLISH", "rest_empty", "405", "Method Not Allowed", "check_allow"),
     inside("message_inside_a_call_gets_405", "MESSAGE", "rest_text", "405", "Method Not Allowed", "check_allow"),
-    inside("unknown_method_gets_405", "JUMP", "rest_empty", "405", "Method Not Allowed", "check_allow"),
+    inside("unknown_method_gets_501", "JUMP", "rest_empty", "501", "Not Implemented"),
     inside("refer_gets_405", "REFER", "rest_refer", "405", "Method Not Allowed", "check_allow"),
     inside("options_inside_a_call_gets_200", "OPTIONS", "rest_empty", "200", "OK"),
     outside("options_gets_200", "OPTIONS", "200", "OK", caller_check="check_allow"),
