@@ -20,7 +20,8 @@
 //!   call/         machine/ pure: Call and all policy    leg/ pure: one dialog and its transactions,
 //!                                                     refreshes of its session, reliable 18x and PRACK
 //!                 identity  every outgoing message      pin  the PIN stage      cdr  what a call leaves
-//!                 task  the only async code of a call   dispatch, registry  find and make calls
+//!                 task  the only async code of a call   dispatch, registry/  find and make calls; how a leg is
+//!                                                     reached; figures and complaints
 //!                 shares  what one source may take      fault  bugs on purpose, in debug builds only
 //!                 registrar  what keeps trunks registered
 //!   trunk/        carriers: profile, access list; pure: rate, registration, resolve (RFC 3263), health of gateways;

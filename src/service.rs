@@ -234,7 +234,7 @@ impl Service {
         recordings.reached_at(base);
         jobs.spawn(worker::run(recordings, config.recordings.retention));
         readiness.set(true);
-        let registrar = Registrar::start(&shell, &index);
+        let registrar = Registrar::start(&shell);
         Ok(Self {
             shell,
             index,

@@ -12,7 +12,7 @@ use crate::ids::IdSource;
 use crate::sip::digest::{Guard, Verdict};
 use crate::sip::encode::{HeaderOut, ResponseOut};
 use crate::sip::key::{DialogKey, TransactionKey};
-use crate::sip::message::{Message, Method, ParseError, Request, Response};
+use crate::sip::message::{Message, Method, ParseError, Request};
 use crate::sip::transport::{Flow, Handler, Protocol, SendFault, SendToken};
 use crate::sip::wire::ByteStr;
 use crate::trunk::TrunkId;
@@ -46,31 +46,6 @@ pub struct Index {
     dialogs: DashMap<DialogKey, CallHandle>,
     invites: DashMap<TransactionKey, CallHandle>,
     merges: DashMap<MergeKey, ()>,
-    requests: DashMap<DialogKey, mpsc::Sender<Heard>>,
-}
-
-/// What comes back to a request of ours that belongs to no call.
-#[derive(Debug)]
-pub(super) enum Heard {
-    /// A response, and how it came.
-    Response(Box<(Response, Flow)>),
-    /// The request with this branch could not be sent.
-    NotSent(ByteStr),
-}
-
-/// Responses waiting for whoever sent such requests; more are dropped, and a UDP peer repeats them.
-const HEARD: usize = 16;
-
-/// Ends it when it is dropped.
-pub(super) struct Listening {
-    index: Arc<Index>,
-    key: DialogKey,
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        self.index.requests.remove(&self.key);
-    }
 }
 
 /// Removes a call's keys when its task ends, however it ends.
@@ -111,22 +86,6 @@ impl Index {
     /// For a call that no INVITE made.
     pub(super) fn initiated(self: &Arc<Self>) -> KeyGuard {
         KeyGuard { index: Arc::clone(self), dialogs: Vec::new(), invite: None }
-    }
-
-    /// From now on what comes back to requests of ours with this Call-ID and From tag is heard there.
-    pub(super) fn listen(self: &Arc<Self>, key: DialogKey) -> (Listening, mpsc::Receiver<Heard>) {
-        let (sender, receiver) = mpsc::channel(HEARD);
-        self.requests.insert(key.clone(), sender);
-        (Listening { index: Arc::clone(self), key }, receiver)
-    }
-
-    /// False when nobody listens.
-    fn tell(&self, key: Option<&DialogKey>, heard: Heard) -> bool {
-        let Some(key) = key.filter(|_| !self.requests.is_empty()) else { return false };
-        let Some(listener) = self.requests.get(key).map(|entry| entry.value().clone()) else { return false };
-        // A listener that is busy hears it again.
-        let _ = listener.try_send(heard);
-        true
     }
 
     /// Keys of calls in all indexes, for the check that nothing is left behind.
@@ -208,10 +167,7 @@ impl Dispatcher {
                 }
             }
             (None, Message::Response(response)) => {
-                let key = DialogKey::of_response(&response).filter(|_| !response.is_misrouted());
-                if key.as_ref().is_some_and(|key| shell.outside.waits_for(key)) {
-                    shell.outside.take(response);
-                } else if !self.index.tell(key.as_ref(), Heard::Response(Box::new((response, flow)))) {
+                if !shell.outside.take(response, flow) {
                     shell.counters.stray_responses.increment(1);
                 }
             }
@@ -351,9 +307,6 @@ impl Handler for Dispatcher {
     }
 
     fn on_send_failed(&self, token: SendToken, why: SendFault) {
-        if self.index.tell(Some(&token.dialog), Heard::NotSent(token.branch.clone())) {
-            return;
-        }
         if let Some(call) = self.index.dialog(Some(token.dialog.clone())) {
             // A full inbox loses nothing: the transaction's own timer ends it.
             let _ = call.inbox.try_send(Event::SendFailed(token.branch, why));

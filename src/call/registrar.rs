@@ -2,10 +2,10 @@
 //! [`crate::trunk::registration`] says; `maskline_trunk_registered` and the log tell how it stands.
 
 use super::Hop;
-use super::dispatch::{Heard, Index};
 use super::registry::Shell;
 use crate::clock;
 use crate::ids::IdSource;
+use crate::sip::outside::Heard;
 use crate::sip::transport::SendToken;
 use crate::sip::wire::ByteStr;
 use crate::trunk::registration::{Action, Event, Registration};
@@ -27,7 +27,7 @@ pub struct Registrar {
 impl Registrar {
     /// Registers every trunk that wants it, once the transports are there. Inside a tokio runtime.
     #[must_use]
-    pub fn start(shell: &Arc<Shell>, index: &Arc<Index>) -> Self {
+    pub fn start(shell: &Arc<Shell>) -> Self {
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         for (id, trunk) in shell.trunks.iter().filter(|(_, trunk)| trunk.register) {
@@ -43,7 +43,7 @@ impl Registrar {
                 registered: false,
                 hop: None,
             };
-            tasks.spawn(keeper.run(Arc::clone(index), stopped.clone()));
+            tasks.spawn(keeper.run(stopped.clone()));
         }
         Self { stop, tasks }
     }
@@ -80,8 +80,8 @@ struct Keeper {
 }
 
 impl Keeper {
-    async fn run(mut self, index: Arc<Index>, mut stopped: watch::Receiver<bool>) {
-        let (_listening, mut heard) = index.listen(self.machine.dialog_key());
+    async fn run(mut self, mut stopped: watch::Receiver<bool>) {
+        let (_listening, mut heard) = self.shell.outside.listen(self.machine.dialog_key());
         let mut stopping = false;
         while !self.machine.is_over() {
             let actions = tokio::select! {
@@ -96,7 +96,7 @@ impl Keeper {
                         let (response, flow) = &*received;
                         self.machine.handle(Event::Response(response, flow.peer.ip()), clock::now())
                     }
-                    Heard::NotSent(branch) => self.machine.handle(Event::NotSent(&branch), clock::now()),
+                    Heard::NotSent(branch, _) => self.machine.handle(Event::NotSent(&branch), clock::now()),
                 },
                 () = clock::sleep_until(self.machine.deadline()) => {
                     self.machine.handle(Event::Timeout, clock::now())

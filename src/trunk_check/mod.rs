@@ -178,7 +178,8 @@ impl Handler for Ears {
             Message::Response(response)
                 if DialogKey::of_response(&response).is_some_and(|key| self.outside.waits_for(&key)) =>
             {
-                return self.outside.take(response);
+                self.outside.take(response, flow);
+                return;
             }
             message => message,
         };

@@ -2,56 +2,53 @@
 
 use super::cdr::{ClockPair, HangupCause};
 use super::dispatch::{CallHandle, Index, KeyGuard};
-use super::identity::LegAddress;
 use super::leg::Refusal;
-use super::machine::{CallParameters, MAX_ATTEMPTS};
+use super::machine::CallParameters;
 use super::shares::{Place as SharePlace, Shares};
 use super::task::CallTask;
-use super::{Action, Call, Event, Found, Hop, Outlet, Place, StoreFailed};
+use super::{Action, Call, Event, Found, StoreFailed};
 use crate::clock;
 use crate::ids::IdSource;
 use crate::masking::guessing::Bucket;
 use crate::masking::route::Query;
 use crate::masking::session::MaskingSession;
-use crate::number::{Did, E164};
+use crate::number::E164;
 use crate::prompts::PromptLibrary;
 use crate::recording::{Recordings, manifest};
-use crate::sip::digest::Unanswered;
 use crate::sip::message::Request;
 use crate::sip::outside::Outside;
-use crate::sip::transport::{Destination, Flow, Protocol, Transports, local_address_towards};
+use crate::sip::transport::{Flow, Transports};
 use crate::store::{Cdr, Route, Store, StoreError, Verdict};
-use crate::trunk::gateways::{self, Gateways};
-use crate::trunk::registration::Way;
-use crate::trunk::{RateLimit, Transport, Trunk, TrunkId, Trunks};
-use bytes::Bytes;
+use crate::trunk::gateways::Gateways;
+use crate::trunk::{RateLimit, Trunk, TrunkId, Trunks};
 use dashmap::DashMap;
 use media::RecordingReport;
 use media::engine::Engine;
-use metrics::{Counter, Gauge};
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, info, info_span};
 use uuid::Uuid;
+
+mod figures;
+mod reach;
+
+pub use figures::Counters;
+use figures::{Complaints, TooManyGuesses};
+pub use reach::protocol_of;
 
 /// Events waiting for one call; more are dropped, and a UDP peer repeats them.
 const INBOX: usize = 64;
-/// Name look-ups of a URI that a peer or a number's configuration names.
-const RESOLVE: Duration = Duration::from_secs(2);
 /// Seconds after which a caller may try again when we are full.
 const RETRY_AFTER_FULL: u32 = 10;
 /// The same when we are draining: this node takes no call any more.
 const RETRY_AFTER_DRAINING: u32 = 60;
 /// An INVITE that would have to wait for longer, because its trunk takes only so many per second, fails.
 const LONGEST_QUEUE: Duration = Duration::from_secs(1);
-/// One complaint of a kind is logged in this time; the rest is counted.
-const COMPLAINT_PAUSE: Duration = Duration::from_secs(10);
 
 /// Limits of the whole service.
 #[derive(Debug, Clone, Copy)]
@@ -100,7 +97,7 @@ pub struct Shell {
     /// Calls whose record is not stored yet.
     unsettled: AtomicUsize,
     tasks: Mutex<JoinSet<()>>,
-    complaints: Mutex<BTreeMap<&'static str, Instant>>,
+    complaints: Complaints,
 }
 
 struct TrunkLoad {
@@ -109,56 +106,6 @@ struct TrunkLoad {
     rate: Option<Mutex<RateLimit>>,
     /// Of INVITEs that leave.
     pace: Option<Mutex<RateLimit>>,
-}
-
-/// Handles of the call counters, see `/metrics`.
-pub struct Counters {
-    /// INVITEs that became calls.
-    pub calls: Counter,
-    /// Calls answered on both legs.
-    pub bridged: Counter,
-    /// Calls refused because we are full or draining.
-    pub full: Counter,
-    /// Calls that an error of ours ended.
-    pub internal_errors: Counter,
-    /// Calls that got no media ports.
-    pub no_media: Counter,
-    /// INVITEs from where nobody may call in.
-    pub refused_source: Counter,
-    /// INVITEs whose caller was asked for user name and password.
-    pub challenged: Counter,
-    /// INVITEs with a wrong one.
-    pub wrong_credentials: Counter,
-    /// Responses of no call.
-    pub stray_responses: Counter,
-    /// Messages dropped because their call was busy.
-    pub inbox_full: Counter,
-    /// PINs that were not judged because there were too many wrong ones.
-    pub pin_locked: Counter,
-    /// Calls now.
-    pub live: Gauge,
-    /// Tasks of calls now, lingering ones included.
-    pub tasks: Gauge,
-}
-
-impl Default for Counters {
-    fn default() -> Self {
-        Self {
-            calls: metrics::counter!("maskline_calls_total"),
-            bridged: metrics::counter!("maskline_calls_bridged_total"),
-            full: metrics::counter!("maskline_calls_refused_full_total"),
-            internal_errors: metrics::counter!("maskline_internal_errors_total"),
-            no_media: metrics::counter!("maskline_calls_without_port_total"),
-            refused_source: metrics::counter!("maskline_sip_invites_refused_source_total"),
-            challenged: metrics::counter!("maskline_sip_invites_challenged_total"),
-            wrong_credentials: metrics::counter!("maskline_sip_invites_wrong_credentials_total"),
-            stray_responses: metrics::counter!("maskline_sip_stray_responses_total"),
-            inbox_full: metrics::counter!("maskline_sip_inbox_full_total"),
-            pin_locked: metrics::counter!("maskline_pin_locked_total"),
-            live: metrics::gauge!("maskline_calls"),
-            tasks: metrics::gauge!("maskline_call_tasks"),
-        }
-    }
 }
 
 /// What became of a new INVITE.
@@ -280,7 +227,7 @@ impl Shell {
             calls: DashMap::new(),
             unsettled: AtomicUsize::new(0),
             tasks: Mutex::new(JoinSet::new()),
-            complaints: Mutex::new(BTreeMap::new()),
+            complaints: Complaints::default(),
         }
     }
 
@@ -510,77 +457,6 @@ impl Shell {
         Some(permit)
     }
 
-    /// What a leg towards `peer` shows of us; `None` when there is no route to it or no listener of that kind.
-    pub(super) fn leg_address(
-        &self,
-        protocol: Protocol,
-        peer: IpAddr,
-        listener: Option<SocketAddr>,
-        ids: &mut IdSource,
-    ) -> Option<LegAddress> {
-        let listener = match listener {
-            Some(listener) => listener,
-            None => self.listener(protocol, peer)?,
-        };
-        let local = if listener.ip().is_unspecified() {
-            local_address_towards(SocketAddr::new(peer, 5060)).ok()?
-        } else {
-            listener.ip()
-        }
-        .to_canonical();
-        Some(LegAddress {
-            protocol,
-            sip: SocketAddr::new(self.sip_public.unwrap_or(local), listener.port()),
-            media: self.media_public.unwrap_or(local),
-            bind: local,
-            contact_user: ids.contact_user(),
-            sips: false,
-        })
-    }
-
-    fn listener(&self, protocol: Protocol, peer: IpAddr) -> Option<SocketAddr> {
-        let listeners = self.transports.get()?.local_addresses();
-        let of = |protocol| {
-            let mut all = listeners.iter().filter(move |(kind, _)| *kind == protocol).map(|(_, at)| *at);
-            let same_family = all.clone().find(|at| at.is_ipv4() == peer.to_canonical().is_ipv4());
-            same_family.or_else(|| all.next())
-        };
-        // A leg by TCP may leave from a port of its own; its Via names a UDP listener's when there is no other.
-        of(protocol).or_else(|| of(Protocol::Udp))
-    }
-
-    /// Sends by address at once, by name after a look-up in a task of its own.
-    pub(super) fn send(self: &Arc<Self>, wire: Bytes, to: &Hop) {
-        let destination = |address| Destination {
-            protocol: to.protocol,
-            address,
-            connection: to.connection,
-            local: to.local,
-            name: to.name.clone(),
-            token: to.token.clone(),
-        };
-        match &to.place {
-            Place::Address(address) => self.send_to(wire, &destination(*address)),
-            Place::Name(host, port) => {
-                let (shell, host, port) = (Arc::clone(self), host.clone(), *port);
-                let mut to = destination(SocketAddr::new(IpAddr::from([0, 0, 0, 0]), port));
-                let looking = async move {
-                    if let Some(address) = resolve(&host, port).await {
-                        to.address = address;
-                        shell.send_to(wire, &to);
-                    }
-                };
-                self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(looking);
-            }
-        }
-    }
-
-    pub(super) fn send_to(&self, wire: Bytes, to: &Destination) {
-        if let Some(transports) = self.transports.get() {
-            transports.send(wire, to);
-        }
-    }
-
     /// [`Self::find`], after a PIN that was typed is counted in `buckets`.
     pub(super) async fn find_and_count(
         &self,
@@ -642,48 +518,6 @@ impl Shell {
         Ok(partner.filter(|partner| self.store.virtual_number(partner).is_none()))
     }
 
-    /// The targets of a trunk's gateways, in order of failover.
-    async fn outlets(&self, trunk: &Arc<Trunk>, id: TrunkId) -> Vec<Outlet> {
-        let ways = self.gateways.ways(id).await;
-        let mut outlets = Vec::with_capacity(ways.len().min(MAX_ATTEMPTS.into()));
-        for way in ways {
-            if outlets.len() < MAX_ATTEMPTS.into() {
-                outlets.extend(self.outlet(trunk, way));
-            }
-        }
-        // The media is bound once, on the first one's address: one that is reached from another address of ours, or by
-        // the other family, would be promised audio where there is none.
-        let bound = outlets.first().map(|outlet: &Outlet| outlet.address.bind);
-        outlets.retain(|outlet| Some(outlet.address.bind) == bound);
-        outlets
-    }
-
-    fn outlet(&self, trunk: &Arc<Trunk>, way: gateways::Way) -> Option<Outlet> {
-        let gateway = trunk.gateways.get(way.gateway)?;
-        let (protocol, address) = (protocol_of(way.target.transport), way.target.address);
-        let mut ids = IdSource::from_system();
-        let literal =
-            if gateway.host.contains(':') { format!("[{}]", gateway.host) } else { gateway.host.clone() };
-        Some(Outlet {
-            trunk: Arc::clone(trunk),
-            hop: Hop {
-                protocol,
-                place: Place::Address(address),
-                connection: None,
-                local: None,
-                // What DNS has chosen is chosen; only UDP by default may give way to TCP.
-                pinned: gateway.transport.is_some() || protocol != Protocol::Udp,
-                // RFC 5922 §7.1: the name that was configured, not the one that DNS led to.
-                name: gateway.ip().is_none().then(|| Arc::from(gateway.host.as_str())),
-                token: None,
-            },
-            host: gateway.port.map_or(literal.clone(), |port| format!("{literal}:{port}")),
-            address: self.leg_address(protocol, address.ip(), None, &mut ids)?,
-            target: way.target,
-            is_news: way.is_news,
-        })
-    }
-
     /// A row of a call that goes on: the call does not depend on it.
     pub(super) fn noted(&self, written: Result<(), StoreError>) {
         if let Err(error) = written {
@@ -712,71 +546,6 @@ impl Shell {
             entry.value_mut().1 = session;
         }
     }
-
-    /// A carrier wanted to know who we are, and we could not tell to its content.
-    pub(super) fn unauthorized(&self, trunk: &str, why: Unanswered) {
-        metrics::counter!("maskline_trunk_unauthorized_total", "trunk" => trunk.to_owned()).increment(1);
-        self.say("credentials", &Unauthorized { trunk: trunk.to_owned(), why });
-    }
-
-    /// Somebody tries passwords, or a trunk is configured with a wrong one.
-    pub(super) fn wrong_credentials(&self, source: IpAddr) {
-        self.counters.wrong_credentials.increment(1);
-        self.say("callers", &WrongCredentials(source));
-    }
-
-    /// The gateway of that number, counted over all of the trunk's again and again: how it is reached, and what a
-    /// Contact with this user is there.
-    pub(super) async fn registrar(&self, id: TrunkId, number: usize) -> Option<(Hop, Way)> {
-        let trunk = self.shared_trunks.get(id.index())?;
-        let outlets = self.outlets(trunk, id).await;
-        let Outlet { hop, host, mut address, .. } = outlets.get(number.checked_rem(outlets.len())?)?.clone();
-        address.contact_user = trunk.registered_user();
-        let way = Way {
-            registrar: host,
-            address: hop.address()?.ip(),
-            transport: hop.protocol.via_name(),
-            reliable: hop.protocol != Protocol::Udp,
-            sent_by: address.sip.to_string(),
-            contact: address.contact(),
-        };
-        Some((hop, way))
-    }
-
-    /// Something of ours fails: said once in a while, so that no fault fills the log.
-    pub(super) fn complain(&self, what: &'static str, error: &dyn std::error::Error) {
-        metrics::counter!("maskline_failures_total", "of" => what).increment(1);
-        self.say(what, error);
-    }
-
-    /// The same for a fault of others, which is none of ours.
-    fn say(&self, what: &'static str, error: &dyn std::error::Error) {
-        let now = clock::now();
-        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = complaints.get(what).is_none_or(|last| now.duration_since(*last) >= COMPLAINT_PAUSE);
-        if due {
-            complaints.insert(what, now);
-            warn!(what, error = %error, "failure");
-        }
-    }
-}
-
-/// Somebody is guessing.
-#[derive(Debug, thiserror::Error)]
-#[error("too many wrong PINs from a caller or on {0}: further ones are not judged for a while")]
-struct TooManyGuesses(Did);
-
-/// Somebody calls in by a trunk that challenges.
-#[derive(Debug, thiserror::Error)]
-#[error("a caller at {0} gives a wrong user name or password")]
-struct WrongCredentials(IpAddr);
-
-/// A carrier turned a request of ours away.
-#[derive(Debug, thiserror::Error)]
-#[error("trunk {trunk}: the carrier asks for user name and password, and the request fails: {why}")]
-struct Unauthorized {
-    trunk: String,
-    why: Unanswered,
 }
 
 /// Takes the call off the list when its task ends.
@@ -790,19 +559,4 @@ impl Drop for RegistryEntry {
         self.shell.calls.remove(&self.id);
         self.shell.counters.tasks.decrement(1.0);
     }
-}
-
-/// The transport's own word for it.
-#[must_use]
-pub fn protocol_of(transport: Transport) -> Protocol {
-    match transport {
-        Transport::Udp => Protocol::Udp,
-        Transport::Tcp => Protocol::Tcp,
-        Transport::Tls => Protocol::Tls,
-    }
-}
-
-async fn resolve(host: &str, port: u16) -> Option<SocketAddr> {
-    let looked_up = tokio::time::timeout(RESOLVE, tokio::net::lookup_host((host, port))).await;
-    looked_up.ok()?.ok()?.next()
 }
