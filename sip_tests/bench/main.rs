@@ -75,6 +75,9 @@ pub(crate) struct Options {
     /// memory: how many calls are held, one step after another.
     #[arg(long, value_delimiter = ',', default_value = "1,100,500")]
     held: Vec<u32>,
+    /// `media.engine` of the service: `auto`, `io_uring` or `epoll`. The bare loop is epoll's all the same.
+    #[arg(long, default_value = "auto")]
+    engine: String,
     /// The service's program; the one beside this program when not given.
     #[arg(long)]
     server: Option<PathBuf>,

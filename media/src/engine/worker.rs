@@ -208,6 +208,7 @@ impl Worker {
     /// Until nobody is left who could tell it of a call.
     pub(super) fn run(mut self, ring: Option<Box<Ring>>) {
         self.ring = ring;
+        self.publish(MediaTime::default());
         loop {
             match catch_unwind(AssertUnwindSafe(|| self.turn())) {
                 Ok(Ok(true)) => {}
@@ -467,6 +468,7 @@ impl Worker {
         let counters = &mut self.counters;
         counters.recordings = self.recorder.live() as u64;
         counters.unrecorded = self.recorder.lost();
+        counters.on_io_uring = u64::from(self.ring.is_some());
         *self.shared.published.lock().unwrap_or_else(PoisonError::into_inner) = *counters;
     }
 }
