@@ -507,6 +507,7 @@ impl Call {
     pub(super) fn on_refused(&mut self, status: u16, actions: &mut Vec<Action>, now: Instant) {
         let cause = HangupCause::of_failure(status, self.b.as_ref().and_then(Leg::told_cause));
         self.cdr.ended(self.b_uuid, cause, HangupSource::Callee, Some(status), now);
+        self.note_causes();
         let State::Dialing { plan, attempt, ringing, .. } = &self.state else { return };
         let next = self.next_gateway(status, *attempt, *ringing);
         if let (Some(next), Target::Party(_)) = (next, plan) {
