@@ -125,7 +125,8 @@ impl Placement {
         let arrival = i64::try_from(packet.arrival).unwrap_or(i64::MAX);
         let is_own = |anchor: &Anchor| anchor.ssrc == packet.ssrc;
         if !self.anchor.as_ref().is_some_and(is_own) {
-            let returns = |anchor: &Anchor| is_own(anchor) && is_timely(arrival - anchor.position_of(packet.timestamp));
+            let returns =
+                |anchor: &Anchor| is_own(anchor) && is_timely(arrival - anchor.position_of(packet.timestamp));
             if !self.before.as_ref().is_some_and(returns) {
                 let begun = self.begin(packet, arrival, 1);
                 return Some(begun);
@@ -632,7 +633,13 @@ mod tests {
             let mut placement = Placement::default();
             let mut last = 0;
             for number in 0..6000usize {
-                let delay = if number == 0 { first } else if number % 7 == 1 { late_ones } else { 0 };
+                let delay = if number == 0 {
+                    first
+                } else if number % 7 == 1 {
+                    late_ones
+                } else {
+                    0
+                };
                 let arrived = Arrived { marker: false, ..packet(number, 20 * number as u64 + delay) };
                 let position = placement.place(&arrived).unwrap().position;
                 last = position - milliseconds(20 * number as u64) as i64;
@@ -652,7 +659,8 @@ mod tests {
                 leg.emit(arrival.saturating_sub(WINDOW));
                 let place = leg.placement.place(&arrived).unwrap();
                 leg.timeline.insert(place.position, &[7; FRAME]);
-                leg.timeline.insert(place.position - i64::from(place.stretch), &vec![7; place.stretch as usize]);
+                leg.timeline
+                    .insert(place.position - i64::from(place.stretch), &vec![7; place.stretch as usize]);
             }
             let slipped = leg.placement.slipped();
             let (file, gaps) = leg.finish(59_000);
@@ -664,7 +672,8 @@ mod tests {
     /// Frame `number` of another stream.
     fn of_another_stream(number: usize, ms: u64) -> Arrived {
         let packet = packet(number, ms);
-        let (timestamp, sequence) = (packet.timestamp.wrapping_add(0x5555_0000), packet.sequence.wrapping_add(0x5555));
+        let (timestamp, sequence) =
+            (packet.timestamp.wrapping_add(0x5555_0000), packet.sequence.wrapping_add(0x5555));
         Arrived { ssrc: 10, timestamp, sequence, ..packet }
     }
 
@@ -704,7 +713,10 @@ mod tests {
 
     #[test]
     fn lists_are_joined_in_order() {
-        assert_eq!(joined(vec![(0, 5), (20, 5)], vec![(5, 5), (18, 10), (40, 1)]), [(0, 10), (18, 10), (40, 1)]);
+        assert_eq!(
+            joined(vec![(0, 5), (20, 5)], vec![(5, 5), (18, 10), (40, 1)]),
+            [(0, 10), (18, 10), (40, 1)]
+        );
         assert_eq!(joined(vec![], vec![]), []);
     }
 

@@ -119,7 +119,8 @@ mod tests {
             losses.add(&mut other, packet(number, 2));
         }
         let taken = losses.take().unwrap();
-        let found: Vec<_> = taken.iter().map(|loss| (loss.first.ssrc, loss.first.sequence, loss.samples)).collect();
+        let found: Vec<_> =
+            taken.iter().map(|loss| (loss.first.ssrc, loss.first.sequence, loss.samples)).collect();
         assert_eq!(found, [(1, 0, 480), (2, 0, 480), (1, 5, 320), (2, 5, 320)]);
         assert!(losses.take().is_none());
         // A list that has been taken is not added to.
@@ -151,7 +152,8 @@ mod tests {
         // Ten times real time, and crumbs.
         for (payload, every) in [(160, 16), (1, 4)] {
             let mut leg = Leg::new(MediaTime::default());
-            let taken = (0..20_000).filter(|n| leg.may_spend(payload, MediaTime::from_samples(n * every))).count();
+            let taken =
+                (0..20_000).filter(|n| leg.may_spend(payload, MediaTime::from_samples(n * every))).count();
             let most = (SAVINGS + INCOME * 20_000 * every) / (payload as u64 + size_of::<Record>() as u64);
             assert!(taken as u64 <= most && taken < 20_000, "{taken} of {most}");
         }

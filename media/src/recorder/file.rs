@@ -73,7 +73,16 @@ impl WavFile {
     /// A file that is still to be opened.
     pub(super) fn new(rate: u32, unwritten: Arc<AtomicU64>) -> Self {
         let waiting = Vec::with_capacity(BUFFER);
-        Self { storage: None, rate, done: 0, waiting, reach: 0, counted: 0, lost: Stretches::new(), unwritten }
+        Self {
+            storage: None,
+            rate,
+            done: 0,
+            waiting,
+            reach: 0,
+            counted: 0,
+            lost: Stretches::new(),
+            unwritten,
+        }
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -133,7 +142,9 @@ impl WavFile {
 
     /// Makes the header count what has been written.
     pub(super) fn write_header(&mut self) -> io::Result<()> {
-        let Some(storage) = self.storage.as_ref().filter(|_| self.counted != self.reach) else { return Ok(()) };
+        let Some(storage) = self.storage.as_ref().filter(|_| self.counted != self.reach) else {
+            return Ok(());
+        };
         let (_, outcome) = write_all(storage.as_ref(), &header(self.reach, self.rate), 0);
         self.counted = self.reach;
         outcome

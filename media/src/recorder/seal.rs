@@ -312,7 +312,8 @@ mod tests {
 
     #[test]
     fn losses_at_the_end_are_joined() {
-        let mut leg = LegRecording { lost: vec![(0, 10), (50, 20), (90, 5), (100, 7)], ..LegRecording::default() };
+        let mut leg =
+            LegRecording { lost: vec![(0, 10), (50, 20), (90, 5), (100, 7)], ..LegRecording::default() };
         leg.miss_from(60, 100);
         assert_eq!(leg.lost, [(0, 10), (50, 50), (100, 7)]);
         leg.miss_from(100, 100);

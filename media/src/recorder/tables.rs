@@ -231,7 +231,8 @@ fn everything_at_once_is_still_sample_exact() {
                 let samples = lengths[noise.below(4) as usize];
                 let to = (from + 60 * (1 + noise.below(8))).min(END_MS);
                 let said = speaker.talk(samples, from, to);
-                let (mut said, lost) = if noise.below(3) > 0 { lose(said, &mut noise) } else { (said, vec![]) };
+                let (mut said, lost) =
+                    if noise.below(3) > 0 { lose(said, &mut noise) } else { (said, vec![]) };
                 // A new stream's first packet is put where it arrives.
                 for packet in said.iter_mut().skip(usize::from(is_new)) {
                     packet.when += noise.below(milliseconds(60));

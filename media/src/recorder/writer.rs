@@ -224,7 +224,16 @@ impl Recording {
         let outcomes = [&mut self.a, &mut self.b].map(|leg| leg.flush(samples, true));
         outcomes.into_iter().for_each(|outcome| self.judge(outcome));
         let Self { directory, events, a, b, complete, .. } = self;
-        Written { directory, samples, rate, a: a.into_report(), b: b.into_report(), complete, events, statistics }
+        Written {
+            directory,
+            samples,
+            rate,
+            a: a.into_report(),
+            b: b.into_report(),
+            complete,
+            events,
+            statistics,
+        }
     }
 
     fn judge(&mut self, outcome: io::Result<()>) {
@@ -263,8 +272,15 @@ impl Leg {
         let outcome = self.make_room(arrival);
         match record.content {
             Content::Audio(codec, _) => {
-                if let Some(place) = self.placement.place(&arrived(&record.header, arrival, payload.len() as u32)) {
-                    self.insert(codec, self.scaled(place.position), payload, self.scaled(place.stretch.into()));
+                if let Some(place) =
+                    self.placement.place(&arrived(&record.header, arrival, payload.len() as u32))
+                {
+                    self.insert(
+                        codec,
+                        self.scaled(place.position),
+                        payload,
+                        self.scaled(place.stretch.into()),
+                    );
                 }
             }
             Content::Key(duration) => {

@@ -41,11 +41,8 @@ fn sink() -> (EventSink, Arc<Mutex<Vec<MediaEvent>>>) {
 }
 
 fn begin(directory: &Path, wideband: bool, events: EventSink) -> Recording {
-    let files = Files {
-        directory: directory.to_owned(),
-        disk: Arc::new(SystemDisk),
-        unwritten: Arc::default(),
-    };
+    let files =
+        Files { directory: directory.to_owned(), disk: Arc::new(SystemDisk), unwritten: Arc::default() };
     Recording::begin(files, wideband, events, at(0))
 }
 
@@ -120,13 +117,7 @@ fn record_through(packets: &[(Side, u16, u64)], end_ms: u64) -> (Folder, Recordi
     let mut next = packets.iter().peekable();
     for ms in (0..end_ms).step_by(5) {
         while let Some((side, number, _)) = next.next_if(|(.., when)| *when <= ms) {
-            assert!(recorder.audio(
-                (id, *side),
-                &header(*number),
-                Codec::Pcmu,
-                &payload(*number),
-                at(ms)
-            ));
+            assert!(recorder.audio((id, *side), &header(*number), Codec::Pcmu, &payload(*number), at(ms)));
         }
         recorder.tick(at(ms));
     }
@@ -135,9 +126,7 @@ fn record_through(packets: &[(Side, u16, u64)], end_ms: u64) -> (Folder, Recordi
         ..Default::default()
     };
     recorder.finish(id, statistics, at(end_ms));
-    let MediaEvent::Recorded(report) = heard.recv_timeout(Duration::from_secs(20)).unwrap() else {
-        panic!()
-    };
+    let MediaEvent::Recorded(report) = heard.recv_timeout(Duration::from_secs(20)).unwrap() else { panic!() };
     assert_eq!(heard.recv_timeout(Duration::from_secs(20)).unwrap(), MediaEvent::Closed(statistics));
     (folder, report)
 }
@@ -181,7 +170,13 @@ fn a_folder_that_cannot_be_made_fails_the_recording_and_not_the_call() {
 }
 
 /// Two legs that talk, each packet at its time; what became of each.
-fn talk(session: &mut Session, legs: &mut [Speaker; 2], said: &mut [Vec<i16>; 2], from_ms: u64, to_ms: u64) -> u64 {
+fn talk(
+    session: &mut Session,
+    legs: &mut [Speaker; 2],
+    said: &mut [Vec<i16>; 2],
+    from_ms: u64,
+    to_ms: u64,
+) -> u64 {
     let mut refused = 0;
     for moment in (milliseconds(from_ms)..milliseconds(to_ms)).step_by(160) {
         for (leg, said) in legs.iter_mut().zip(said.iter_mut()) {
