@@ -6,9 +6,10 @@
 //!
 //! SHA-256 goes through a file from its first byte, and the first bytes of a WAV file are its length: it cannot be made
 //! while the file grows. (A digest of the audio alone could; but nobody's `sha256sum` would find it.) What hashing at
-//! the end costs more is one read, as a rule from the system's cache: a tenth or less of what the hashing itself
-//! costs, which would otherwise burden the thread that must keep up with live calls. It is done in steps of 64 KiB, at
-//! low priority, for as many files at one time as there are sealers.
+//! the end costs more is one read, as a rule from the system's cache: for an hour of one leg 15 ms of CPU beside the
+//! 40 ms of hashing with the processor's own instructions. The hashing itself would otherwise burden the thread that must
+//! keep up with live calls. It is done in steps of 64 KiB, at low priority, for as many files at one time as there are
+//! sealers.
 
 use super::file::{self, MAX_SAMPLES, header};
 use super::{A_LEG, B_LEG, EventSink};

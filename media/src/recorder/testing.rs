@@ -56,8 +56,6 @@ struct State {
     /// Who waits for the stall to end.
     waiting: usize,
     room: Option<usize>,
-    /// Somebody was told that there is no room.
-    refused: bool,
 }
 
 impl FaultyDisk {
@@ -83,18 +81,9 @@ impl FaultyDisk {
 
     /// Returns when somebody waits for the disk.
     pub(super) fn wait_until_stalled(&self) {
-        self.wait_until(|state| state.waiting > 0);
-    }
-
-    /// Returns when the disk has refused something.
-    pub(super) fn wait_until_refused(&self) {
-        self.wait_until(|state| state.refused);
-    }
-
-    fn wait_until(&self, is_so: impl Fn(&State) -> bool) {
         let state = self.0.state.lock().unwrap();
         let (state, waited) =
-            self.0.changed.wait_timeout_while(state, PATIENCE, |state| !is_so(state)).unwrap();
+            self.0.changed.wait_timeout_while(state, PATIENCE, |state| state.waiting == 0).unwrap();
         drop(state);
         assert!(!waited.timed_out(), "nobody asks the disk for anything");
     }
@@ -109,11 +98,7 @@ impl FaultyDisk {
         let bytes = bytes.min(self.0.portion.load(Ordering::SeqCst));
         match &mut state.room {
             None => Ok(bytes),
-            Some(0) => {
-                state.refused = true;
-                self.0.changed.notify_all();
-                Err(io::ErrorKind::StorageFull.into())
-            }
+            Some(0) => Err(io::ErrorKind::StorageFull.into()),
             Some(room) => {
                 let admitted = bytes.min(*room);
                 *room -= admitted;
