@@ -10,6 +10,7 @@ use crate::callbacks::Courier;
 use crate::clock;
 use crate::command::{PidFile, PidFileError};
 use crate::config::{Checked, Listen};
+use crate::descriptors;
 use crate::masking::session::MaskingSession;
 use crate::prompts::PromptLibrary;
 use crate::recording::{DirectoryLock, DirectoryTaken, Recordings, repair, worker};
@@ -116,7 +117,6 @@ fn init_logging() {
 }
 
 async fn run(config: &Checked) -> Result<(), StartError> {
-    raise_descriptor_limit();
     let _pid_file = PidFile::claim(config.store.pid_file())?;
     let service = Service::start(config).await?;
     service.greet(config);
@@ -178,7 +178,7 @@ impl Service {
             sip_public: config.sip.public_address,
             media_public: config.media.public_address,
             limits: CallLimits {
-                max_calls: usize::try_from(config.sip.max_calls).unwrap_or(usize::MAX),
+                max_calls: calls_allowed(config),
                 max_calls_per_second: config.sip.max_calls_per_second,
             },
         }));
@@ -483,14 +483,19 @@ fn metrics_handle() -> PrometheusHandle {
         .clone()
 }
 
-/// Four sockets per call, and two files when it is recorded.
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        warn!("the limit of open files stays as it is: {error}");
+/// As many calls as are asked for and open files allow.
+fn calls_allowed(config: &Checked) -> usize {
+    let limit = descriptors::raise_limit();
+    let connections = u64::from(config.sip.tcp_connections).saturating_add(api::CONNECTIONS as u64);
+    let (wanted, possible) =
+        (u64::from(config.sip.max_calls), descriptors::calls_within(limit, connections).max(1));
+    if possible < wanted {
+        warn!(
+            "{limit} open files (ulimit -n) are enough for {possible} calls, fewer than sip.max_calls = {wanted}: \
+             more are refused"
+        );
     }
+    usize::try_from(possible.min(wanted)).unwrap_or(usize::MAX)
 }
 
 async fn shutdown_signal() {

@@ -11,6 +11,7 @@ mod counters;
 mod io;
 mod leg;
 mod press;
+pub(crate) mod priority;
 #[cfg(test)]
 mod tests;
 mod worker;

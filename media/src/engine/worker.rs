@@ -441,6 +441,7 @@ impl Worker {
         let counters = &mut self.counters;
         counters.recordings = self.recorder.live() as u64;
         counters.unrecorded = self.recorder.lost();
+        counters.unwritten = self.recorder.unwritten();
         *self.shared.published.lock().unwrap_or_else(PoisonError::into_inner) = *counters;
     }
 }
