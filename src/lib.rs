@@ -30,7 +30,9 @@
 //!   store/        accounts, sealed tokens, numbers, sessions, calls, nodes (no SQL elsewhere); SQLite or PostgreSQL
 //!   recording/    manifest, mix, retention, repair      api/  REST and its description, health, metrics
 //!   callbacks/    event: what is told    signature    the courier that empties the outbox (store/outbox)
+//!   media_metrics the media engine's sums at /metrics
 //! media/          RTP, RTCP, SRTP, SDP, G.711, G.722, telephone-event, prompts, recorder; the engine that owns the sockets
+//!                 and moves their packets by io_uring or epoll
 //! sip_tests/      phones, a simulated network, SIPp scenarios, real peers, benchmarks, and the tests that use them
 //! ```
 //!
@@ -77,6 +79,7 @@ pub mod demo;
 mod descriptors;
 pub mod ids;
 pub mod masking;
+mod media_metrics;
 pub mod number;
 pub mod prompts;
 pub mod recording;

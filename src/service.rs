@@ -12,6 +12,7 @@ use crate::command::{PidFile, PidFileError};
 use crate::config::{Checked, Listen};
 use crate::descriptors;
 use crate::masking::session::MaskingSession;
+use crate::media_metrics;
 use crate::prompts::PromptLibrary;
 use crate::recording::{DirectoryLock, DirectoryTaken, Recordings, repair, worker};
 use crate::sip::transport::{BindError, ListenAddress, Protocol, TransportLimits, Transports};
@@ -168,6 +169,7 @@ impl Service {
             }
         }
         let engine = Engine::start(config.media.limits.clone()).map_err(StartError::Media)?;
+        let media = engine.clone();
         let shell = Arc::new(Shell::new(ShellParts {
             store: store.clone(),
             engine,
@@ -228,6 +230,7 @@ impl Service {
         let base = config.http.public_url.clone().unwrap_or_else(|| format!("http://{http}"));
         jobs.spawn(Courier::new(store.clone(), &config.http.fetch_allow, base.clone())?.run());
         jobs.spawn(heartbeat(store));
+        jobs.spawn(media_metrics::run(media));
         jobs.spawn(prober::run(Arc::clone(&shell)));
         jobs.spawn(Arc::clone(&shell.gateways).keep_located(dns, families(&transports)));
         jobs.spawn(loader.run());
