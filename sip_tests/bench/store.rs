@@ -107,6 +107,10 @@ async fn multiply(path: &str, template: &MaskingSession, count: usize, changes: 
          DROP TABLE copy;
          DELETE FROM session_hours;
          INSERT INTO session_hours SELECT account, ends_at / 3600000000, COUNT(*) FROM sessions GROUP BY 1, 2;
+         -- The first create that asks sums them up.
+         DELETE FROM number_loads;
+         INSERT INTO number_loads SELECT virtual_number, MAX(account), 0, 0, 0, NULL, 0 FROM sessions
+             WHERE takes_strangers = 1 GROUP BY 1;
          COMMIT;",
         template.uuid
     );
@@ -138,12 +142,14 @@ async fn fill(path: &str, sessions: usize) -> Result<Store, Failure> {
                 || '-8' || substr(hex(randomblob(2)), 2) || '-' || hex(randomblob(6)))";
     let number = format!("CAST(12025550000 + rowid % {NUMBERS} AS TEXT)");
     let (hour, half) = (3_600_000_000_i64, sessions / 2);
-    // One second apart and a day long, the older half ended; a session in ten rests its number for a minute.
+    // One second apart and a day long, the older half ended, which was noticed of all but the last hundred; a session
+    // in ten rests its number for a minute.
     let at = now.as_microsecond();
     let changes = format!(
         "uuid = {uuid}, virtual_number = {number},
          first_party = CAST(12120000000 + rowid / 5 AS TEXT), second_party = CAST(12130000000 + rowid / 5 AS TEXT),
          created_at = {at} - ({sessions} - rowid) * 1000000, modified_at = {at} - ({sessions} - rowid) * 1000000,
+         timeout_told = CASE WHEN rowid <= {half} - 100 THEN 1 ELSE 0 END,
          subaccount = CASE WHEN rowid % 100 = 0 THEN 'SABENCH' END,
          cooloff = CASE WHEN rowid % 10 = 0 THEN 60 ELSE 0 END,
          expires_at = CASE WHEN rowid > {half} THEN {at} + 24 * {hour} ELSE {at} - ({half} - rowid) * 1000000 END,

@@ -8,6 +8,8 @@
 //! With C the largest number of sessions that one party is in at once, 2C − 1 numbers always suffice: each of
 //! the two parties of a new session blocks at most C − 1 numbers, so of 2C − 1 one is left.
 
+use std::sync::Arc;
+
 use rand::RngExt;
 use rlibphonenumber::{PHONE_NUMBER_UTIL, PhoneNumber, Region};
 
@@ -54,7 +56,7 @@ pub const UNKNOWN_COUNTRY: &str = "ZZ";
 /// What strangers hear on a number. It is alike in all PIN sessions of one number, so that nobody can tell
 /// from a prompt whose number it is, and so that a prompt can be played before the session is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StrangerProfile(String);
+pub struct StrangerProfile(Arc<str>);
 
 impl StrangerProfile {
     /// What strangers hear in a session with these settings.
@@ -67,10 +69,8 @@ impl StrangerProfile {
         unknown_caller_play: &str,
     ) -> Self {
         // A space cannot be in a URL, so the parts cannot run into each other.
-        Self(format!(
-            "{retry} {} {prompt_play} {incorrect_play} {unknown_caller_play}",
-            retry_wait.as_millis()
-        ))
+        let retry_wait = retry_wait.as_millis();
+        Self(format!("{retry} {retry_wait} {prompt_play} {incorrect_play} {unknown_caller_play}").into())
     }
 
     /// What strangers hear in a session with PIN.
@@ -82,7 +82,7 @@ impl StrangerProfile {
     /// As it was stored.
     #[must_use]
     pub fn from_stored(stored: String) -> Self {
-        Self(stored)
+        Self(stored.into())
     }
 
     /// What the store keeps.
@@ -114,6 +114,36 @@ impl PinWeight {
     }
 }
 
+/// What the active sessions that take strangers do to a number.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StrangerLoad {
+    /// One of them connects whoever dials.
+    pub takes_anyone: bool,
+    /// How many of them have a PIN.
+    pub pin_sessions: u64,
+    /// What these take of the number's room for PINs.
+    pub pin_weight: PinWeight,
+    /// What strangers hear; `None` without PIN sessions.
+    pub profile: Option<StrangerProfile>,
+}
+
+impl StrangerLoad {
+    /// Whether one more session may be on the number that does this with strangers.
+    #[must_use]
+    pub fn admits(&self, strangers: &Strangers) -> bool {
+        match strangers {
+            Strangers::None => true,
+            // Whoever dials is connected to one party: no other session can be meant.
+            Strangers::Anyone => !self.takes_anyone && self.pin_sessions == 0,
+            Strangers::Pin { profile, weight } => {
+                !self.takes_anyone
+                    && self.profile.as_ref().is_none_or(|present| present == profile)
+                    && self.pin_weight.with(*weight) <= PIN_ROOM
+            }
+        }
+    }
+}
+
 /// The state of one virtual number when a session asks for one.
 #[derive(Debug, Clone)]
 pub struct NumberState {
@@ -125,44 +155,19 @@ pub struct NumberState {
     pub busy: bool,
     /// It rests after a session with a cool-off.
     pub resting: bool,
-    /// An active session on it connects whoever dials.
-    pub takes_anyone: bool,
-    /// Active sessions with PIN on it.
-    pub pin_sessions: u64,
-    /// What these take of its room for PINs.
-    pub pin_weight: PinWeight,
-    /// What strangers hear on it; `None` without PIN sessions.
-    pub profile: Option<StrangerProfile>,
+    /// What strangers find on it.
+    pub load: StrangerLoad,
 }
 
 impl NumberState {
     /// A number without any session.
     #[must_use]
     pub fn unused(did: Did, country: Option<Country>) -> Self {
-        Self {
-            did,
-            country,
-            busy: false,
-            resting: false,
-            takes_anyone: false,
-            pin_sessions: 0,
-            pin_weight: PinWeight::default(),
-            profile: None,
-        }
+        Self { did, country, busy: false, resting: false, load: StrangerLoad::default() }
     }
 
     fn fits(&self, strangers: &Strangers) -> bool {
-        let strangers_fit = match strangers {
-            Strangers::None => true,
-            // Whoever dials is connected to one party: no other session can be meant.
-            Strangers::Anyone => !self.takes_anyone && self.pin_sessions == 0,
-            Strangers::Pin { profile, weight } => {
-                !self.takes_anyone
-                    && self.profile.as_ref().is_none_or(|present| present == profile)
-                    && self.pin_weight.with(*weight) <= PIN_ROOM
-            }
-        };
-        strangers_fit && !self.busy && !self.resting
+        !self.busy && !self.resting && self.load.admits(strangers)
     }
 }
 
@@ -227,7 +232,7 @@ pub fn rank<'a>(numbers: &'a [NumberState], wish: &Wish) -> Result<Vec<&'a Numbe
     }
     let mut fitting: Vec<_> = national.filter(|number| number.fits(&wish.strangers)).collect();
     if matches!(wish.strangers, Strangers::Pin { .. }) {
-        fitting.sort_by_key(|number| number.pin_sessions); // Stable: equals stay in first-fit order.
+        fitting.sort_by_key(|number| number.load.pin_sessions); // Stable: equals stay in first-fit order.
     }
     if fitting.is_empty() { Err(Refusal::Exhausted) } else { Ok(fitting) }
 }
@@ -313,7 +318,7 @@ mod tests {
         numbers[0].busy = true;
         numbers[1].resting = true;
         assert_eq!(first(&numbers, &PLAIN), Ok("12025550102"));
-        numbers[2].pin_sessions = 9;
+        numbers[2].load.pin_sessions = 9;
         assert_eq!(first(&numbers, &PLAIN), Ok("12025550102"), "PIN sessions do not concern it");
         numbers[2].busy = true;
         numbers[3].resting = true;
@@ -340,19 +345,19 @@ mod tests {
     #[test]
     fn pin_sessions_take_the_number_with_the_fewest_of_them() {
         let mut numbers = [number(0), number(1), number(2)];
-        numbers[0].pin_sessions = 2;
-        numbers[1].pin_sessions = 1;
-        numbers[2].pin_sessions = 1;
+        numbers[0].load.pin_sessions = 2;
+        numbers[1].load.pin_sessions = 1;
+        numbers[2].load.pin_sessions = 1;
         assert_eq!(first(&numbers, &pin_wish(4, "")), Ok("12025550101"));
     }
 
     #[test]
     fn pin_sessions_with_other_prompts_go_elsewhere() {
         let mut numbers = [number(0), number(1)];
-        numbers[0].pin_sessions = 1;
-        numbers[0].profile = Some(profile("http://a/1.wav"));
-        numbers[1].pin_sessions = 5;
-        numbers[1].profile = Some(profile("http://a/2.wav"));
+        numbers[0].load.pin_sessions = 1;
+        numbers[0].load.profile = Some(profile("http://a/1.wav"));
+        numbers[1].load.pin_sessions = 5;
+        numbers[1].load.profile = Some(profile("http://a/2.wav"));
         assert_eq!(first(&numbers, &pin_wish(4, "http://a/2.wav")), Ok("12025550101"));
         assert_eq!(first(&numbers, &pin_wish(4, "")), Err(Refusal::Exhausted));
     }
@@ -362,9 +367,9 @@ mod tests {
         for (digits, limit) in [(4, 16), (5, 160), (6, 1600), (15, 1_600_000_000_000)] {
             let mut numbers = [number(0)];
             let one = PinWeight::of_lengths(digits, digits).0;
-            numbers[0].pin_weight = PinWeight(one * (limit - 1));
+            numbers[0].load.pin_weight = PinWeight(one * (limit - 1));
             assert!(first(&numbers, &pin_wish(digits, "")).is_ok(), "{digits} digits");
-            numbers[0].pin_weight = PinWeight(one * limit);
+            numbers[0].load.pin_weight = PinWeight(one * limit);
             assert_eq!(first(&numbers, &pin_wish(digits, "")), Err(Refusal::Exhausted), "{digits} digits");
         }
     }
@@ -373,8 +378,8 @@ mod tests {
     fn who_takes_anyone_is_alone_with_strangers() {
         let anyone = Wish { country: None, strangers: Strangers::Anyone };
         let mut numbers = [number(0), number(1), number(2)];
-        numbers[0].takes_anyone = true;
-        numbers[1].pin_sessions = 1;
+        numbers[0].load.takes_anyone = true;
+        numbers[1].load.pin_sessions = 1;
         assert_eq!(first(&numbers, &anyone), Ok("12025550102"));
         assert_eq!(rank(&numbers, &pin_wish(4, "")).unwrap().len(), 2, "PIN sessions keep off the first");
         assert_eq!(first(&numbers, &PLAIN), Ok("12025550100"), "plain sessions are no matter");
@@ -423,9 +428,9 @@ mod tests {
                     for (_, a, b, pins) in held.iter().filter(|(at, ..)| at == index) {
                         state.busy |= [*a, *b].iter().any(|p| [first_party, second_party].contains(p));
                         if let Some((one, two)) = pins {
-                            state.pin_sessions += 1;
-                            state.pin_weight = state.pin_weight.with(PinWeight::of_lengths(one.len(), two.len()));
-                            state.profile = Some(profile(""));
+                            state.load.pin_sessions += 1;
+                            state.load.pin_weight = state.load.pin_weight.with(PinWeight::of_lengths(one.len(), two.len()));
+                            state.load.profile = Some(profile(""));
                         }
                     }
                     state

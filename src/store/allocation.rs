@@ -1,7 +1,8 @@
 //! The choice of a virtual number, in the transaction that also creates the session.
 //!
 //! It gathers what [`crate::masking::allocate`] decides on: who is busy where, which numbers rest, what
-//! strangers find on each. PINs are looked up for the numbers that are left only, best first.
+//! strangers find on each. PINs are looked up for the numbers that are left only, best first, and so are the sessions
+//! themselves that take strangers.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use super::session_types::{NewPin, NewSession};
 use super::sessions::BY_UUID;
 use super::sql::{Connection, query};
 use super::writer::Write;
-use super::{Directory, StoreError, number_writes};
+use super::{Directory, StoreError, number_loads, number_writes};
 use crate::masking::allocate::{
     self, Country, NumberState, PinWeight, Refusal, StrangerProfile, Strangers, Wish, draw_pin, prefix_free,
 };
@@ -62,8 +63,8 @@ impl Write for Create {
                 return Ok(Ok(session(&made)?));
             }
         }
-        let states = number_states(connection, directory, new, now).await?;
         let wish = wish(new);
+        let states = number_states(connection, directory, new, &wish.strangers, now).await?;
         let ranked = match allocate::rank(&states, &wish) {
             Ok(ranked) => ranked,
             Err(refusal) => return Ok(Err(refusal)),
@@ -71,6 +72,12 @@ impl Write for Create {
         for number in ranked {
             // What is in memory may be older than a change of the numbers that is committed.
             if !number_writes::takes_sessions(connection, &number.did).await? {
+                continue;
+            }
+            if wish.strangers != Strangers::None
+                && !number_loads::of_number(connection, &number.did, now).await?.admits(&wish.strangers)
+            {
+                number_loads::spoil(connection, &number.did).await?;
                 continue;
             }
             let Some(pin) = fit_pins(connection, &number.did, new.pin.as_ref(), rng, now).await? else {
@@ -157,13 +164,16 @@ async fn number_states(
     connection: &mut Connection,
     directory: &Directory,
     new: &NewSession,
+    strangers: &Strangers,
     now: Timestamp,
 ) -> Result<Vec<NumberState>, StoreError> {
     let busy =
         busy_numbers(connection, [new.first_party.as_ref(), new.second_party.as_ref()], None, now).await?;
     let resting = resting_numbers(connection, now).await?;
-    let takes_strangers = new.pin.is_some() || new.first_party.is_none() || new.second_party.is_none();
-    let mut loads = if takes_strangers { stranger_loads(connection, now).await? } else { HashMap::new() };
+    let mut loads = match strangers {
+        Strangers::None => HashMap::new(),
+        _ => number_loads::of_account(connection, &new.account, now).await?,
+    };
     let subaccount = new.subaccount.as_deref();
     let pool = directory.numbers.iter().filter(|pooled| pooled.takes_sessions_of(&new.account, subaccount));
     Ok(pool
@@ -172,12 +182,7 @@ async fn number_states(
             let digits = pooled.number.did.digits();
             state.busy = busy.contains(digits);
             state.resting = resting.contains(digits);
-            if let Some(load) = loads.remove(digits) {
-                state.takes_anyone = load.takes_anyone;
-                state.pin_sessions = load.pin_sessions;
-                state.pin_weight = load.pin_weight;
-                state.profile = load.profile;
-            }
+            state.load = loads.remove(digits).unwrap_or_default();
             state
         })
         .collect())
@@ -216,44 +221,6 @@ async fn resting_numbers(connection: &mut Connection, now: Timestamp) -> Result<
     .fetch_all(connection)
     .await?;
     rows.iter().map(|row| row.text("virtual_number")).collect()
-}
-
-/// What the sessions that take strangers do to one number.
-struct StrangerLoad {
-    takes_anyone: bool,
-    pin_sessions: u64,
-    pin_weight: PinWeight,
-    profile: Option<StrangerProfile>,
-}
-
-async fn stranger_loads(
-    connection: &mut Connection,
-    now: Timestamp,
-) -> Result<HashMap<String, StrangerLoad>, StoreError> {
-    // By number, so that each is one look into an index that has the groups in order and all that is asked for; in
-    // SQLite, CROSS JOIN keeps that order.
-    let rows = query(
-        "SELECT did AS number, COUNT(first_party_pin) AS pin_sessions, COUNT(*) AS all_sessions,
-                CAST(SUM(pin_weight) AS BIGINT) AS weight, MAX(stranger_profile) AS profile
-         FROM numbers CROSS JOIN sessions
-         WHERE virtual_number = did AND takes_strangers = 1 AND ends_at > $1 AND ended_at IS NULL
-         GROUP BY did",
-    )
-    .bind(micros(now))
-    .fetch_all(connection)
-    .await?;
-    rows.iter()
-        .map(|row| {
-            let pin_sessions = row.unsigned("pin_sessions")?;
-            let load = StrangerLoad {
-                takes_anyone: row.unsigned::<u64>("all_sessions")? > pin_sessions,
-                pin_sessions,
-                pin_weight: PinWeight(row.unsigned("weight")?),
-                profile: row.text_opt("profile")?.map(StrangerProfile::from_stored),
-            };
-            Ok((row.text("number")?, load))
-        })
-        .collect()
 }
 
 /// The PIN settings with PINs that fit on `number`; drawn ones are drawn so that they do. The outer `None`:

@@ -271,9 +271,11 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// One statement for 8, 4, 2 and 1 rows each, so that few texts serve every batch. More rows would not be
-/// cheaper: SQLite looks for the name of each `$n` in a list of all of them.
-struct Statements([Statement; 4]);
+/// One statement for each of these numbers of rows, so that few texts serve every batch. A statement costs two wake-ups of
+/// the thread that asked for it, whatever its rows.
+const ROWS: [usize; 6] = [32, 16, 8, 4, 2, 1];
+
+struct Statements([Statement; ROWS.len()]);
 
 /// The text for so many rows, with `$n` and with `?` for its values.
 struct Statement {
@@ -291,7 +293,7 @@ impl Statements {
             let rows: Vec<String> = (0..rows).map(|number| format!("({})", row(number))).collect();
             format!("VALUES {}", rows.join(", "))
         };
-        Self([8, 4, 2, 1].map(|rows| Statement {
+        Self(ROWS.map(|rows| Statement {
             rows,
             numbered: statement(&values(rows, &|number| format!("${number}"))),
             plain: statement(&values(rows, &|_| "?".to_owned())),

@@ -26,6 +26,7 @@ mod calls;
 mod guesses;
 mod idempotency;
 mod nodes;
+mod number_loads;
 mod number_writes;
 mod numbers;
 mod outbox;

@@ -2,6 +2,10 @@
 //!
 //! A statement is put together of the conditions that a filter has: one statement for all filters, with conditions
 //! that may be absent, could use no index.
+//!
+//! What is active now may be most of an account's sessions, and the newest. So that those that have ended are listed
+//! without a walk past them, they have an index of their own, in the order of the list: each gets into it when somebody
+//! notices that it is over (`timeout_told`). Those of the last second or so have not got there yet and are merged in.
 
 use jiff::Timestamp;
 use sqlx::AssertSqlSafe;
@@ -35,19 +39,30 @@ impl Store {
                 count.fetch_one(self.readers()).await?.unsigned("total")?
             }
         };
+        let page = Page { limit, offset: i64::try_from(offset).unwrap_or(i64::MAX) };
+        let conditions = |index| Conditions::new(account, filter, now, index);
         // Few are found by what they have in common and sorted; of many the newest are soon met.
-        let index = if total <= SORTED { Use::Count } else { Use::Order };
-        let page = Conditions::new(account, filter, now, index).query(
-            concat!("SELECT ", columns!(), " FROM sessions WHERE "),
-            Some((limit, i64::try_from(offset).unwrap_or(i64::MAX))),
-        );
+        let page = if total <= SORTED {
+            conditions(Use::Count).query(concat!("SELECT ", columns!(), " FROM sessions WHERE "), Some(page))
+        } else if is_of_the_past(filter, now) {
+            merged(conditions(Use::Over), &conditions(Use::Unnoticed), page)
+        } else {
+            conditions(Use::Order).query(concat!("SELECT ", columns!(), " FROM sessions WHERE "), Some(page))
+        };
         let rows = page.fetch_all(self.readers()).await?;
         Ok(SessionPage { sessions: rows.iter().map(session).collect::<Result<_, _>>()?, total })
     }
 }
 
-/// So many sessions are sorted for a page; of more, the newest are looked through.
-const SORTED: u64 = 5000;
+/// So many sessions are sorted for a page; of more, the newest are looked through. Tests have few.
+const SORTED: u64 = if cfg!(test) { 50 } else { 5000 };
+
+/// So many sessions from a place on.
+#[derive(Debug, Clone, Copy)]
+struct Page {
+    limit: u32,
+    offset: i64,
+}
 
 /// What an index is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +71,15 @@ enum Use {
     Order,
     /// What fits.
     Count,
+    /// The order, of sessions of which it was noticed that they are over.
+    Over,
+    /// The others that are over, few at any time.
+    Unnoticed,
+}
+
+/// Whether all that fit have ended.
+fn is_of_the_past(filter: &SessionFilter, now: Timestamp) -> bool {
+    filter.state == SessionState::Expired || filter.ends.until.is_some_and(|until| until <= now)
 }
 
 /// What must be true of a session, with the values in the order of their `$n`. No value gets into the text.
@@ -74,6 +98,8 @@ impl<'q> Conditions<'q> {
             || filter.second_party.is_some()
             || filter.state == SessionState::InProgress;
         let few = handful || filter.virtual_number.is_some() || filter.subaccount.is_some();
+        // Something else leaves far less than these do.
+        let handful = handful || index == Use::Unnoticed;
         let mut all = Self { sql: String::new(), values: vec![] };
         all.and(if handful { "account || '' =" } else { "account =" }, Some(account));
         all.and("first_party =", filter.first_party.as_ref().map(E164::digits));
@@ -87,7 +113,7 @@ impl<'q> Conditions<'q> {
             if handful { ["+created_at >=", "+created_at <"] } else { ["created_at >=", "created_at <"] };
         all.and(created_from, filter.created.from.map(micros));
         all.and(created_until, filter.created.until.map(micros));
-        let plain = index == Use::Count && !few;
+        let plain = (index == Use::Count && !few) || index == Use::Unnoticed;
         let range = |plus, without| if plain { without } else { plus };
         // A session that was deleted ends at its deletion, so this is all that activity depends on.
         let now = Some(micros(now));
@@ -103,6 +129,11 @@ impl<'q> Conditions<'q> {
         }
         all.and(range("+ends_at >=", "ends_at >="), filter.ends.from.map(micros));
         all.and(range("+ends_at <", "ends_at <"), filter.ends.until.map(micros));
+        match index {
+            Use::Order | Use::Count => {}
+            Use::Over => all.sql += " AND timeout_told = 1",
+            Use::Unnoticed => all.sql += " AND timeout_told = 0",
+        }
         let [at_least, at_most] = if plain {
             ["(expires_at - created_at) / 1000000 >=", "(expires_at - created_at) / 1000000 <="]
         } else {
@@ -121,15 +152,49 @@ impl<'q> Conditions<'q> {
         self.sql += &format!("{and}{condition} ${}", self.values.len());
     }
 
-    /// The whole statement; with limit and offset: newest first.
-    fn query(self, what: &'static str, page: Option<(u32, i64)>) -> Query<'q> {
+    /// The whole statement; with a page: newest first.
+    fn query(self, what: &'static str, page: Option<Page>) -> Query<'q> {
         let Self { mut sql, mut values } = self;
-        if let Some((limit, offset)) = page {
-            values.extend([i64::from(limit).into(), offset.into()]);
-            let (limit, offset) = (values.len() - 1, values.len());
+        if let Some(page) = page {
+            let [limit, offset] = place(&mut values, [i64::from(page.limit), page.offset]);
             sql += &format!(" ORDER BY created_at DESC, uuid LIMIT ${limit} OFFSET ${offset}");
         }
-        // Only literals of this file and places of values are in it.
-        values.into_iter().fold(query(AssertSqlSafe(what.to_owned() + &sql)), Query::bind)
+        statement(what.to_owned() + &sql, values)
     }
+}
+
+/// A page of what fits one or the other of two conditions on the same values.
+fn merged<'q>(one: Conditions<'q>, other: &Conditions<'q>, page: Page) -> Query<'q> {
+    let Conditions { sql: one, mut values } = one;
+    let reach = page.offset.saturating_add(i64::from(page.limit));
+    let [limit, offset, reach] = place(&mut values, [i64::from(page.limit), page.offset, reach]);
+    let newest = |name, conditions| {
+        format!(
+            "SELECT * FROM (SELECT uuid, created_at FROM sessions WHERE {conditions}
+                            ORDER BY created_at DESC, uuid LIMIT ${reach}) AS {name}"
+        )
+    };
+    let sql = format!(
+        "SELECT {columns} FROM sessions WHERE uuid IN
+             (SELECT uuid FROM ({one} UNION ALL {other}) AS ended
+              ORDER BY created_at DESC, uuid LIMIT ${limit} OFFSET ${offset})
+         ORDER BY created_at DESC, uuid",
+        columns = columns!(),
+        one = newest("noticed", one.as_str()),
+        other = newest("unnoticed", other.sql.as_str()),
+    );
+    statement(sql, values)
+}
+
+/// Adds numbers to the values and says which `$n` they are.
+fn place<const N: usize>(values: &mut Vec<Value<'_>>, numbers: [i64; N]) -> [usize; N] {
+    numbers.map(|number| {
+        values.push(number.into());
+        values.len()
+    })
+}
+
+/// Only literals of this file and places of values are in the text.
+fn statement(sql: String, values: Vec<Value<'_>>) -> Query<'_> {
+    values.into_iter().fold(query(AssertSqlSafe(sql)), Query::bind)
 }

@@ -1,8 +1,7 @@
 //! A masking session as a row: written whole, changed in part, read back.
 
-use jiff::Timestamp;
-
 use super::StoreError;
+use super::number_loads::{self, Added};
 use super::row::{Columns, after, micros, seconds};
 use super::session_count::count_end;
 use super::sql::{Connection, Row, query};
@@ -81,22 +80,39 @@ pub(super) async fn insert(connection: &mut Connection, session: &MaskingSession
         .bind(rests_until(session))
         .execute(&mut *connection)
         .await?;
-    count_end(connection, &session.account, None, micros(session.ends_at())).await
+    let ends_at = micros(session.ends_at());
+    if session.takes_strangers() {
+        let (number, account) = (&session.virtual_number, session.account.as_str());
+        let added = Added { number, account, pin: weight.zip(profile.as_ref()), ends_at };
+        number_loads::add(connection, added).await?;
+    }
+    count_end(connection, &session.account, None, ends_at).await
 }
 
-/// Writes back what an update or a deletion may have changed of a session that ended, or was to end, at
-/// `ended_before`.
+/// What sums depend on, as it was before a change.
+pub(super) struct Before {
+    ends_at: i64,
+    takes_strangers: bool,
+}
+
+impl Before {
+    pub(super) fn of(session: &MaskingSession) -> Self {
+        Self { ends_at: micros(session.ends_at()), takes_strangers: session.takes_strangers() }
+    }
+}
+
+/// Writes back what an update or a deletion may have changed of an active session.
 pub(super) async fn save(
     connection: &mut Connection,
     session: &MaskingSession,
-    ended_before: Timestamp,
+    before: Before,
 ) -> Result<(), StoreError> {
     query(
         "UPDATE sessions SET first_party = $2, second_party = $3, modified_at = $4, expires_at = $5,
              ended_at = $6, ends_at = $7, call_time_limit = $8, ring_timeout = $9, record = $10,
              record_file_format = $11, recording_callback_url = $12, recording_callback_method = $13,
              callback_url = $14, callback_method = $15, first_party_play_url = $16,
-             second_party_play_url = $17, takes_strangers = $18, rests_until = $19
+             second_party_play_url = $17, takes_strangers = $18, rests_until = $19, timeout_told = $20
          WHERE uuid = $1",
     )
     .bind(session.uuid.to_string())
@@ -118,9 +134,15 @@ pub(super) async fn save(
     .bind(&session.second_party_play_url)
     .bind(i64::from(session.takes_strangers()))
     .bind(rests_until(session))
+    .bind(i64::from(session.ended_at.is_some()))
     .execute(&mut *connection)
     .await?;
-    count_end(connection, &session.account, Some(micros(ended_before)), micros(session.ends_at())).await
+    let now = Before::of(session);
+    let changed = now.ends_at != before.ends_at || now.takes_strangers != before.takes_strangers;
+    if changed && (now.takes_strangers || before.takes_strangers) {
+        number_loads::spoil(connection, &session.virtual_number).await?;
+    }
+    count_end(connection, &session.account, Some(before.ends_at), now.ends_at).await
 }
 
 pub(super) fn digits(party: Option<&E164>) -> Option<String> {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::allocation::{Create, busy_numbers};
 use super::row::{after, micros, stored};
-use super::session_row::{columns, save, session};
+use super::session_row::{Before, columns, save, session};
 use super::session_types::{ChangeRefusal, NewSession, SessionUpdate};
 use super::sql::{Connection, Pool, query};
 use super::writer::Write;
@@ -156,10 +156,10 @@ impl Write for Update {
             Ok(session) => session,
             Err(refusal) => return Ok(Err(refusal)),
         };
+        let before = Before::of(&session);
         if let Err(refusal) = set_parties(connection, &mut session, update, now).await? {
             return Ok(Err(refusal));
         }
-        let ended_before = session.ends_at();
         session.modified_at = now;
         if let Some(expiry) = update.expiry {
             session.expires_at = after(now, expiry);
@@ -178,7 +178,7 @@ impl Write for Update {
         session.recording_callback_method =
             update.recording_callback_method.unwrap_or(session.recording_callback_method);
         session.callback_method = update.callback_method.unwrap_or(session.callback_method);
-        save(connection, &session, ended_before).await?;
+        save(connection, &session, before).await?;
         Ok(Ok(session))
     }
 }
@@ -236,10 +236,10 @@ impl Write for Expire {
             Ok(session) => session,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let ended_before = session.ends_at();
+        let before = Before::of(&session);
         session.modified_at = self.now;
         session.ended_at = Some(self.now);
-        save(connection, &session, ended_before).await?;
+        save(connection, &session, before).await?;
         Ok(Ok(session))
     }
 }

@@ -134,10 +134,12 @@ fn give(
         .zip(places)
         .map(|(did, place)| NumberState {
             busy: parties.iter().any(|party| place.callers.contains_key(party)),
-            takes_anyone: place.anyone.is_some(),
-            pin_sessions: place.pin_sessions,
-            pin_weight: PinWeight(place.weight),
-            profile: (place.pin_sessions > 0).then(profile),
+            load: StrangerLoad {
+                takes_anyone: place.anyone.is_some(),
+                pin_sessions: place.pin_sessions,
+                pin_weight: PinWeight(place.weight),
+                profile: (place.pin_sessions > 0).then(profile),
+            },
             ..NumberState::unused(did.clone(), None)
         })
         .collect();

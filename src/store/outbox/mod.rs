@@ -202,14 +202,14 @@ impl Store {
         self.write(report).await
     }
 
-    /// Writes the event of every session that has expired by `now` and whose expiry was not told yet. Returns how
-    /// many there were; when there may be more, it returns as many as it takes at a time.
+    /// Notes of every session that has ended by `now` that it is over, and writes the event of those that have
+    /// expired. Returns how many there were; when there may be more, it returns as many as it takes at a time.
     ///
     /// # Errors
     /// [`StoreError`] when the database fails.
     pub async fn report_expiries(&self, now: Timestamp) -> Result<u64, StoreError> {
-        const DUE: &str = "SELECT uuid FROM sessions WHERE callback_url <> '' AND timeout_told = 0 \
-                           AND ended_at IS NULL AND expires_at <= $1 ORDER BY expires_at LIMIT $2";
+        const DUE: &str = "SELECT uuid FROM sessions WHERE timeout_told = 0 AND ends_at <= $1 \
+                           ORDER BY ends_at LIMIT $2";
         // Most of the time there is nothing to write.
         let due = query(DUE).bind(micros(now)).bind(SWEEP).fetch_all(self.readers()).await?;
         if due.is_empty() {

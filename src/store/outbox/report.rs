@@ -295,14 +295,19 @@ impl Write for ReportExpiries {
         for session in &self.sessions {
             // Another process may have told it, or the session was changed meanwhile.
             let row = query(
-                "UPDATE sessions SET timeout_told = 1 WHERE uuid = $1 AND timeout_told = 0
-                 AND ended_at IS NULL AND expires_at <= $2 RETURNING account, virtual_number, expires_at",
+                "UPDATE sessions SET timeout_told = 1 WHERE uuid = $1 AND timeout_told = 0 AND ends_at <= $2
+                 RETURNING account, virtual_number, expires_at, ended_at, callback_url",
             )
             .bind(session.to_string())
             .bind(micros(self.now))
             .fetch_optional(&mut *connection)
             .await?;
             let Some(row) = row else { continue };
+            told += 1;
+            // Who deletes a session knows; and somebody must want to hear.
+            if row.time_opt("ended_at")?.is_some() || row.text("callback_url")?.is_empty() {
+                continue;
+            }
             let subject = Subject {
                 account: row.text("account")?,
                 session: Some(*session),
@@ -315,7 +320,6 @@ impl Write for ReportExpiries {
                 ..CallEvent::new(*session, 0, &subject, Happening::SessionExpired, expired_at)
             };
             insert(connection, &event).await?;
-            told += 1;
         }
         Ok(told)
     }

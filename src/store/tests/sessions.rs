@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::calls::open_call;
 use super::*;
-use crate::masking::allocate::prefix_free;
+use crate::masking::allocate::{StrangerLoad, prefix_free};
 use crate::masking::session::PartyRole;
 
 on_both!(tokio::test:
@@ -26,6 +26,9 @@ on_both!(tokio::test:
     lists_filter_page_and_count,
     a_count_by_hours_is_the_count_of_the_sessions,
     a_change_of_a_session_is_seen_by_the_next_call,
+    the_sums_of_numbers_are_those_of_their_sessions,
+    a_sum_that_is_wrong_neither_fills_a_number_too_much_nor_keeps_it_empty,
+    sessions_of_the_past_are_listed_alike_before_and_after_somebody_noticed,
 );
 on_both!(tokio::test(flavor = "multi_thread", worker_threads = 2):
     concurrent_creates_never_give_a_caller_two_sessions_on_a_number,
@@ -435,4 +438,161 @@ async fn a_change_of_a_session_is_seen_by_the_next_call(database: &Database) {
     store.expire_session(ACCOUNT, open.uuid, at(5002)).await.unwrap().unwrap();
     store.expire_session(ACCOUNT, session.uuid, at(5002)).await.unwrap().unwrap();
     assert_eq!((found(9, at(5003)).await, found(1, at(5003)).await), (vec![], vec![]));
+}
+
+/// Creates, changes, ends and waits at random, then compares every sum with what it sums up.
+async fn the_sums_of_numbers_are_those_of_their_sessions(database: &Database) {
+    let store = store(database, 3).await;
+    let (mut now, mut draw) = (0, 12_345_u32);
+    let mut random = |below: u32| {
+        draw = draw.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (draw >> 16) % below
+    };
+    let mut made: Vec<MaskingSession> = vec![];
+    for step in 0..150 {
+        now += i64::from(random(120));
+        let parties = wanted(2 * step, 2 * step + 1);
+        let expiry = Duration::from_secs(u64::from(60 + random(1800)));
+        match random(10) {
+            0..5 => {
+                let session = NewSession { expiry, ..with_pins(parties, None) };
+                made.extend(create(&store, session, at(now)).await);
+            }
+            5 | 6 => {
+                let single = NewSession { second_party: None, single_party: Some(true), expiry, ..parties };
+                made.extend(create(&store, single, at(now)).await);
+            }
+            7 if !made.is_empty() => {
+                let session = made.swap_remove(random(made.len() as u32) as usize);
+                let _ = store.expire_session(ACCOUNT, session.uuid, at(now)).await.unwrap();
+            }
+            8 if !made.is_empty() => {
+                let session = &made[random(made.len() as u32) as usize];
+                let second_party = session.second_party.is_none().then(|| party(5000 + step));
+                let update = SessionUpdate { expiry: Some(expiry), second_party, ..Default::default() };
+                let _ = store.update_session(ACCOUNT, session.uuid, update, at(now)).await.unwrap();
+            }
+            _ => {}
+        }
+        let (sums, sessions) = store.write(Loads(at(now))).await.unwrap();
+        assert_eq!(sums, sessions, "step {step}");
+    }
+    assert!(made.len() > 40, "only {} sessions", made.len());
+}
+
+/// The loads of all numbers as they are summed up, and as their sessions say.
+struct Loads(Timestamp);
+
+impl Write for Loads {
+    type Done = (Vec<StrangerLoad>, Vec<StrangerLoad>);
+
+    async fn apply(&mut self, connection: &mut Connection) -> Result<Self::Done, StoreError> {
+        let mut sums = number_loads::of_account(connection, ACCOUNT, self.0).await?;
+        let mut found = (vec![], vec![]);
+        for index in 0..3 {
+            found.0.push(sums.remove(did(index).digits()).unwrap_or_default());
+            found.1.push(number_loads::of_number(connection, &did(index), self.0).await?);
+        }
+        Ok(found)
+    }
+}
+
+async fn a_sum_that_is_wrong_neither_fills_a_number_too_much_nor_keeps_it_empty(database: &Database) {
+    let store = store(database, 1).await;
+    for index in 0..16 {
+        create(&store, with_pins(wanted(2 * index, 2 * index + 1), None), at(0)).await.unwrap();
+    }
+    let forget = Run("UPDATE number_loads SET sessions = 0, pin_sessions = 0, pin_weight = 0");
+    store.write(forget).await.unwrap();
+    assert_eq!(number_of(&store, with_pins(wanted(100, 101), None), at(1)).await, Err(Refusal::Exhausted));
+    let (sums, sessions) = store.write(Loads(at(1))).await.unwrap();
+    assert_eq!((sums[0].pin_sessions, &sums), (16, &sessions), "and now it is right again");
+    // All have ended, and the sum of them with them.
+    assert_eq!(number_of(&store, with_pins(wanted(100, 101), None), at(3600)).await, Ok(did(0)));
+}
+
+/// Sessions as rows.
+struct Rows(Vec<MaskingSession>);
+
+impl Write for Rows {
+    type Done = ();
+
+    async fn apply(&mut self, connection: &mut Connection) -> Result<(), StoreError> {
+        for session in &self.0 {
+            session_row::insert(connection, session).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn sessions_of_the_past_are_listed_alike_before_and_after_somebody_noticed(database: &Database) {
+    let store = store(database, 3).await;
+    let template = create(&store, wanted(1, 2), at(0)).await.unwrap();
+    // Three are created in a second; their lives differ, and every ninth was deleted.
+    let sessions: Vec<_> = (0..900_i64)
+        .map(|index| MaskingSession {
+            uuid: Uuid::new_v4(),
+            virtual_number: did((index % 3) as usize),
+            first_party: Some(party(index as usize % 2)),
+            created_at: at(index / 3),
+            expires_at: at(index / 3 + 10 + index * 7919 % 600),
+            ended_at: (index % 9 == 0).then(|| at(index / 3 + 5)),
+            callback_url: if index % 2 == 0 { "http://a/c".into() } else { String::new() },
+            ..template.clone()
+        })
+        .collect();
+    store.write(Rows(sessions.clone())).await.unwrap();
+    let mut all = [sessions, vec![template]].concat();
+    all.sort_by_key(|session| (std::cmp::Reverse(session.created_at), session.uuid.to_string()));
+    let (now, any) = (at(350), SessionFilter::default());
+    let expired = SessionFilter { state: SessionState::Expired, ..any.clone() };
+    let ends = TimeRange { from: None, until: Some(at(300)) };
+    let created = TimeRange { from: Some(at(20)), until: Some(at(200)) };
+    let filters = [
+        expired.clone(),
+        SessionFilter { ends, ..any.clone() },
+        SessionFilter { ends, created, duration_s: (Some(30), Some(500)), ..expired.clone() },
+        SessionFilter { virtual_number: Some(did(0)), ..expired.clone() },
+        SessionFilter { first_party: Some(party(1)), ..expired.clone() },
+        SessionFilter { state: SessionState::Active, ..any.clone() },
+        any,
+    ];
+    // What was noticed until then.
+    for noticed in [None, Some(at(100)), Some(at(349)), Some(now), Some(at(400))] {
+        let mut some = noticed.is_some();
+        while some {
+            some = store.report_expiries(noticed.unwrap()).await.unwrap() > 0;
+        }
+        for filter in &filters {
+            let fitting: Vec<_> = all.iter().filter(|session| fits(session, filter, now)).collect();
+            for offset in [0, 7, fitting.len() - 3, fitting.len() + 5] {
+                let page = store.list_sessions(ACCOUNT, filter, 20, offset as u64, now).await.unwrap();
+                let right: Vec<_> = fitting.iter().skip(offset).take(20).map(|session| session.uuid).collect();
+                let listed: Vec<_> = page.sessions.iter().map(|session| session.uuid).collect();
+                assert_eq!(page.total, fitting.len() as u64, "{filter:?}");
+                assert_eq!(listed, right, "{filter:?} from {offset} on, noticed {noticed:?}");
+            }
+        }
+    }
+    let (events, _) = store.list_events(ACCOUNT, &EventFilter::default(), 20, 0).await.unwrap();
+    assert!(events.iter().all(|event| event.name == "SessionTimeout"));
+}
+
+fn fits(session: &MaskingSession, filter: &SessionFilter, now: Timestamp) -> bool {
+    let within = |range: TimeRange, moment: Timestamp| {
+        range.from.is_none_or(|from| from <= moment) && range.until.is_none_or(|until| moment < until)
+    };
+    let seconds = (session.expires_at - session.created_at).get_seconds();
+    let state = match filter.state {
+        SessionState::Active => session.is_active(now),
+        SessionState::Expired => !session.is_active(now),
+        _ => true,
+    };
+    state
+        && within(filter.created, session.created_at)
+        && within(filter.ends, session.ends_at())
+        && filter.virtual_number.as_ref().is_none_or(|number| *number == session.virtual_number)
+        && (filter.first_party.is_none() || filter.first_party == session.first_party)
+        && filter.duration_s.0.is_none_or(|least| seconds >= least)
+        && filter.duration_s.1.is_none_or(|most| seconds <= most)
 }
