@@ -307,3 +307,6 @@ impl Call {
         CallStatistics { a: self.a.close(bench, scratch), b: self.b.close(bench, scratch) }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::f64::consts::TAU;
 
+/// Repetitions with other noise; 12 take a minute without optimisation.
+const SEEDS: u64 = 1;
+
 const ALL: &str = "0123456789*#ABCD";
 
 /// Peak of a sine at so many dBm0: full scale is +3.14 dBm0.
@@ -43,7 +46,7 @@ fn place(key: char) -> (usize, usize) {
 
 /// Noise of one standard deviation, white.
 fn gaussian(random: &mut StdRng) -> f64 {
-    (0..12).map(|_| random.random_range(-0.5..0.5)).sum()
+    (0..6).map(|_| random.random_range(-0.707..0.707)).sum()
 }
 
 fn typed(keys: &str, tones: &Tones) -> Vec<f64> {
@@ -120,15 +123,14 @@ fn q24_levels_twist_and_frequencies_at_the_edge_of_what_must_be_taken() {
         ("soft, column 8 dB below", [-36.0, -44.0]),
         ("loud, column 8 dB below", [-1.0, -9.0]),
     ];
+    let mut round = 0;
     for (fact, levels) in levels {
         for (low, high) in [(0.0, 0.0), (0.015, 0.015), (-0.015, -0.015), (0.015, -0.015), (-0.015, 0.015)] {
-            for begin in [400, 417, 434] {
-                let tones = Tones { levels, off_by: [low, high], begin, ..PLAIN };
-                let samples = typed(ALL, &tones);
-                for codec in [Codec::Pcmu, Codec::Pcma, Codec::G722] {
-                    assert_eq!(heard(codec, 160, &samples), ALL, "{fact}, {low} {high}, {begin}, {codec:?}");
-                }
-            }
+            // Each combination meets one codec, and each codec every place in a block.
+            let codec = [Codec::Pcmu, Codec::Pcma, Codec::G722][round % 3];
+            let tones = Tones { levels, off_by: [low, high], begin: 400 + round * 7 % HALF, ..PLAIN };
+            assert_eq!(heard(codec, 160, &typed(ALL, &tones)), ALL, "{fact}, {low} {high}, {codec:?}");
+            round += 1;
         }
     }
 }
@@ -137,7 +139,7 @@ fn q24_levels_twist_and_frequencies_at_the_edge_of_what_must_be_taken() {
 fn q24_keys_are_heard_through_noise() {
     let (mut typed_keys, mut missed) = (0, 0);
     for snr in [20.0, 15.0] {
-        for seed in 0..12 {
+        for seed in 0..SEEDS {
             for levels in [[-10.0, -10.0], [-14.0, -10.0], [-10.0, -18.0], [-30.0, -30.0]] {
                 for off_by in [[0.0, 0.0], [0.015, -0.015], [-0.015, 0.015]] {
                     let tones = Tones {

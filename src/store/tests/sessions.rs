@@ -567,7 +567,8 @@ async fn sessions_of_the_past_are_listed_alike_before_and_after_somebody_noticed
             let fitting: Vec<_> = all.iter().filter(|session| fits(session, filter, now)).collect();
             for offset in [0, 7, fitting.len() - 3, fitting.len() + 5] {
                 let page = store.list_sessions(ACCOUNT, filter, 20, offset as u64, now).await.unwrap();
-                let right: Vec<_> = fitting.iter().skip(offset).take(20).map(|session| session.uuid).collect();
+                let right: Vec<_> =
+                    fitting.iter().skip(offset).take(20).map(|session| session.uuid).collect();
                 let listed: Vec<_> = page.sessions.iter().map(|session| session.uuid).collect();
                 assert_eq!(page.total, fitting.len() as u64, "{filter:?}");
                 assert_eq!(listed, right, "{filter:?} from {offset} on, noticed {noticed:?}");
