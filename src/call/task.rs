@@ -22,7 +22,7 @@ const LINGER_STEP: Duration = Duration::from_millis(100);
 
 /// One call's task. When it ends, its keys, sockets and transactions are gone.
 pub(super) struct CallTask {
-    pub(super) call: Box<Call>,
+    pub(super) call: Call,
     pub(super) handle: CallHandle,
     pub(super) inbox: mpsc::Receiver<Event>,
     pub(super) shell: Arc<Shell>,
@@ -55,8 +55,9 @@ struct Hands {
 }
 
 impl CallTask {
-    /// Runs the call to its end. `first` is what the machine wanted when it was made.
-    pub(super) async fn run(mut self, first: Vec<Action>) {
+    /// Runs the call to its end. `first` is what the machine wanted when it was made. Boxed, like what happens rarely: a
+    /// future has room for whatever it holds at any time, and lives on while the call's transactions do.
+    pub(super) async fn run(mut self: Box<Self>, first: Vec<Action>) {
         let (media_events, mut from_media) = mpsc::unbounded_channel();
         let mut hands = Hands {
             jobs: JoinSet::new(),
@@ -90,7 +91,7 @@ impl CallTask {
                 || self.end_after_fault(&mut hands);
         }
         if !goes_on {
-            self.drop_call(hands).await;
+            Box::pin(self.drop_call(hands)).await;
         }
         debug!("call ended");
     }

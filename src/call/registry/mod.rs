@@ -383,8 +383,8 @@ impl Shell {
         let span = info_span!("call", id = %handle.id);
         self.counters.tasks.increment(1.0);
         let entry = RegistryEntry { shell: Arc::clone(self), id: handle.id };
-        let task = CallTask {
-            call: Box::new(call),
+        let task = Box::new(CallTask {
+            call,
             handle,
             inbox,
             shell: Arc::clone(self),
@@ -392,7 +392,7 @@ impl Shell {
             unsettled: Some(Unsettled::new(self)),
             keys,
             known_session: None,
-        };
+        });
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
         tasks.spawn(
