@@ -20,7 +20,7 @@ use crate::store::{NewAccount, NoSession, SealKey, SealKeyError, Store, StoreErr
 use crate::trunk::dns::{Dns, SystemDns};
 use crate::trunk::resolve::Families;
 use media::engine::Engine;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -231,6 +231,7 @@ impl Service {
         jobs.spawn(Courier::new(store.clone(), &config.http.fetch_allow, base.clone())?.run());
         jobs.spawn(heartbeat(store));
         jobs.spawn(media_metrics::run(media));
+        jobs.spawn(sweep_metrics(metrics_handle()));
         jobs.spawn(prober::run(Arc::clone(&shell)));
         jobs.spawn(Arc::clone(&shell.gateways).keep_located(dns, families(&transports)));
         jobs.spawn(loader.run());
@@ -438,6 +439,14 @@ fn warn_of_numbers(store: &Store, config: &Checked) {
     }
 }
 
+/// What histograms were told is put into their buckets, whether anybody fetches `/metrics` or not: it would pile up.
+async fn sweep_metrics(metrics: PrometheusHandle) {
+    loop {
+        clock::sleep(HEARTBEAT).await;
+        metrics.run_upkeep();
+    }
+}
+
 /// Also looks after the calls of other processes that have died, when the database is shared.
 async fn heartbeat(store: Store) {
     for beat in 0_u64.. {
@@ -477,7 +486,14 @@ fn metrics_handle() -> PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     HANDLE
         .get_or_init(|| {
-            let recorder = PrometheusBuilder::new().build_recorder();
+            let mut builder = PrometheusBuilder::new();
+            for (name, bounds) in crate::call::sound::BUCKETS {
+                builder = builder
+                    .set_buckets_for_metric(Matcher::Full(name.to_owned()), bounds)
+                    // Invariant: none of these lists is empty, which is all that is refused.
+                    .expect("a histogram has buckets");
+            }
+            let recorder = builder.build_recorder();
             let handle = recorder.handle();
             // Somebody who embeds us may have a recorder already; ours is then empty.
             let _ = metrics::set_global_recorder(recorder);
