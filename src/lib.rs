@@ -12,6 +12,7 @@
 //!   config/       TOML as written → checked limits    command.rs  check, drain      demo/  `maskline demo`
 //!   trunk_check/  `maskline trunk-check`: looks at a trunk as a carrier's support would
 //!   clock.rs      the only now()                      ids.rs      tags, branches, uuids
+//!   descriptors   open files, and for how many calls they suffice
 //!   number.rs     E164 (a party's, never printed) and Did (a virtual number)
 //!   masking/      pure: session, route (decide), allocate, guessing (limits of wrong PINs)
 //!   sip/          wire → message → key; encode; dialog; body (which part is SDP); digest, both roles; transaction/ pure
@@ -75,6 +76,7 @@ pub mod clock;
 mod command;
 pub mod config;
 pub mod demo;
+mod descriptors;
 pub mod ids;
 pub mod masking;
 mod media_metrics;

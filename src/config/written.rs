@@ -206,7 +206,7 @@ pub struct TrunkConfig {
     pub number_format: String,
     /// Numbers without a country code are read as of this country.
     pub default_country: Option<String>,
-    /// Legs at one time; without it only `sip.max_calls` limits them.
+    /// Legs at one time, both directions; without it only `sip.max_calls` limits them.
     pub max_calls: Option<u32>,
     /// New legs per second; without it only `sip.max_calls_per_second` limits them.
     pub max_calls_per_second: Option<u32>,

@@ -12,6 +12,7 @@ mod io;
 mod leg;
 mod pages;
 mod press;
+pub(crate) mod priority;
 mod ring;
 mod worker;
 
@@ -20,7 +21,7 @@ pub use counters::EngineStatistics;
 use crate::ports::{PortPool, even_ports};
 use crate::recorder::{Recorder, Sealers};
 use crate::time::samples_in;
-use crate::{MediaCommand, MediaEvent, Side};
+use crate::{Codec, MediaCommand, MediaEvent, Side};
 use call::Parts;
 use clock::MediaClock;
 use leg::{Identity, Sockets};
@@ -28,7 +29,7 @@ use rand::seq::SliceRandom;
 use ring::Ring;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -38,6 +39,11 @@ use worker::{Link, Shared, ToWorker, Worker};
 const PACKED: usize = 100;
 /// Threads that wait for the disk when recordings are completed.
 const SEALERS: usize = 4;
+
+/// Codecs by their place here.
+const CODECS: [Codec; 3] = [Codec::Pcmu, Codec::Pcma, Codec::G722];
+/// A leg that was not configured yet.
+const UNKNOWN_CODEC: u8 = u8::MAX;
 
 /// `[media]`, checked.
 #[derive(Debug, Clone)]
@@ -109,6 +115,8 @@ pub struct MediaHandle {
     id: u64,
     ports: [u16; 2],
     worker: Link,
+    /// What each leg speaks: a prompt is coded here, on the call's thread, and not where packets wait.
+    codecs: [AtomicU8; 2],
 }
 
 impl Engine {
@@ -179,7 +187,8 @@ impl Engine {
             let source = std::io::ErrorKind::BrokenPipe.into();
             return Err(OpenError::Socket { address: a, source });
         }
-        Ok(MediaHandle { id, ports, worker })
+        let codecs = [AtomicU8::new(UNKNOWN_CODEC), AtomicU8::new(UNKNOWN_CODEC)];
+        Ok(MediaHandle { id, ports, worker, codecs })
     }
 
     /// Figures since the start, over all calls.
@@ -278,6 +287,14 @@ impl Inner {
 }
 
 impl MediaHandle {
+    fn codec(&self, side: Side) -> &AtomicU8 {
+        let [a, b] = &self.codecs;
+        match side {
+            Side::A => a,
+            Side::B => b,
+        }
+    }
+
     /// The local RTP port of a leg, even.
     #[must_use]
     pub fn port(&self, side: Side) -> u16 {
@@ -288,8 +305,23 @@ impl MediaHandle {
         }
     }
 
-    /// Queues a command; never blocks.
+    /// Queues a command; never blocks. The first time that a prompt is heard in a codec, it is coded for all calls
+    /// ([`crate::Prompt::prepare`]).
     pub fn command(&self, command: MediaCommand) {
+        match &command {
+            MediaCommand::Configure { side, stream } => {
+                let codec = CODECS.iter().position(|codec| *codec == stream.codec);
+                let number = codec.and_then(|codec| u8::try_from(codec).ok()).unwrap_or(UNKNOWN_CODEC);
+                self.codec(*side).store(number, Ordering::Relaxed);
+            }
+            MediaCommand::Play { side, prompt, .. } => {
+                let codec = CODECS.get(usize::from(self.codec(*side).load(Ordering::Relaxed)));
+                if let Some(codec) = codec {
+                    prompt.prepare(*codec);
+                }
+            }
+            _ => {}
+        }
         // Without a worker there is no media that could obey.
         let _ = self.worker.tell(ToWorker::Command(self.id, command));
     }

@@ -468,6 +468,7 @@ impl Worker {
         let counters = &mut self.counters;
         counters.recordings = self.recorder.live() as u64;
         counters.unrecorded = self.recorder.lost();
+        counters.unwritten = self.recorder.unwritten();
         counters.on_io_uring = u64::from(self.ring.is_some());
         *self.shared.published.lock().unwrap_or_else(PoisonError::into_inner) = *counters;
     }
