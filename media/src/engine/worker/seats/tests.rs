@@ -98,7 +98,10 @@ impl Scene {
             assert!(self.worker.turn().unwrap());
             for (phone, heard) in self.phones.iter().zip(&mut heard) {
                 let mut buffer = [0; 2048];
-                if let Ok(length) = phone.recv(&mut buffer) {
+                // Reports come here as well (RFC 5761 §4: packet types 192 to 223).
+                if let Ok(length) = phone.recv(&mut buffer)
+                    && !(192..=223).contains(&buffer[1])
+                {
                     assert_eq!((length, buffer[12]), (172, code));
                     *heard = true;
                 }
