@@ -412,7 +412,12 @@ pub struct LegRecording {
     /// Of the whole file, 64 lower-case hex digits; empty when there is no readable file.
     pub sha256: String,
     /// Where nothing arrived and silence was written: first sample and number of samples.
-    pub gaps: Vec<(u64, u64)>,
+    pub gaps: jitter::Stretches,
+    /// Where something arrived and could not be kept, because the disk refused it or did not keep up: first sample and
+    /// number of samples. What lies behind the end of the file was cut off.
+    pub lost: jitter::Stretches,
+    /// Samples repeated (positive) or left out (negative), one at a time, because the sender's clock differs from ours.
+    pub slipped: i64,
 }
 
 /// Figures of a call's media.

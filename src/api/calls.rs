@@ -93,6 +93,8 @@ pub(super) struct Call {
     ringing_time: Option<String>,
     /// The final SIP answer.
     sip_status: Option<u16>,
+    /// The Q.850 cause in the Reason header that ended it: the peer's, else ours.
+    q850_cause: Option<u16>,
     /// 0: it came in; 1 for the first gateway that was tried, and so on.
     attempt: u8,
     /// The trunk that the leg used.
@@ -520,6 +522,7 @@ impl Call {
             virtual_number: opened.virtual_number.as_ref().map(Did::digits).unwrap_or_default().to_owned(),
             ringing_time: leg.ringing_at.map(call_style),
             sip_status: leg.sip_status,
+            q850_cause: leg.q850_cause,
             attempt: opened.attempt,
             trunk: opened.trunk.clone(),
             packets_received: leg.packets_received,

@@ -383,6 +383,7 @@ impl CdrBuilder {
             hangup_cause_code: 0,
             hangup_source: "",
             sip_status: None,
+            q850_cause: None,
             packets_received: 0,
             packets_sent: 0,
             packets_lost: 0,
@@ -441,6 +442,13 @@ impl CdrBuilder {
             leg.cdr.hangup_cause_code = code;
             leg.cdr.hangup_source = source.name();
             leg.cdr.sip_status = sip_status;
+        }
+    }
+
+    /// What the leg's Reason says of its end.
+    pub fn q850(&mut self, leg: Uuid, cause: Option<u16>) {
+        if let Some(leg) = self.leg(leg) {
+            leg.cdr.q850_cause = cause.or(leg.cdr.q850_cause);
         }
     }
 

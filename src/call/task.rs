@@ -2,7 +2,7 @@
 
 use super::cdr::HangupCause;
 use super::dispatch::{CallHandle, KeyGuard};
-use super::registry::{Permit, Shell, Unsettled};
+use super::registry::{Permit, Shell, TrunkLeg, Unsettled};
 use super::{Action, Call, Event, NoPort, sound};
 use crate::clock;
 use crate::store::Note;
@@ -28,6 +28,8 @@ pub(super) struct CallTask {
     pub(super) shell: Arc<Shell>,
     /// Given back when the call stops counting as one; what lingers afterwards is tiny.
     pub(super) permit: Option<Permit>,
+    /// The place of the B-leg on its trunk, where that takes only so many.
+    pub(super) callee_leg: Option<TrunkLeg>,
     /// Given back when the record is stored: a drain waits for it.
     pub(super) unsettled: Option<Unsettled>,
     pub(super) keys: KeyGuard,
@@ -137,6 +139,7 @@ impl CallTask {
     async fn drop_call(&mut self, mut hands: Hands) {
         hands.media = None;
         self.permit = None;
+        self.callee_leg = None;
         let call = &mut self.call;
         // An account of it that would be the next bug is left out.
         let record = catch_unwind(AssertUnwindSafe(|| call.give_up(clock::now()))).ok().flatten();
@@ -185,15 +188,22 @@ impl CallTask {
                 }
                 Action::Bridged => shell.counters.bridged.increment(1),
                 Action::Unauthorized { trunk, why } => shell.unauthorized(&trunk, why),
-                Action::Pace(trunk) => match shell.pace(&trunk) {
-                    Some(wait) if !wait.is_zero() => {
-                        jobs.spawn(async move {
-                            clock::sleep(wait).await;
-                            Event::Paced(true)
-                        });
+                Action::Pace(trunk) => {
+                    // The attempt before this one is over.
+                    self.callee_leg = None;
+                    let place = shell.leave_by(&trunk);
+                    let wait = place.as_ref().map(|(_, wait)| *wait);
+                    self.callee_leg = place.map(|(leg, _)| leg);
+                    match wait {
+                        Some(wait) if !wait.is_zero() => {
+                            jobs.spawn(async move {
+                                clock::sleep(wait).await;
+                                Event::Paced(true)
+                            });
+                        }
+                        now => hands.immediate.push(Event::Paced(now.is_some())),
                     }
-                    now => hands.immediate.push(Event::Paced(now.is_some())),
-                },
+                }
                 Action::Learned(news) => shell.gateways.learn(&news.trunk, news.target, news.outcome),
             }
         }
@@ -203,6 +213,9 @@ impl CallTask {
         if self.known_session != self.call.session() {
             self.known_session = self.call.session();
             self.shell.registry_entry(&self.handle, self.known_session);
+        }
+        if !self.call.may_have_callee() {
+            self.callee_leg = None;
         }
         if !self.call.is_live() {
             self.permit = None;

@@ -364,6 +364,7 @@ static LEGS: LazyLock<Statements> = LazyLock::new(|| {
             "hangup_cause_code",
             "hangup_source",
             "sip_status",
+            "q850_cause",
             "packets_received",
             "packets_sent",
             "packets_lost",
@@ -461,6 +462,7 @@ fn bind_leg<'q>(query: Query<'q>, row: &LegRow<'q>, node: &'q str) -> Query<'q> 
         .bind(closed.map(|closed| i64::from(closed.hangup_cause_code)))
         .bind(closed.map(|closed| closed.hangup_source))
         .bind(closed.and_then(|closed| closed.sip_status).map(i64::from))
+        .bind(closed.and_then(|closed| closed.q850_cause).map(i64::from))
         .bind(closed.map(|closed| count(closed.packets_received)))
         .bind(closed.map(|closed| count(closed.packets_sent)))
         .bind(closed.map(|closed| count(closed.packets_lost)))

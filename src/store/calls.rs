@@ -68,6 +68,8 @@ pub struct LegCdr {
     pub hangup_source: &'static str,
     /// The final SIP answer, if there was one.
     pub sip_status: Option<u16>,
+    /// The Q.850 cause in the Reason header that ended it: the peer's, else ours. None was named: `None`.
+    pub q850_cause: Option<u16>,
     /// RTP packets that came from the peer.
     pub packets_received: u64,
     /// RTP packets that went to the peer.
@@ -223,6 +225,8 @@ pub struct LegRow {
     pub hangup_source: Option<String>,
     /// See [`LegCdr::sip_status`].
     pub sip_status: Option<u16>,
+    /// See [`LegCdr::q850_cause`].
+    pub q850_cause: Option<u16>,
     /// See [`LegCdr::packets_received`].
     pub packets_received: u64,
     /// See [`LegCdr::packets_sent`].
@@ -256,7 +260,7 @@ macro_rules! leg_columns {
     () => {
         "l.uuid, l.interaction, l.session, l.account, l.side, l.attempt, l.virtual_number, l.party, l.role, \
          l.trunk, l.started_at, l.ringing_at, l.answered_at, l.ended_at, l.hangup_cause_name, \
-         l.hangup_cause_code, l.hangup_source, l.sip_status, l.packets_received, l.packets_sent, \
+         l.hangup_cause_code, l.hangup_source, l.sip_status, l.q850_cause, l.packets_received, l.packets_sent, \
          l.packets_lost, l.jitter, q.leg AS quality_of, q.codec, q.mos, q.remote_mos, q.expected, q.repeated, \
          q.reordered, q.loss_runs, q.longest_loss, q.mean_jitter, q.max_jitter, q.remote_lost, q.remote_jitter, \
          q.round_trip, q.max_round_trip, q.silences, q.unheard, \
@@ -447,6 +451,7 @@ pub(super) fn leg_row(row: &Row) -> Result<LegRow, StoreError> {
         hangup_cause_code: row.unsigned_opt("hangup_cause_code")?,
         hangup_source: row.text_opt("hangup_source")?,
         sip_status: row.unsigned_opt("sip_status")?,
+        q850_cause: row.unsigned_opt("q850_cause")?,
         packets_received: row.unsigned_opt("packets_received")?.unwrap_or_default(),
         packets_sent: row.unsigned_opt("packets_sent")?.unwrap_or_default(),
         packets_lost: row.unsigned_opt("packets_lost")?.unwrap_or_default(),

@@ -5,6 +5,7 @@
 //! ```
 
 use super::leg::{Bench, Identity, Kind, Leg, MAX_PAYLOAD, Sockets, Told, at_8000};
+use super::ring::Seat;
 use crate::dtmf::TelephoneEvent;
 use crate::quality::{Trouble, Watch};
 use crate::recorder::{EventSink, Recorder, RecordingId};
@@ -71,6 +72,17 @@ impl Call {
     pub(super) fn sockets(&self) -> [&UdpSocket; 4] {
         let (a, b) = (&self.a.sockets, &self.b.sockets);
         [&a.rtp, &a.rtcp, &b.rtp, &b.rtcp]
+    }
+
+    /// From now on packets of both legs leave through the ring, or no longer.
+    pub(super) fn sit(&mut self, seats: Option<[Seat; 2]>) {
+        let [a, b] = seats.map_or([None; 2], |seats| seats.map(Some));
+        (self.a.seat, self.b.seat) = (a, b);
+    }
+
+    /// A packet of a leg was not sent.
+    pub(super) fn unsend(&mut self, side: Side) {
+        self.legs(side).0.unsend();
     }
 
     pub(super) fn ports(&self) -> [u16; 2] {

@@ -8,6 +8,7 @@ use super::clock::Now;
 use super::counters::EngineStatistics;
 use super::io;
 use super::press::{self, Presses};
+use super::ring::{Seat, Sender};
 use crate::codec::Coder;
 use crate::cut::{Cutter, Piece};
 use crate::dtmf::{EventDetector, EventRelay, Press, TelephoneEvent};
@@ -75,6 +76,8 @@ const NOISE: usize = 13;
 pub(super) struct Bench<'a> {
     pub(super) now: Now,
     pub(super) counters: &'a mut EngineStatistics,
+    /// Takes the packets of legs that have a seat.
+    pub(super) ring: Option<&'a mut Sender>,
 }
 
 /// The agreed stream, made ready for looking things up per packet.
@@ -94,6 +97,8 @@ struct Agreed {
 #[derive(Debug)]
 pub(super) struct Leg {
     pub(super) sockets: Sockets,
+    /// Packets leave through the ring.
+    pub(super) seat: Option<Seat>,
     agreed: Option<Agreed>,
     /// The stream is encrypted, both ways.
     srtp: Option<Box<Srtp>>,
@@ -154,6 +159,7 @@ impl Leg {
     pub(super) fn new(sockets: Sockets, identity: Identity, origin: Instant) -> Self {
         Self {
             sockets,
+            seat: None,
             agreed: None,
             srtp: None,
             out: OutStream::new(identity.ssrc, identity.sequence, identity.timestamp),
@@ -414,7 +420,7 @@ impl Leg {
             let payload = packet.get_mut(rtp::HEADER_LENGTH..length).unwrap_or_default();
             self.coder.convert(codec, own_codec, payload);
         }
-        bench.counters.relayed += u64::from(self.send(&mut packet, length, bench.counters));
+        self.send(&mut packet, length, true, bench);
         gives_way
     }
 
@@ -473,8 +479,7 @@ impl Leg {
         let Some(head) = packet.first_chunk_mut::<{ rtp::HEADER_LENGTH }>() else { return };
         let Piece { marker, timestamp, length } = piece;
         *head = Header { marker, payload_type, sequence, timestamp, ssrc: self.out.ssrc() }.encode();
-        let sent = self.send(packet, rtp::HEADER_LENGTH + length, bench.counters);
-        bench.counters.relayed += u64::from(sent);
+        self.send(packet, rtp::HEADER_LENGTH + length, true, bench);
     }
 
     /// Tells the other leg's key, whose durations are counted at `clock`: as a telephone-event, or as a tone where none was agreed. True when a tone
@@ -516,8 +521,7 @@ impl Leg {
         };
         let mut packet = [0; rtp::HEADER_LENGTH + crate::dtmf::EVENT_LENGTH + srtp::RTP_TRAILER];
         if let Ok(length) = rtp::encode(&header, &told.event.encode(), &mut packet) {
-            let sent = self.send(&mut packet, length, bench.counters);
-            bench.counters.relayed += u64::from(sent);
+            self.send(&mut packet, length, true, bench);
         }
         false
     }
@@ -559,7 +563,7 @@ impl Leg {
         };
         let mut packet = [0; rtp::HEADER_LENGTH + crate::dtmf::EVENT_LENGTH + srtp::RTP_TRAILER];
         if let Ok(length) = rtp::encode(&header, &event.encode(), &mut packet) {
-            self.send(&mut packet, length, bench.counters);
+            self.send(&mut packet, length, false, bench);
         }
     }
 
@@ -669,29 +673,38 @@ impl Leg {
         };
         let mut packet = [0; rtp::HEADER_LENGTH + MAX_FRAME + srtp::RTP_TRAILER];
         if let Ok(length) = rtp::encode(&header, payload, &mut packet) {
-            self.send(&mut packet, length, bench.counters);
+            self.send(&mut packet, length, false, bench);
         }
     }
 
     /// Sends the packet of `length` bytes at the front of `buffer`, which has room for a tag.
     #[inline]
-    fn send(&mut self, buffer: &mut [u8], length: usize, counters: &mut EngineStatistics) -> bool {
-        let Some(agreed) = &self.agreed else { return false };
+    fn send(&mut self, buffer: &mut [u8], length: usize, relayed: bool, bench: &mut Bench<'_>) {
+        let Some(agreed) = &self.agreed else { return };
         let on_wire = self.srtp.as_mut().map_or(Some(length), |srtp| srtp.protect_rtp(buffer, length));
         let Some(packet) = on_wire.and_then(|length| buffer.get(..length)) else {
-            counters.unsent += 1;
-            return false;
+            bench.counters.unsent += 1;
+            return;
         };
+        let remote = agreed.stream.remote;
         // A full socket buffer loses the packet, as a full queue in the network would.
-        let sent = self.sockets.rtp.send_to(packet, agreed.stream.remote).is_ok();
+        let sent = match (self.seat, &mut bench.ring) {
+            (Some(seat), Some(ring)) => ring.send(seat, packet, remote, relayed),
+            _ => self.sockets.rtp.send_to(packet, remote).is_ok(),
+        };
         if sent {
             self.statistics.sent += 1;
             self.reports.octets += length.saturating_sub(rtp::HEADER_LENGTH) as u64;
-            counters.sent += 1;
+            bench.counters.sent += 1;
+            bench.counters.relayed += u64::from(relayed);
         } else {
-            counters.unsent += 1;
+            bench.counters.unsent += 1;
         }
-        sent
+    }
+
+    /// A packet that the ring took was not sent. Its octets stay counted: how many they were is not told.
+    pub(super) fn unsend(&mut self) {
+        self.statistics.sent = self.statistics.sent.saturating_sub(1);
     }
 
     /// What an RTCP packet of the peer tells; `None` when it is not the peer's. Nothing in it acts on the call: its BYE

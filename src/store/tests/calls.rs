@@ -81,6 +81,7 @@ fn closed(opened: LegOpened, answered_at: Option<Timestamp>, ended_at: Timestamp
         hangup_cause_code: 4000,
         hangup_source: "Caller",
         sip_status: Some(200),
+        q850_cause: Some(16),
         packets_received: 10,
         packets_sent: 11,
         packets_lost: 1,
@@ -124,6 +125,7 @@ async fn a_call_is_known_from_its_invite_on_and_complete_after_its_close(databas
         (row.hangup_cause_name.as_deref(), row.hangup_cause_code),
         (Some("Normal Hangup"), Some(4000))
     );
+    assert_eq!((row.sip_status, row.q850_cause), (Some(200), Some(16)));
     assert_eq!((row.packets_received, row.packets_sent, row.packets_lost, row.jitter), (10, 11, 1, 7));
     assert_eq!(row.quality, Some(quality()));
     assert_eq!(open.quality, None, "a leg that goes on");
