@@ -80,6 +80,14 @@ impl Call {
         (self.a.seat, self.b.seat) = (a, b);
     }
 
+    /// What a leg's operations in the ring name.
+    pub(super) fn seat(&self, side: Side) -> Option<Seat> {
+        match side {
+            Side::A => self.a.seat,
+            Side::B => self.b.seat,
+        }
+    }
+
     /// A packet of a leg was not sent.
     pub(super) fn unsend(&mut self, side: Side) {
         self.legs(side).0.unsend();

@@ -211,6 +211,7 @@ impl Engine {
 #[derive(Debug, Clone, Copy)]
 enum Packets {
     IoUring {
+        sockets: ring::Sockets,
         /// Without it there is no media.
         must: bool,
     },
@@ -229,7 +230,7 @@ impl Packets {
                 tracing::info!(engine = "epoll", reason = %refusal, "media engine");
                 return Ok(Self::Epoll);
             }
-            (wish, Ok(())) => Self::IoUring { must: wish == PacketIo::IoUring },
+            (wish, Ok(sockets)) => Self::IoUring { sockets, must: wish == PacketIo::IoUring },
         };
         let reason = if wish == PacketIo::IoUring { "configured" } else { "the kernel allows it" };
         tracing::info!(engine = "io_uring", reason, "media engine");
@@ -238,8 +239,8 @@ impl Packets {
 
     /// A worker's own ring, if it is to have one.
     fn ring(self) -> std::io::Result<Option<Box<Ring>>> {
-        let Self::IoUring { must } = self else { return Ok(None) };
-        match Ring::new() {
+        let Self::IoUring { sockets, must } = self else { return Ok(None) };
+        match Ring::new(sockets) {
             Ok(ring) => Ok(Some(Box::new(ring))),
             Err(refusal) if must => Err(std::io::Error::other(refusal)),
             Err(refusal) => {

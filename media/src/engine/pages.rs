@@ -50,7 +50,7 @@ impl Pages {
 
     /// Tells the kernel a number at `offset`, after everything that was written before.
     pub(super) fn publish(&mut self, offset: usize, value: u16) {
-        if offset % 2 != 0 || offset.checked_add(2).is_none_or(|end| end > self.length) {
+        if !offset.is_multiple_of(2) || offset.checked_add(2).is_none_or(|end| end > self.length) {
             return;
         }
         // SAFETY: the two bytes lie inside the mapping and on their alignment, and are only ever used as an atomic

@@ -54,6 +54,9 @@ const FILES: u32 = 8192;
 const FEWEST_FILES: u32 = 64;
 /// How long the end of the ring waits for operations that are under way.
 const LAST_WAIT: Duration = Duration::from_secs(1);
+/// How long, and how often, the trial waits for the end of what it cancelled.
+const TRIAL_WAIT: Duration = Duration::from_millis(50);
+const TRIAL_WAITS: usize = 20;
 /// How long we stay away when the kernel is short of memory.
 const SHORTAGE: Duration = Duration::from_millis(1);
 
@@ -90,35 +93,61 @@ impl Refusal {
     }
 }
 
-/// Whether the kernel does here all that is needed: asked once, with a datagram that goes through a ring and back.
-pub(super) fn trial() -> Result<(), Refusal> {
-    static OUTCOME: OnceLock<Result<(), Refusal>> = OnceLock::new();
+/// How operations name sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sockets {
+    /// By their places in a table of the ring, which saves looking them up for each packet.
+    Registered,
+    /// By their descriptors: up to Linux 6.12 a socket that leaves the table stays open, and its port taken, for as long
+    /// as operations on others go on that had begun before.
+    Plain,
+}
+
+/// Whether the kernel does here all that is needed, and how it is best done: asked once, with datagrams that go through
+/// a ring and back.
+pub(super) fn trial() -> Result<Sockets, Refusal> {
+    static OUTCOME: OnceLock<Result<Sockets, Refusal>> = OnceLock::new();
     // On a thread of its own: the end of a ring interrupts the thread that made it.
     let ask = || std::thread::spawn(try_out).join();
     let failed = || Refusal::Failed { step: "trial", cause: "it panicked".to_owned() };
     OUTCOME.get_or_init(|| ask().unwrap_or_else(|_| Err(failed()))).clone()
 }
 
-fn try_out() -> Result<(), Refusal> {
-    let mut ring = Ring::new()?;
-    let bind = || super::io::bind(Ipv4Addr::LOCALHOST.into(), 0);
-    let (one, other) = bind()
-        .and_then(|one| Ok((one, bind()?)))
-        .map_err(|error| Refusal::Failed { step: "trial", cause: error.to_string() })?;
-    let to = other.local_addr().map_err(Refusal::at("trial"))?;
-    let took = ring.take_over(0, [&one, &other], [0, 1]);
-    if took != Ok([true, true]) || !ring.sender.send(Seat { file: 0, token: 0 }, b"trial", to, false) {
-        return Err(Refusal::Failed { step: "trial", cause: "the ring takes no operation".to_owned() });
+fn try_out() -> Result<Sockets, Refusal> {
+    match exercise(Sockets::Registered)? {
+        true => Ok(Sockets::Registered),
+        false => exercise(Sockets::Plain).map(|_| Sockets::Plain),
+    }
+}
+
+/// Receives by two calls, sends a datagram from one to the other, ends the second one while the first goes on. True
+/// when its port is free then.
+fn exercise(kind: Sockets) -> Result<bool, Refusal> {
+    let failed = |cause: &str| Refusal::Failed { step: "trial", cause: cause.to_owned() };
+    let mut ring = Ring::new(kind)?;
+    let bind =
+        |port| super::io::bind(Ipv4Addr::LOCALHOST.into(), port).map_err(|error| failed(&error.to_string()));
+    let (stays, leaves) = ([bind(0)?, bind(0)?], [bind(0)?, bind(0)?]);
+    let ([from, quiet], [to, other]) = (&stays, &leaves);
+    let address = |socket: &UdpSocket| socket.local_addr().map_err(|error| failed(&error.to_string()));
+    let (sender, receiver) = (address(from)?, address(to)?);
+    let (Ok(first), Ok(second)) = (
+        ring.take_over(0, [from, quiet], [0, 1]).map(|taken| taken.seats),
+        ring.take_over(2, [to, other], [2, 3]).map(|taken| taken.receiving),
+    ) else {
+        return Err(failed("the ring takes no socket"));
+    };
+    let [seat, _] = first;
+    if second != [true; 2] || !ring.sender.send(seat, b"trial", receiver, false) {
+        return Err(failed("the ring takes no operation"));
     }
     ring.tick(1, LAST_WAIT).map_err(Refusal::at("waiting with a limit"))?;
-    let mut outcome = Err(Refusal::Failed { step: "trial", cause: "no datagram came back".to_owned() });
+    let mut outcome = Err(failed("no datagram came back"));
     while let Some(completion) = ring.next() {
         match completion {
-            Completion::Received { token: 1, datagram: Some(datagram), .. } => {
+            Completion::Received { token: 2, datagram: Some(datagram), .. } => {
                 let (bytes, from, _) = ring.open(datagram);
-                if (&*bytes, from.map(|from| from.port()))
-                    == (b"trial", one.local_addr().ok().map(|a| a.port()))
-                {
+                if (&*bytes, from) == (b"trial", Some(sender)) {
                     outcome = Ok(());
                 }
             }
@@ -128,14 +157,44 @@ fn try_out() -> Result<(), Refusal> {
             Completion::Received { .. } => {}
         }
     }
-    outcome
+    outcome?;
+    ring.release(2, [2, 3].into_iter());
+    let mut under_way = 2;
+    for _ in 0..TRIAL_WAITS {
+        ring.tick(1, TRIAL_WAIT).map_err(Refusal::at("waiting with a limit"))?;
+        while let Some(completion) = ring.next() {
+            under_way -=
+                i32::from(matches!(completion, Completion::Received { token: 2 | 3, ended: true, .. }));
+        }
+        if under_way == 0 {
+            break;
+        }
+    }
+    if under_way > 0 {
+        return Err(failed("a cancelled operation does not end"));
+    }
+    drop(leaves);
+    Ok(bind(receiver.port()).is_ok())
 }
 
-/// A leg's place among the registered sockets, and what its completions are called.
+/// What operations on a leg's RTP socket name, and what their completions are called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Seat {
-    pub(super) file: u32,
+    socket: Socket,
     pub(super) token: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Socket {
+    Registered(u32),
+    Plain(i32),
+}
+
+/// A call's seats, and for which of its legs the ring receives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TakenOver {
+    pub(super) seats: [Seat; 2],
+    pub(super) receiving: [bool; 2],
 }
 
 /// A datagram in a receive buffer: valid until the next [`Ring::next`].
@@ -170,7 +229,7 @@ pub(super) struct Ring {
     receiving: usize,
     /// An operation waits for epoll to have something.
     watching: bool,
-    /// Sockets that can be registered.
+    /// Sockets that can be registered; 0: they are not.
     files: u32,
     /// Something is queued that others wait for.
     hurry: bool,
@@ -201,7 +260,7 @@ unsafe impl Send for Wanted {}
 
 impl Ring {
     /// A ring of this thread's.
-    pub(super) fn new() -> Result<Self, Refusal> {
+    pub(super) fn new(sockets: Sockets) -> Result<Self, Refusal> {
         let mut builder = IoUring::builder();
         builder
             .setup_cqsize(COMPLETIONS)
@@ -233,7 +292,7 @@ impl Ring {
                 return Err(Refusal::Old(name));
             }
         }
-        let files = register_files(&uring)?;
+        let files = if sockets == Sockets::Registered { register_files(&uring)? } else { 0 };
         let memory = |error: io::Error| Refusal::Failed { step: "memory", cause: error.to_string() };
         let mut buffers = Buffers {
             entries: Pages::map(usize::from(BUFFERS) * BUFFER_ENTRY).map_err(memory)?,
@@ -258,11 +317,6 @@ impl Ring {
         Ok(Self { sender, buffers, lent: None, receiving: 0, watching: false, files, hurry: false })
     }
 
-    /// Calls that can have places here.
-    pub(super) fn capacity(&self) -> usize {
-        (self.files / 2) as usize
-    }
-
     /// True while the kernel has not taken all that was queued.
     pub(super) fn has_queued(&self) -> bool {
         self.sender.queued > 0
@@ -273,29 +327,45 @@ impl Ring {
         self.receiving > 0 || self.has_queued()
     }
 
-    /// Registers a call's RTP sockets in the places `file` and `file + 1`, and begins to receive from them: which of
-    /// the two it does.
+    /// Registers a call's RTP sockets in the places `place` and `place + 1`, where sockets are registered, and begins to
+    /// receive from them.
     pub(super) fn take_over(
         &mut self,
-        file: u32,
+        place: u32,
         sockets: [&UdpSocket; 2],
         tokens: [u64; 2],
-    ) -> Result<[bool; 2], Refusal> {
-        let descriptors = sockets.map(|socket| socket.as_raw_fd());
-        let submitter = self.sender.uring.submitter();
-        let count = submitter.register_files_update(file, &descriptors).map_err(Refusal::at("sockets"))?;
-        if count != descriptors.len() {
-            return Err(Refusal::Failed { step: "sockets", cause: format!("{count} of 2 were taken") });
-        }
-        let [first, second] = tokens;
-        Ok([self.receive(file, first), self.receive(file + 1, second)])
+    ) -> Result<TakenOver, Refusal> {
+        let [first, second] = sockets.map(|socket| socket.as_raw_fd());
+        let names = if self.files == 0 {
+            [Socket::Plain(first), Socket::Plain(second)]
+        } else if place.saturating_add(1) >= self.files {
+            return Err(Refusal::Failed { step: "sockets", cause: format!("{} are all", self.files) });
+        } else {
+            let submitter = self.sender.uring.submitter();
+            let count = submitter.register_files_update(place, &[first, second]);
+            if count.map_err(Refusal::at("sockets"))? != 2 {
+                return Err(Refusal::Failed { step: "sockets", cause: "not both were taken".to_owned() });
+            }
+            [Socket::Registered(place), Socket::Registered(place + 1)]
+        };
+        let [token_a, token_b] = tokens;
+        let [socket_a, socket_b] = names;
+        let seats = [Seat { socket: socket_a, token: token_a }, Seat { socket: socket_b, token: token_b }];
+        Ok(TakenOver { seats, receiving: seats.map(|seat| self.receive(seat)) })
     }
 
-    /// Begins, or begins again, to receive from a registered socket.
-    pub(super) fn receive(&mut self, file: u32, token: u64) -> bool {
+    /// Begins, or begins again, to receive from a socket.
+    pub(super) fn receive(&mut self, seat: Seat) -> bool {
         let wanted = &raw const self.sender.wanted.0;
-        let entry =
-            opcode::RecvMsgMulti::new(types::Fixed(file), wanted, GROUP).build().user_data(token | RECEIVE);
+        let entry = match seat.socket {
+            Socket::Registered(place) => {
+                opcode::RecvMsgMulti::new(types::Fixed(place), wanted, GROUP).build()
+            }
+            Socket::Plain(descriptor) => {
+                opcode::RecvMsgMulti::new(types::Fd(descriptor), wanted, GROUP).build()
+            }
+        };
+        let entry = entry.user_data(seat.token | RECEIVE);
         // SAFETY: `wanted` is boxed and lives as long as the ring; the buffers of the group are the kernel's until a
         // completion names them.
         let begun = unsafe { self.sender.push(&entry) };
@@ -305,7 +375,7 @@ impl Ring {
 
     /// A call ends: what is queued for its peers leaves, its receive operations are cancelled, its places are free.
     /// Its sockets must stay open until a completion of each token in `receiving` has told its end.
-    pub(super) fn release(&mut self, file: u32, receiving: impl Iterator<Item = u64>) {
+    pub(super) fn release(&mut self, place: u32, receiving: impl Iterator<Item = u64>) {
         for token in receiving {
             let entry = opcode::AsyncCancel::new(token | RECEIVE)
                 .build()
@@ -314,12 +384,15 @@ impl Ring {
             // SAFETY: the operation names no memory.
             unsafe { self.sender.push(&entry) };
         }
-        // Queued sends name a place and no socket: they must be on their way before it is another's.
+        // Queued sends name a place or a descriptor: they must be on their way before it is another's.
         if let Err(error) = self.sender.hand_over() {
             tracing::debug!(%error, "operations wait");
         }
+        if self.files == 0 {
+            return;
+        }
         let submitter = self.sender.uring.submitter();
-        if let Err(error) = submitter.register_files_update(file, &[-1, -1]) {
+        if let Err(error) = submitter.register_files_update(place, &[-1, -1]) {
             tracing::warn!(%error, "a call's sockets stay registered");
         }
     }
@@ -450,7 +523,12 @@ impl Sender {
         let kind = if relayed { RELAYED } else { SENT };
         let body = self.outgoing.address(offset + NAME);
         // Without `MSG_DONTWAIT` a full socket buffer would keep the operation, and its memory, for later.
-        let entry = opcode::Send::new(types::Fixed(seat.file), body, packet.len() as u32)
+        let length = packet.len() as u32;
+        let send = match seat.socket {
+            Socket::Registered(place) => opcode::Send::new(types::Fixed(place), body, length),
+            Socket::Plain(descriptor) => opcode::Send::new(types::Fd(descriptor), body, length),
+        };
+        let entry = send
             .dest_addr(self.outgoing.address(offset).cast_const().cast())
             .dest_addr_len(name_length)
             .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)

@@ -3,12 +3,18 @@
 use super::*;
 use crate::engine::io;
 
-fn ring() -> Option<Ring> {
-    if let Err(refusal) = trial() {
-        eprintln!("no ring here: {refusal}");
-        return None;
+fn rings() -> Vec<Ring> {
+    match trial() {
+        Ok(_) => [Sockets::Registered, Sockets::Plain].map(|sockets| Ring::new(sockets).unwrap()).into(),
+        Err(refusal) => {
+            eprintln!("no ring here: {refusal}");
+            vec![]
+        }
     }
-    Some(Ring::new().unwrap())
+}
+
+fn ring() -> Option<Ring> {
+    rings().pop()
 }
 
 fn pair(address: std::net::IpAddr) -> [UdpSocket; 2] {
@@ -23,15 +29,15 @@ fn phone() -> UdpSocket {
 }
 
 /// What came, as token, bytes and error; receive operations that ended are begun again.
-fn harvest(ring: &mut Ring, places: &[(u32, u64)]) -> Vec<(u64, Vec<u8>, Option<i32>)> {
+fn harvest(ring: &mut Ring, seats: &[Seat]) -> Vec<(u64, Vec<u8>, Option<i32>)> {
     let mut found = vec![];
     while let Some(completion) = ring.next() {
         match completion {
             Completion::Received { token, datagram, ended, error } => {
                 let bytes = datagram.map(|datagram| ring.open(datagram).0.to_vec());
                 found.push((token, bytes.unwrap_or_default(), error));
-                if let Some((file, token)) = places.iter().find(|place| ended && place.1 == token) {
-                    assert!(ring.receive(*file, *token));
+                if let Some(seat) = seats.iter().find(|seat| ended && seat.token == token) {
+                    assert!(ring.receive(*seat));
                     ring.hurry();
                 }
             }
@@ -44,14 +50,17 @@ fn harvest(ring: &mut Ring, places: &[(u32, u64)]) -> Vec<(u64, Vec<u8>, Option<
 
 #[test]
 fn datagrams_pass_with_their_addresses_in_both_families() {
-    let Some(mut ring) = ring() else { return };
-    for (file, address) in [(2, "127.0.0.1"), (4, "::1")] {
+    let mut rings = rings();
+    let cases = |ring| [(ring, 2, "127.0.0.1"), (ring, 4, "::1")];
+    for (ring, place, address) in (0..rings.len()).flat_map(cases) {
+        let ring = &mut rings[ring];
         let address: std::net::IpAddr = address.parse().unwrap();
         let Ok(phone) = UdpSocket::bind((address, 0)) else { continue };
         phone.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let [one, other] = pair(address);
         let tokens = [(7 << 32) | 4, (7 << 32) | 6];
-        assert_eq!(ring.take_over(file, [&one, &other], tokens), Ok([true, true]));
+        let taken = ring.take_over(place, [&one, &other], tokens).unwrap();
+        assert_eq!(taken.receiving, [true, true]);
         let to = other.local_addr().unwrap();
         for round in 0..3u8 {
             phone.send_to(&[round; 172], to).unwrap();
@@ -64,8 +73,7 @@ fn datagrams_pass_with_their_addresses_in_both_families() {
             assert_eq!(token, tokens[1]);
             let (bytes, from, sender) = ring.open(datagram);
             assert_eq!((&*bytes, from), (&[round; 172][..], phone.local_addr().ok()));
-            let seat = Seat { file, token: tokens[0] };
-            assert!(sender.send(seat, &[round + 1; 172], phone.local_addr().unwrap(), true));
+            assert!(sender.send(taken.seats[0], &[round + 1; 172], phone.local_addr().unwrap(), true));
             assert_eq!(ring.next(), None);
             ring.tick(1, Duration::from_millis(1)).unwrap();
             let mut buffer = [0; 2048];
@@ -79,8 +87,7 @@ fn datagrams_pass_with_their_addresses_in_both_families() {
 fn buffers_that_run_out_lose_nothing_and_become_more() {
     let Some(mut ring) = ring() else { return };
     let [one, other] = pair(Ipv4Addr::LOCALHOST.into());
-    let places = [(0, 0), (1, 2)];
-    ring.take_over(0, [&one, &other], [0, 2]).unwrap();
+    let seats = ring.take_over(0, [&one, &other], [0, 2]).unwrap().seats;
     ring.tick(1, Duration::from_millis(1)).unwrap();
     let phone = phone();
     // As many as fit into any socket's buffer.
@@ -91,7 +98,7 @@ fn buffers_that_run_out_lose_nothing_and_become_more() {
     let (mut heard, mut starved) = ([vec![], vec![]], 0);
     while heard[0].len() + heard[1].len() < 400 {
         ring.tick(usize::MAX, Duration::from_millis(10)).unwrap();
-        for (token, bytes, error) in harvest(&mut ring, &places) {
+        for (token, bytes, error) in harvest(&mut ring, &seats) {
             match error {
                 None => heard[usize::from(token == 2)].extend(bytes),
                 Some(libc::ENOBUFS) => starved += 1,
@@ -108,7 +115,7 @@ fn buffers_that_run_out_lose_nothing_and_become_more() {
 fn an_empty_datagram_ends_one_operation_and_no_more() {
     let Some(mut ring) = ring() else { return };
     let [one, other] = pair(Ipv4Addr::LOCALHOST.into());
-    ring.take_over(0, [&one, &other], [0, 2]).unwrap();
+    let seats = ring.take_over(0, [&one, &other], [0, 2]).unwrap().seats;
     let phone = phone();
     for bytes in [&b"a"[..], b"", b"b", b"", b"", b"c"] {
         phone.send_to(bytes, one.local_addr().unwrap()).unwrap();
@@ -116,7 +123,7 @@ fn an_empty_datagram_ends_one_operation_and_no_more() {
     let mut heard = vec![];
     while heard.len() < 6 {
         ring.tick(1, Duration::from_millis(10)).unwrap();
-        heard.extend(harvest(&mut ring, &[(0, 0), (1, 2)]).into_iter().map(|found| found.1));
+        heard.extend(harvest(&mut ring, &seats).into_iter().map(|found| found.1));
     }
     assert_eq!(heard, [&b"a"[..], b"", b"b", b"", b"", b"c"]);
 }
@@ -125,7 +132,7 @@ fn an_empty_datagram_ends_one_operation_and_no_more() {
 fn a_datagram_longer_than_a_buffer_has_no_bytes() {
     let Some(mut ring) = ring() else { return };
     let [one, other] = pair(Ipv4Addr::LOCALHOST.into());
-    ring.take_over(0, [&one, &other], [0, 2]).unwrap();
+    let seats = ring.take_over(0, [&one, &other], [0, 2]).unwrap().seats;
     let phone = phone();
     let longest = BUFFER - HEAD - NAME;
     for length in [longest, longest + 1, 9000] {
@@ -134,7 +141,7 @@ fn a_datagram_longer_than_a_buffer_has_no_bytes() {
     let mut heard = vec![];
     while heard.len() < 3 {
         ring.tick(1, Duration::from_millis(10)).unwrap();
-        heard.extend(harvest(&mut ring, &[(0, 0), (1, 2)]).into_iter().map(|found| found.1.len()));
+        heard.extend(harvest(&mut ring, &seats).into_iter().map(|found| found.1.len()));
     }
     assert_eq!(heard, [longest, 0, 0]);
 }
@@ -143,11 +150,10 @@ fn a_datagram_longer_than_a_buffer_has_no_bytes() {
 fn what_is_not_sent_is_told_and_the_rest_leaves() {
     let Some(mut ring) = ring() else { return };
     let [one, other] = pair(Ipv4Addr::LOCALHOST.into());
-    ring.take_over(0, [&one, &other], [0, 2]).unwrap();
+    let [seat, _] = ring.take_over(0, [&one, &other], [0, 2]).unwrap().seats;
     let phone = phone();
     let to = phone.local_addr().unwrap();
     let broadcast = SocketAddr::from((Ipv4Addr::BROADCAST, 9));
-    let seat = Seat { file: 0, token: 0 };
     // More than there are places: some leave before the rest is queued.
     for number in 0..270u16 {
         let (to, relayed) = if number % 90 == 89 { (broadcast, number == 89) } else { (to, true) };
@@ -172,8 +178,14 @@ fn what_is_not_sent_is_told_and_the_rest_leaves() {
 
 #[test]
 fn a_port_is_free_when_the_operations_on_it_have_ended() {
-    let Some(mut ring) = ring() else { return };
-    for round in 0..20u64 {
+    let mut rings = rings();
+    for (index, round) in (0..rings.len()).flat_map(|ring| (0..10u64).map(move |round| (ring, round))) {
+        let ring = &mut rings[index];
+        // Another call goes on all the while, as on Linux up to 6.12 it would hold what is registered.
+        let stays = pair(Ipv4Addr::LOCALHOST.into());
+        if round == 0 {
+            ring.take_over(2, [&stays[0], &stays[1]], [1 << 60, (1 << 60) | 2]).unwrap();
+        }
         let [one, other] = pair(Ipv4Addr::LOCALHOST.into());
         let port = one.local_addr().unwrap().port();
         let tokens = [round << 32, (round << 32) | 2];
@@ -194,9 +206,10 @@ fn a_port_is_free_when_the_operations_on_it_have_ended() {
         }
         ended.sort_unstable();
         assert_eq!(ended, tokens);
-        assert!(!ring.is_busy());
+        assert_eq!(ring.receiving, 2);
         drop(one);
-        io::bind(Ipv4Addr::LOCALHOST.into(), port).unwrap();
+        let again = io::bind(Ipv4Addr::LOCALHOST.into(), port);
+        assert!(again.is_ok() || (index == 0 && trial() == Ok(Sockets::Plain)), "{again:?}");
     }
 }
 
@@ -206,12 +219,12 @@ fn a_doze_ends_with_a_packet_or_with_epoll() {
     let (wake, mut ready) = (io::Wake::new().unwrap(), vec![]);
     let mut poller = io::Poller::new(&wake).unwrap();
     let [one, other] = pair(Ipv4Addr::LOCALHOST.into());
-    ring.take_over(0, [&one, &other], [0, 2]).unwrap();
+    let seats = ring.take_over(0, [&one, &other], [0, 2]).unwrap().seats;
     let ages = Duration::from_secs(3600);
     for _ in 0..3 {
         phone().send_to(b"x", one.local_addr().unwrap()).unwrap();
         ring.doze(poller.as_fd(), ages).unwrap();
-        assert_eq!(harvest(&mut ring, &[(0, 0)]), [(0, b"x".to_vec(), None)]);
+        assert_eq!(harvest(&mut ring, &seats), [(0, b"x".to_vec(), None)]);
         wake.wake();
         ring.doze(poller.as_fd(), ages).unwrap();
         assert_eq!(ring.next(), None);

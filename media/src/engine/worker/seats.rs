@@ -5,7 +5,7 @@
 //! that nothing is under way on its sockets; only then they are closed and its ports free. When the ring fails, its
 //! calls go on at epoll.
 
-use super::super::ring::{Completion, Datagram, Ring, Seat, Sender};
+use super::super::ring::{Completion, Datagram, Ring, Sender, TakenOver};
 use super::{Bench, Now, TICK, Worker, set_deadline};
 use crate::time::{MediaTime, milliseconds};
 use crate::{CallStatistics, Side};
@@ -94,11 +94,8 @@ impl Worker {
         let tokens = [token(place.generation, slot, 0), token(place.generation, slot, 2)];
         let [a, _, b, _] = call.sockets();
         place.seating.state = State::Refused;
-        if slot >= ring.capacity() {
-            return;
-        }
         match ring.take_over(file(slot), [a, b], tokens) {
-            Ok(receiving) => {
+            Ok(TakenOver { seats, receiving }) => {
                 for (socket, _) in [a, b].into_iter().zip(receiving).filter(|(_, takes)| *takes) {
                     if let Err(error) = self.poller.remove(socket) {
                         tracing::debug!(%error, "a media socket is watched twice");
@@ -106,9 +103,7 @@ impl Worker {
                 }
                 place.seating.state = State::Seated;
                 place.seating.receiving = receiving;
-                let [token_a, token_b] = tokens;
-                let seat = |file, token| Seat { file, token };
-                call.sit(Some([seat(file(slot), token_a), seat(file(slot) + 1, token_b)]));
+                call.sit(Some(seats));
             }
             Err(refusal) => tracing::debug!(%refusal, "a call's media stays with epoll"),
         }
@@ -164,7 +159,7 @@ impl Worker {
     #[cold]
     fn receive_ended(&mut self, token: u64, error: Option<i32>, now: Now) -> bool {
         let (generation, slot, which) = parts(token);
-        let (leg, socket) = if which < 2 { (0, 0) } else { (1, 2) };
+        let (leg, side, socket) = if which < 2 { (0, Side::A, 0) } else { (1, Side::B, 2) };
         let Some(place) = self.slots.get_mut(slot).filter(|place| place.generation == generation) else {
             return false;
         };
@@ -181,7 +176,7 @@ impl Worker {
             place.seating.empty = place.seating.empty.saturating_add(1);
         }
         let goes_on = matches!(error, None | Some(libc::ENOBUFS)) && place.seating.empty < EMPTY;
-        if goes_on && ring.receive(file(slot) + leg as u32, token) {
+        if goes_on && call.seat(side).is_some_and(|seat| ring.receive(seat)) {
             if let Some(receiving) = place.seating.receiving.get_mut(leg) {
                 *receiving = true;
             }

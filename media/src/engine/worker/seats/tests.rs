@@ -28,13 +28,13 @@ struct Scene {
 
 impl Scene {
     fn new() -> Option<Self> {
-        trial().ok()?;
+        let sockets_are = trial().ok()?;
         let (told, inbox) = channel();
         let ports = Arc::new(Mutex::new(PortPool::new([], Duration::ZERO)));
         let recorder = Recorder::start("recorder-test", Sealers::start(1).unwrap()).unwrap();
         let (shared, clock) = (Arc::new(Shared::new().unwrap()), MediaClock::start());
         let mut worker = Worker::new(inbox, shared, ports, clock, recorder).unwrap();
-        worker.ring = Some(Box::new(Ring::new().unwrap()));
+        worker.ring = Some(Box::new(Ring::new(sockets_are).unwrap()));
         let sockets = || {
             let rtp = bind(LOCAL, 0).unwrap();
             let port = rtp.local_addr().unwrap().port();
