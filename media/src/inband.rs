@@ -397,6 +397,7 @@ const LONG_SILENCE: usize = 8 * HALF;
 const PIECE: usize = 160;
 
 /// Hears keys in a leg's packets.
+#[derive(Default)]
 pub struct ToneEar {
     detector: ToneDetector,
     decoder: Option<Box<g722::Decoder>>,
@@ -415,12 +416,6 @@ struct Last {
 impl fmt::Debug for ToneEar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ToneEar")
-    }
-}
-
-impl Default for ToneEar {
-    fn default() -> Self {
-        Self { detector: ToneDetector::default(), decoder: None, last: None }
     }
 }
 

@@ -8,9 +8,9 @@ const SEEDS: u64 = 1;
 
 const ALL: &str = "0123456789*#ABCD";
 
-/// Peak of a sine at so many dBm0: full scale is +3.14 dBm0.
+/// Peak of a sine at so many dBm0. At 0 dBm0 it is 3.14 dB below full scale (G.711 §4).
 fn peak(dbm0: f64) -> f64 {
-    32_767.0 * 10f64.powf((dbm0 - 3.14) / 20.0)
+    22_826.0 * 10f64.powf(dbm0 / 20.0)
 }
 
 /// How a telephone makes its tones.

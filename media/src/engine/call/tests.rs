@@ -138,7 +138,7 @@ impl World {
     fn give(&mut self, socket: u8, mut datagram: Vec<u8>) -> bool {
         let side = if socket < 2 { Side::A } else { Side::B };
         let phone = &self.phones[index(side)];
-        let from = if socket % 2 == 0 { &phone.rtp } else { &phone.rtcp }.local_addr().unwrap();
+        let from = if socket.is_multiple_of(2) { &phone.rtp } else { &phone.rtcp }.local_addr().unwrap();
         let mut bench = Bench { now: self.now(), counters: &mut self.counters, ring: None };
         self.call.on_packet(socket, &mut datagram, from, &mut self.recorder, &mut bench).0
     }
@@ -232,7 +232,7 @@ fn one_way_audio_is_told_after_ten_seconds_and_counted() {
     for _ in 0..1500 {
         world.say(Side::A, &[1000; 160]);
         // The second party's phone reports, and says nothing: RTCP is no audio.
-        if world.ms % 5000 == 0 {
+        if world.ms.is_multiple_of(5000) {
             let mut report = vec![];
             rtcp::encode_report(9, None, None, &Cname::from_random([3; 12]), &mut report);
             assert!(world.give(3, report));
