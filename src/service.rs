@@ -12,6 +12,7 @@ use crate::command::{PidFile, PidFileError};
 use crate::config::{Checked, Listen};
 use crate::descriptors;
 use crate::masking::session::MaskingSession;
+use crate::media_metrics;
 use crate::prompts::PromptLibrary;
 use crate::recording::{DirectoryLock, DirectoryTaken, Recordings, repair, worker};
 use crate::sip::transport::{BindError, ListenAddress, Protocol, TransportLimits, Transports};
@@ -19,7 +20,7 @@ use crate::store::{NewAccount, NoSession, SealKey, SealKeyError, Store, StoreErr
 use crate::trunk::dns::{Dns, SystemDns};
 use crate::trunk::resolve::Families;
 use media::engine::Engine;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -168,6 +169,7 @@ impl Service {
             }
         }
         let engine = Engine::start(config.media.limits.clone()).map_err(StartError::Media)?;
+        let media = engine.clone();
         let shell = Arc::new(Shell::new(ShellParts {
             store: store.clone(),
             engine,
@@ -228,6 +230,8 @@ impl Service {
         let base = config.http.public_url.clone().unwrap_or_else(|| format!("http://{http}"));
         jobs.spawn(Courier::new(store.clone(), &config.http.fetch_allow, base.clone())?.run());
         jobs.spawn(heartbeat(store));
+        jobs.spawn(media_metrics::run(media));
+        jobs.spawn(sweep_metrics(metrics_handle()));
         jobs.spawn(prober::run(Arc::clone(&shell)));
         jobs.spawn(Arc::clone(&shell.gateways).keep_located(dns, families(&transports)));
         jobs.spawn(loader.run());
@@ -435,6 +439,14 @@ fn warn_of_numbers(store: &Store, config: &Checked) {
     }
 }
 
+/// What histograms were told is put into their buckets, whether anybody fetches `/metrics` or not: it would pile up.
+async fn sweep_metrics(metrics: PrometheusHandle) {
+    loop {
+        clock::sleep(HEARTBEAT).await;
+        metrics.run_upkeep();
+    }
+}
+
 /// Also looks after the calls of other processes that have died, when the database is shared.
 async fn heartbeat(store: Store) {
     for beat in 0_u64.. {
@@ -474,7 +486,14 @@ fn metrics_handle() -> PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     HANDLE
         .get_or_init(|| {
-            let recorder = PrometheusBuilder::new().build_recorder();
+            let mut builder = PrometheusBuilder::new();
+            for (name, bounds) in crate::call::sound::BUCKETS {
+                builder = builder
+                    .set_buckets_for_metric(Matcher::Full(name.to_owned()), bounds)
+                    // Invariant: none of these lists is empty, which is all that is refused.
+                    .expect("a histogram has buckets");
+            }
+            let recorder = builder.build_recorder();
             let handle = recorder.handle();
             // Somebody who embeds us may have a recorder already; ours is then empty.
             let _ = metrics::set_global_recorder(recorder);

@@ -89,6 +89,9 @@ pub(crate) struct Options {
     /// recordings: how long they talk, in seconds.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
     talk_seconds: u64,
+    /// `media.engine` of the service: `auto`, `io_uring` or `epoll`. The bare loop is epoll's all the same.
+    #[arg(long, default_value = "auto")]
+    engine: String,
     /// The service's program; the one beside this program when not given.
     #[arg(long)]
     server: Option<PathBuf>,

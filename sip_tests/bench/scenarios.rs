@@ -38,7 +38,8 @@ impl Target {
             return Ok(Self { server: None, idle: 0.0, before: Holdings::default() });
         }
         let program = options.server_program()?;
-        let server = Server::start(&program, &options.scratch(), phones.callee_address(), options.cores())?;
+        let (scratch, cores) = (options.scratch(), options.cores());
+        let server = Server::start(&program, &scratch, phones.callee_address(), &options.engine, cores)?;
         let number = server.session(record)?;
         phones.dial_to(server.sip, &number);
         // What the start leaves to do is done before the idle load is taken.

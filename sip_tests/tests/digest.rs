@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{FIRST, PATIENCE, SECOND, Scene, Server, Setup, digest, until, until_asked};
+use common::{FIRST, PATIENCE, SECOND, Scene, Server, Setup, digest, phone, until, until_asked};
 use serde_json::json;
 use sip_tests::agent::Reply;
 use sip_tests::message::Message;
@@ -306,4 +306,77 @@ async fn a_carrier_is_told_the_virtual_number_in_the_header_and_the_form_that_it
         assert_eq!(call.final_status(PATIENCE).await.unwrap().status(), Some(486));
         until("the call is over", || (scene.server.service.shell().live_calls() == 0).then_some(())).await;
     }
+}
+
+/// What `maskline trunk-check` finds with this gateway: how many faults, and the report.
+async fn checked(gateway: &Phone, trunk: &str, number: Option<&str>) -> (usize, String) {
+    let text = format!(
+        "[sip]\nlisten = [\"udp://127.0.0.1:0\"]\n[[trunks]]\nname = \"carrier\"\nallow = [\"127.0.0.1\"]\n\
+         gateways = [\"sip:{}\"]\n{trunk}\n[[numbers]]\nnumber = \"+12025550100\"\n",
+        gateway.address()
+    );
+    let config = maskline::config::Config::read(&text, std::iter::empty()).unwrap();
+    let trunk = config.trunks.get("carrier").unwrap();
+    let number = number.and_then(maskline::number::E164::parse);
+    let dns = std::sync::Arc::new(maskline::trunk::dns::SystemDns::new());
+    let mut out = vec![];
+    let faults = maskline::trunk_check::check(&config, trunk, number, dns, &mut out).await;
+    let report = String::from_utf8(out).unwrap();
+    assert!(!report.contains(PASSWORD) && !report.contains("5550142"), "{report}");
+    (faults, report)
+}
+
+/// RFC 3261 §22.2: OPTIONS of a check that is asked who it is goes out once more, with what was asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_check_of_a_trunk_proves_who_we_are_and_says_whether_that_was_believed() {
+    let asked = |status, nonce, more: &str| Reply {
+        headers: asks(status == 407, "carrier.example", nonce, more),
+        ..Reply::status(status)
+    };
+    let table = [
+        (TRUNK, vec![asked(401, "n1", "")], "user name and password are accepted", 0, 2),
+        (TRUNK, vec![asked(407, "n1", ", algorithm=SHA-256")], "user name and password are accepted", 0, 2),
+        // What was proven is not believed, and is not tried for ever.
+        (TRUNK, vec![asked(401, "n1", ""), asked(401, "n2", "")], "the password is not accepted", 1, 2),
+        (TRUNK, vec![asked(401, "n1", ", algorithm=AKAv1-MD5")], "asks for a password, and gets none", 1, 1),
+        ("", vec![asked(401, "n1", "")], "the carrier wants a user name and a password", 0, 1),
+        (TRUNK, vec![], "OPTIONS was answered 200", 0, 1),
+    ];
+    for (trunk, replies, said, faults, requests) in table {
+        let gateway = phone("gateway").await;
+        gateway.script("OPTIONS", replies.clone()).await.unwrap();
+        let (found, report) = checked(&gateway, trunk, None).await;
+        assert!(report.contains(said), "{said} is missing in\n{report}");
+        assert_eq!(found, faults, "{report}");
+        let received = gateway.received();
+        let options: Vec<&Message> = received.iter().filter(|message| message.is("OPTIONS")).collect();
+        assert_eq!(options.len(), requests, "{said}");
+        assert!(
+            ["Authorization", "Proxy-Authorization"].iter().all(|name| options[0].header(name).is_none())
+        );
+        if let [first, second] = options.as_slice() {
+            let header = if replies[0].status == 407 { "Proxy-Authorization" } else { "Authorization" };
+            digest::proven(second, header, PASSWORD);
+            assert_eq!((first.cseq().0 + 1, first.call_id()), (second.cseq().0, second.call_id()));
+            assert_ne!(first.branch(), second.branch());
+        }
+        assert_eq!(gateway.faults().await, Vec::<String>::new());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_test_call_of_a_check_proves_who_we_are() {
+    let gateway = phone("gateway").await;
+    let answering = async {
+        let first = gateway.next_call(PATIENCE).await.unwrap();
+        first.reject(407, None, &asks(true, "carrier.example", "n1", ""), None).await.unwrap();
+        first.wait_ack(PATIENCE).await.unwrap();
+        let second = gateway.next_call(PATIENCE).await.unwrap();
+        digest::proven(second.request(), "Proxy-Authorization", PASSWORD);
+        second.reject(486, None, &[], None).await.unwrap();
+        second.wait_ack(PATIENCE).await.unwrap();
+    };
+    let ((_, report), ()) = tokio::join!(checked(&gateway, TRUNK, Some(FIRST)), answering);
+    assert!(report.contains("486"), "{report}");
+    assert_eq!(gateway.faults().await, Vec::<String>::new());
 }

@@ -54,8 +54,9 @@ async fn a_failure_is_mapped_and_nothing_of_it_passes() {
             let number = cause.strip_prefix("Q.850;cause=").and_then(|number| number.parse::<u8>().ok());
             assert!(number.is_some_and(|number| number <= 127), "a number and no text: {cause}");
             incoming.wait_ack(PATIENCE).await.unwrap();
-            let (_, callee) = scene.server.last_legs(&scene.session).await;
-            assert_eq!(callee["sip_status"], status);
+            let (caller, callee) = scene.server.last_legs(&scene.session).await;
+            assert_eq!((&callee["sip_status"], &callee["q850_cause"]), (&json!(status), &json!(null)));
+            assert_eq!(caller["q850_cause"], json!(number), "what we said");
         }
     }
     scene.no_faults().await;
@@ -82,6 +83,38 @@ async fn the_record_says_why() {
             assert_eq!(leg["hangup_source"], "Callee");
         }
     }
+}
+
+/// The Q.850 cause of each leg is the one that crossed the wire: the peer's, else ours.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_record_has_the_cause_that_was_told_on_each_leg() {
+    let scene = Scene::new().await;
+    let causes = async || {
+        let (caller, callee) = scene.server.last_legs(&scene.session).await;
+        (caller["q850_cause"].clone(), callee["q850_cause"].clone())
+    };
+    for (status, told, ours) in [(503, 34, 42), (486, 17, 17), (480, 20, 19)] {
+        let (call, incoming) = scene.dial().await;
+        let reason = ("Reason".to_owned(), format!("Q.850;cause={told};text=\"x\""));
+        incoming.reject(status, None, &[reason], None).await.unwrap();
+        let refusal = call.final_status(PATIENCE).await.unwrap();
+        assert_eq!(refusal.header("Reason"), Some(format!("Q.850;cause={ours}").as_str()), "{status}");
+        assert_eq!(causes().await, (json!(ours), json!(told)), "{status}");
+    }
+    let (call, incoming) = scene.talk().await;
+    scene.hang_up(&call, &incoming).await;
+    assert_eq!(causes().await, (json!(null), json!(16)), "the caller named none, we did");
+    let (call, incoming) = scene.talk().await;
+    incoming.bye_with(&[("Reason".to_owned(), "Q.850;cause=31".to_owned())]).await.unwrap();
+    let bye = call.wait_bye(PATIENCE).await.unwrap();
+    assert_eq!(bye.header("Reason"), Some("Q.850;cause=16"));
+    assert_eq!(causes().await, (json!(16), json!(31)));
+    let (call, incoming) = scene.dial().await;
+    call.cancel().await.unwrap();
+    incoming.wait_cancel(PATIENCE).await.unwrap();
+    call.final_status(PATIENCE).await.unwrap();
+    assert_eq!(causes().await, (json!(null), json!(16)));
+    scene.no_faults().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -316,6 +316,40 @@ async fn options_find_out_what_no_call_has_to() {
     scene.no_faults().await;
 }
 
+/// What leaves by a trunk counts among its calls, whichever trunk the callers come in by.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trunk_carries_no_more_legs_that_leave_than_it_takes() {
+    let callee = phone("callee").await;
+    let trunk = format!(
+        "[[trunks]]\nname = \"narrow\"\ngateways = [\"{}\"]\nallow = [\"127.0.0.9/32\"]\nmax_calls = 1\n\
+         [[numbers]]\nnumber = \"+12025550199\"\ntrunk = \"narrow\"",
+        uri(callee.address())
+    );
+    let trunk: &'static str = Box::leak(trunk.into_boxed_str());
+    let setup = Setup { trunk, numbers: 0, ..Setup::default() };
+    let scene = scene(vec![uri(callee.address())], callee, setup).await;
+    for _ in 0..3 {
+        // A callee who is busy, and one who talks: both places are given back.
+        let (busy, rung) = scene.dial().await;
+        rung.reject(486, None, &[], None).await.unwrap();
+        assert_eq!(busy.final_status(PATIENCE).await.unwrap().status(), Some(486));
+        let live = || scene.server.service.shell().live_calls();
+        common::until("room", || (live() == 0).then_some(())).await;
+        let (call, incoming) = scene.talk().await;
+        let invites = || scene.callee.received().iter().filter(|message| message.is("INVITE")).count();
+        let before = invites();
+        let options = CallOptions::from(FIRST);
+        let over = scene.caller.call(scene.server.sip, &scene.number, options).await.unwrap();
+        let refusal = over.final_status(PATIENCE).await.unwrap();
+        assert_eq!((refusal.status(), refusal.header("Retry-After")), (Some(503), Some("10")));
+        assert_eq!(invites(), before, "it never left");
+        scene.both_hear(&call, &incoming).await;
+        scene.hang_up(&call, &incoming).await;
+        scene.server.settled().await;
+    }
+    scene.no_faults().await;
+}
+
 /// What leaves by a trunk keeps to its calls per second, by waiting; whoever would wait too long is refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_that_leave_wait_for_their_turn() {

@@ -23,7 +23,9 @@ async fn refused(scene: &Scene) -> Message {
 async fn calls_over_the_limit_get_503_until_one_ends() {
     for setup in [
         Setup { sip: "max_calls = 2", ..Setup::default() },
-        Setup { trunk: "max_calls = 2", ..Setup::default() },
+        // Both legs are the trunk's; of the second one the A-leg finds room and the B-leg none.
+        Setup { trunk: "max_calls = 4", ..Setup::default() },
+        Setup { trunk: "max_calls = 5", ..Setup::default() },
     ] {
         let scene = scene(setup).await;
         let (ringing, unanswered) = scene.dial().await;

@@ -293,3 +293,95 @@ async fn a_gateway_that_speaks_no_tls_gets_no_invite() {
     assert_eq!(call.final_status(PATIENCE).await.unwrap().status(), Some(500));
     until("the call is stored", || (server.service.shell().live_calls() == 0).then_some(())).await;
 }
+
+/// What `maskline trunk-check` finds with this gateway: how many faults, and the report.
+async fn checked(gateway: &str, tls: &str) -> (usize, String) {
+    let text = format!(
+        "[sip]\nlisten = [\"udp://127.0.0.1:0\", \"tls://127.0.0.1:0\"]\n[sip.tls]\n{tls}\n[[trunks]]\n\
+         name = \"carrier\"\nallow = [\"127.0.0.1\"]\ngateways = [\"{gateway}\"]\n\
+         [[numbers]]\nnumber = \"+12025550100\"\n"
+    );
+    let config = maskline::config::Config::read(&text, std::iter::empty()).unwrap();
+    let trunk = config.trunks.get("carrier").unwrap();
+    let dns = Arc::new(maskline::trunk::dns::SystemDns::new());
+    let mut out = vec![];
+    let faults = maskline::trunk_check::check(&config, trunk, None, dns, &mut out).await;
+    (faults, String::from_utf8(out).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_check_of_a_trunk_says_what_is_wrong_with_a_certificate() {
+    type Shows = fn(&Authority) -> Pair;
+    let table: [(Shows, &[&str]); 5] = [
+        (
+            |authority| authority.sign("localhost"),
+            &[
+                "names and signatures are right",
+                "the certificate is for localhost",
+                "OPTIONS was answered 200",
+            ],
+        ),
+        (
+            |authority| authority.sign("sip.other.example"),
+            &["the certificate is not for localhost", "the certificate is for sip.other.example"],
+        ),
+        (|authority| authority.sign("127.0.0.1"), &["the certificate is not for localhost"]),
+        (|authority| authority.sign_expired("localhost"), &["must renew", "until 2020-01-01, which is over"]),
+        (|_| stranger().sign("localhost"), &["nobody whom this machine trusts has signed it", "sip.tls.ca"]),
+    ];
+    for (index, (shows, said)) in table.into_iter().enumerate() {
+        let authority = Authority::new();
+        let gateway = phone("gateway", Secret::new(&authority, &shows(&authority), OURS, false)).await;
+        let uri = format!("sips:localhost:{}", gateway.address().port());
+        let (faults, report) = checked(&uri, &authority.lines(&authority.sign(OURS))).await;
+        for line in said {
+            assert!(report.contains(line), "{line} is missing in\n{report}");
+        }
+        assert_eq!((faults == 0, gateway.received().is_empty()), (index == 0, index > 0), "{report}");
+        assert!(gateway.faults().await.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_check_of_a_trunk_shows_our_certificate_and_says_when_none_is_taken() {
+    let authority = Authority::new();
+    let secret = Secret::new(&authority, &authority.sign("localhost"), OURS, true);
+    let gateway = phone("gateway", secret).await;
+    let uri = format!("sip:localhost:{};transport=tls", gateway.address().port());
+    let (faults, report) = checked(&uri, &authority.lines(&authority.sign(OURS))).await;
+    assert_eq!(faults, 0, "{report}");
+    assert_eq!(gateway.received().iter().filter(|message| message.is("OPTIONS")).count(), 1);
+    // Signed by somebody whom the carrier does not know.
+    let foreign = stranger().sign(OURS);
+    let (certificate, key) = (foreign.0.display(), foreign.1.display());
+    let ca = authority.ca();
+    let tls = format!("certificate = \"{certificate}\"\nkey = \"{key}\"\nca = \"{}\"", ca.display());
+    let (faults, report) = checked(&uri, &tls).await;
+    assert!(faults > 0 && report.contains("sip.tls.certificate"), "{report}");
+    assert_eq!(gateway.received().iter().filter(|message| message.is("OPTIONS")).count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_check_of_a_trunk_says_where_nobody_speaks_tls() {
+    let authority = Authority::new();
+    let tls = authority.lines(&authority.sign(OURS));
+    // Somebody else's port: it answers, in clear.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("sips:127.0.0.1:{}", listener.local_addr().unwrap().port());
+    let clear = async {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ =
+                tokio::io::AsyncWriteExt::write_all(&mut stream, b"SIP/2.0 400 Bad Request\r\n\r\n").await;
+        }
+    };
+    let (faults, report) = tokio::select! {
+        checked = checked(&uri, &tls) => checked,
+        () = clear => unreachable!(),
+    };
+    assert!(faults == 1 && report.contains("whether TLS is served there"), "{report}");
+    // Nobody's port.
+    drop(listener);
+    let (faults, report) = checked(&uri, &tls).await;
+    assert!(faults == 1 && report.contains("no TCP connection to"), "{report}");
+}

@@ -219,10 +219,12 @@ async fn make_call(service: &Service, uuid: &str, ended: bool) -> (Uuid, Uuid) {
                 hangup_cause_code: cause.1,
                 hangup_source: "Caller",
                 sip_status: None,
+                q850_cause: Some(16),
                 packets_received: 5,
                 packets_sent: 6,
                 packets_lost: 0,
                 jitter: 0,
+                quality: None,
             };
         let [failed, good] = b;
         let normal = ("Normal Hangup", 4000);

@@ -3,7 +3,7 @@
 use crate::callbacks::event::{CallEvent, EndedLeg, Happening, MAX_CALL_EVENTS, Subject, end_of_call};
 use crate::masking::session::PartyRole;
 use crate::number::{Did, E164};
-use crate::store::{Cdr, LegCdr, LegOpened, RecordingRow};
+use crate::store::{Cdr, LegCdr, LegOpened, LegQuality, RecordingRow};
 use jiff::Timestamp;
 use media::{CallStatistics, Side};
 use std::time::Instant;
@@ -383,10 +383,12 @@ impl CdrBuilder {
             hangup_cause_code: 0,
             hangup_source: "",
             sip_status: None,
+            q850_cause: None,
             packets_received: 0,
             packets_sent: 0,
             packets_lost: 0,
             jitter: 0,
+            quality: None,
         };
         self.legs.push(Record { cdr, ended: false });
         opened
@@ -443,6 +445,13 @@ impl CdrBuilder {
         }
     }
 
+    /// What the leg's Reason says of its end.
+    pub fn q850(&mut self, leg: Uuid, cause: Option<u16>) {
+        if let Some(leg) = self.leg(leg) {
+            leg.cdr.q850_cause = cause.or(leg.cdr.q850_cause);
+        }
+    }
+
     /// What was recorded.
     pub fn recorded(&mut self, recording: RecordingRow) {
         self.recording = Some(recording);
@@ -457,6 +466,7 @@ impl CdrBuilder {
                 leg.cdr.packets_sent = figures.sent;
                 leg.cdr.packets_lost = figures.lost;
                 leg.cdr.jitter = figures.jitter;
+                leg.cdr.quality = LegQuality::of(&figures);
             }
         }
     }

@@ -53,6 +53,7 @@ pub mod registrar;
 pub mod registry;
 mod shares;
 pub mod signal;
+pub mod sound;
 pub mod task;
 pub mod tones;
 
@@ -173,7 +174,7 @@ pub enum Event {
     Found(LookUp, Result<Box<Found>, StoreFailed>),
     /// The media's local RTP ports, A's and B's; `Err`: none is free.
     MediaOpened(Result<(u16, u16), NoPort>),
-    /// The INVITE may go now, as far as the trunk's calls per second are concerned; `false`: too many wait already.
+    /// The INVITE may go now, as far as its trunk's limits are concerned; `false`: the trunk is full.
     Paced(bool),
     /// The media has something to say.
     Media(Box<MediaEvent>),
@@ -233,7 +234,8 @@ pub enum Action {
     CloseCall(Box<Cdr>),
     /// The call is answered on both legs; for counters.
     Bridged,
-    /// An INVITE wants to leave by this trunk, which takes only so many per second; the answer is [`Event::Paced`].
+    /// A B-leg wants to leave by this trunk, which takes only so many, at one time or per second; the answer is
+    /// [`Event::Paced`].
     Pace(String),
     /// What became of an INVITE, as far as it is news about the gateway that it went to.
     Learned(Box<Learned>),

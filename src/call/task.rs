@@ -2,14 +2,13 @@
 
 use super::cdr::HangupCause;
 use super::dispatch::{CallHandle, KeyGuard};
-use super::registry::{Permit, Shell, Unsettled};
-use super::{Action, Call, Event, NoPort};
+use super::registry::{Permit, Shell, TrunkLeg, Unsettled};
+use super::{Action, Call, Event, NoPort, sound};
 use crate::clock;
 use crate::store::Note;
 use media::engine::MediaHandle;
 use media::{MediaEvent, Side};
 use std::net::IpAddr;
-use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,12 +22,14 @@ const LINGER_STEP: Duration = Duration::from_millis(100);
 
 /// One call's task. When it ends, its keys, sockets and transactions are gone.
 pub(super) struct CallTask {
-    pub(super) call: Box<Call>,
+    pub(super) call: Call,
     pub(super) handle: CallHandle,
     pub(super) inbox: mpsc::Receiver<Event>,
     pub(super) shell: Arc<Shell>,
     /// Given back when the call stops counting as one; what lingers afterwards is tiny.
     pub(super) permit: Option<Permit>,
+    /// The place of the B-leg on its trunk, where that takes only so many.
+    pub(super) callee_leg: Option<TrunkLeg>,
     /// Given back when the record is stored: a drain waits for it.
     pub(super) unsettled: Option<Unsettled>,
     pub(super) keys: KeyGuard,
@@ -56,8 +57,9 @@ struct Hands {
 }
 
 impl CallTask {
-    /// Runs the call to its end. `first` is what the machine wanted when it was made.
-    pub(super) async fn run(mut self, first: Vec<Action>) {
+    /// Runs the call to its end. `first` is what the machine wanted when it was made. Boxed, like what happens rarely: a
+    /// future has room for whatever it holds at any time, and lives on while the call's transactions do.
+    pub(super) async fn run(mut self: Box<Self>, first: Vec<Action>) {
         let (media_events, mut from_media) = mpsc::unbounded_channel();
         let mut hands = Hands {
             jobs: JoinSet::new(),
@@ -77,7 +79,10 @@ impl CallTask {
                     tokio::select! {
                         biased;
                         Some(event) = self.inbox.recv() => event,
-                        Some(event) = from_media.recv() => Event::Media(event),
+                        Some(event) = from_media.recv() => {
+                            sound::observe(&event, self.handle.id);
+                            Event::Media(event)
+                        }
                         // A job that panics yields no event; the machine's own deadline covers it.
                         Some(Ok(event)) = hands.jobs.join_next() => event,
                         () = clock::sleep_until(deadline) => Event::Timeout,
@@ -88,7 +93,7 @@ impl CallTask {
                 || self.end_after_fault(&mut hands);
         }
         if !goes_on {
-            self.drop_call(hands).await;
+            Box::pin(self.drop_call(hands)).await;
         }
         debug!("call ended");
     }
@@ -134,6 +139,7 @@ impl CallTask {
     async fn drop_call(&mut self, mut hands: Hands) {
         hands.media = None;
         self.permit = None;
+        self.callee_leg = None;
         let call = &mut self.call;
         // An account of it that would be the next bug is left out.
         let record = catch_unwind(AssertUnwindSafe(|| call.give_up(clock::now()))).ok().flatten();
@@ -182,15 +188,22 @@ impl CallTask {
                 }
                 Action::Bridged => shell.counters.bridged.increment(1),
                 Action::Unauthorized { trunk, why } => shell.unauthorized(&trunk, why),
-                Action::Pace(trunk) => match shell.pace(&trunk) {
-                    Some(wait) if !wait.is_zero() => {
-                        jobs.spawn(async move {
-                            clock::sleep(wait).await;
-                            Event::Paced(true)
-                        });
+                Action::Pace(trunk) => {
+                    // The attempt before this one is over.
+                    self.callee_leg = None;
+                    let place = shell.leave_by(&trunk);
+                    let wait = place.as_ref().map(|(_, wait)| *wait);
+                    self.callee_leg = place.map(|(leg, _)| leg);
+                    match wait {
+                        Some(wait) if !wait.is_zero() => {
+                            jobs.spawn(async move {
+                                clock::sleep(wait).await;
+                                Event::Paced(true)
+                            });
+                        }
+                        now => hands.immediate.push(Event::Paced(now.is_some())),
                     }
-                    now => hands.immediate.push(Event::Paced(now.is_some())),
-                },
+                }
                 Action::Learned(news) => shell.gateways.learn(&news.trunk, news.target, news.outcome),
             }
         }
@@ -200,6 +213,9 @@ impl CallTask {
         if self.known_session != self.call.session() {
             self.known_session = self.call.session();
             self.shell.registry_entry(&self.handle, self.known_session);
+        }
+        if !self.call.may_have_callee() {
+            self.callee_leg = None;
         }
         if !self.call.is_live() {
             self.permit = None;
@@ -218,12 +234,6 @@ impl Hands {
     fn open_media(&mut self, shell: &Shell, a: IpAddr, b: IpAddr) {
         let events = self.media_events.clone();
         let sink = Box::new(move |event| {
-            if let MediaEvent::Closed(figures) = &event
-                && let Some(count) =
-                    NonZeroU64::new(figures.a.unauthentic.saturating_add(figures.b.unauthentic))
-            {
-                metrics::counter!("maskline_media_unauthentic_total").increment(count.get());
-            }
             // The call is over: nobody wants to know any more.
             let _ = events.send(Box::new(event));
         });

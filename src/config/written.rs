@@ -94,6 +94,8 @@ pub struct MediaConfig {
     pub port_rest_ms: u64,
     /// Media threads; without it one per core. More than cores only costs.
     pub workers: Option<usize>,
+    /// How packets come and go: `auto`, `io_uring` or `epoll`.
+    pub engine: String,
 }
 
 impl Default for MediaConfig {
@@ -104,6 +106,7 @@ impl Default for MediaConfig {
             silence_seconds: 60,
             port_rest_ms: 60_000,
             workers: None,
+            engine: "auto".to_owned(),
         }
     }
 }
@@ -203,7 +206,7 @@ pub struct TrunkConfig {
     pub number_format: String,
     /// Numbers without a country code are read as of this country.
     pub default_country: Option<String>,
-    /// Legs at one time; without it only `sip.max_calls` limits them.
+    /// Legs at one time, both directions; without it only `sip.max_calls` limits them.
     pub max_calls: Option<u32>,
     /// New legs per second; without it only `sip.max_calls_per_second` limits them.
     pub max_calls_per_second: Option<u32>,

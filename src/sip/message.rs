@@ -311,7 +311,7 @@ fn read_cseq(wire: &Bytes, field: &Field) -> Result<CSeq, Malformed> {
 /// From and To. A display name in Latin-1 is no reason to refuse a call; nothing else there may be of such
 /// bytes, because U+FFFD in host, parameter name or tag is refused or means nothing.
 fn read_party(wire: &Bytes, field: &Field, name: &'static str) -> Result<NameAddr, Malformed> {
-    NameAddr::parse(&ByteStr::from_utf8_lossy(field.value(wire))).ok_or(Malformed::Invalid(name))
+    NameAddr::parse(&ByteStr::from_utf8_lossy(&field.value(wire))).ok_or(Malformed::Invalid(name))
 }
 
 /// RFC 3261 §20.22: 0 to 255.
@@ -324,7 +324,7 @@ fn read_max_forwards(wire: &Bytes, field: &Field) -> Result<u8, Malformed> {
 /// The first value. A bad one makes a request bad; a response is taken all the same, because a call that is
 /// up at the peer must be acknowledged and ended, and the target we have will do for that.
 fn read_contact(wire: &Bytes, field: &Field, is_request: bool) -> Result<Option<NameAddr>, Malformed> {
-    let line = ByteStr::from_utf8_lossy(field.value(wire));
+    let line = ByteStr::from_utf8_lossy(&field.value(wire));
     let value = split_list(&line).next().unwrap_or_default();
     let contact = NameAddr::parse(&line.share(value));
     if contact.is_none() && is_request && value != "*" {

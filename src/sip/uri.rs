@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::grammar::{is_free_of, split_at_byte, split_while, trim_start};
+use super::grammar::{is_free_of, is_host, split_at_byte, split_while, trim_start};
 use super::wire::{ByteStr, MAX_URI};
 
 /// What a URI begins with.
@@ -280,8 +280,7 @@ pub(crate) fn split_host(text: &str) -> Option<(&str, Option<u16>, &str)> {
             address(host).filter(IpAddr::is_ipv6)?;
             (host, rest)
         }
-        // Underscores are no part of a host name, but common inside networks.
-        None => split_while(text, |b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_')),
+        None => split_while(text, is_host),
     };
     if host.is_empty() || host.len() > 255 {
         return None;

@@ -8,6 +8,7 @@ use std::fmt;
 use std::ops::Deref;
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use memchr::memchr;
 
 use super::grammar::{is_blank, is_token, number, unfold};
@@ -30,39 +31,38 @@ pub const MAX_TOKEN: usize = 256;
 
 /// A piece of a received message, known to be UTF-8, that shares the message's memory.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ByteStr(Bytes);
+pub struct ByteStr(ByteString);
 
 impl ByteStr {
     /// `None` when the bytes are not UTF-8.
     #[must_use]
     pub fn from_utf8(bytes: Bytes) -> Option<Self> {
-        std::str::from_utf8(&bytes).is_ok().then_some(Self(bytes))
+        ByteString::try_from(bytes).ok().map(Self)
     }
 
     /// Shares the memory when the bytes are UTF-8, else copies and puts U+FFFD where they are not.
-    pub(crate) fn from_utf8_lossy(bytes: Bytes) -> Self {
-        match std::str::from_utf8(&bytes) {
-            Ok(_) => Self(bytes),
-            Err(_) => String::from_utf8_lossy(&bytes).into_owned().into(),
+    pub(crate) fn from_utf8_lossy(bytes: &Bytes) -> Self {
+        match ByteString::try_from(bytes.clone()) {
+            Ok(text) => Self(text),
+            Err(_) => String::from_utf8_lossy(bytes).into_owned().into(),
         }
     }
 
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        // Invariant: every constructor has checked the bytes, so the default is never taken.
-        std::str::from_utf8(&self.0).unwrap_or_default()
+        &self.0
     }
 
     /// The same text as shared bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &Bytes {
-        &self.0
+        self.0.as_bytes()
     }
 
     /// `part`, which must have been borrowed from `self`, as a value that shares the memory.
     pub(crate) fn share(&self, part: &str) -> Self {
-        Self(self.0.slice_ref(part.as_bytes()))
+        Self(self.0.slice_ref(part))
     }
 }
 
@@ -82,19 +82,19 @@ impl AsRef<str> for ByteStr {
 
 impl From<&str> for ByteStr {
     fn from(text: &str) -> Self {
-        Self(Bytes::copy_from_slice(text.as_bytes()))
+        Self(text.into())
     }
 }
 
 impl From<String> for ByteStr {
     fn from(text: String) -> Self {
-        Self(Bytes::from(text))
+        Self(text.into())
     }
 }
 
 impl PartialEq<str> for ByteStr {
     fn eq(&self, other: &str) -> bool {
-        *self.0 == *other.as_bytes()
+        *self.0 == *other
     }
 }
 

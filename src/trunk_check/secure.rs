@@ -14,12 +14,15 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a peer may take to say that it does not believe us.
+const SECOND_THOUGHTS: Duration = Duration::from_millis(700);
 
 /// Whether a call could go there.
 pub(super) async fn check<W: Write>(
@@ -44,9 +47,15 @@ pub(super) async fn check<W: Write>(
             let shaken =
                 timeout(PATIENCE, TlsConnector::from(config).connect(expected.clone(), stream)).await;
             match shaken {
-                Ok(Ok(stream)) => {
+                Ok(Ok(mut stream)) => {
                     show(&stream, report);
-                    true
+                    match refusal(&mut stream).await {
+                        Some(error) => {
+                            report.add(&of_failure(&error, name.unwrap_or("the gateway's address")));
+                            false
+                        }
+                        None => true,
+                    }
                 }
                 Ok(Err(error)) => {
                     report.add(&of_failure(&error, name.unwrap_or("the gateway's address")));
@@ -72,6 +81,15 @@ pub(super) async fn check<W: Write>(
             ));
             false
         }
+    }
+}
+
+/// In TLS 1.3 (RFC 8446 §2) our side of the handshake is over before the peer has looked at our certificate: that it does
+/// not believe it comes afterwards.
+async fn refusal(stream: &mut TlsStream<TcpStream>) -> Option<io::Error> {
+    match timeout(SECOND_THOUGHTS, stream.read(&mut [0])).await {
+        Ok(Err(error)) => Some(error),
+        Ok(Ok(_)) | Err(_) => None,
     }
 }
 

@@ -133,10 +133,12 @@ async fn a_call_that_only_one_leg_had_lacks_the_others_url_and_what_is_0() {
             hangup_cause_code: 1000,
             hangup_source: "Caller",
             sip_status: Some(487),
+            q850_cause: Some(16),
             packets_received: 0,
             packets_sent: 0,
             packets_lost: 0,
             jitter: 0,
+            quality: None,
         };
         let cdr = Cdr {
             interaction: opened.interaction,

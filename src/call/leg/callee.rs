@@ -234,6 +234,7 @@ impl Leg {
             session: None,
             reinvites: Vec::new(),
             told: None,
+            said: None,
             state: State::SettingUp,
         };
         leg.perform_invite(actions, out);
@@ -463,6 +464,7 @@ impl Leg {
         outgoing.cancel = Cancel::Sent;
         outgoing.give_up = Some(out.now + 64 * T1);
         let (mut cancel, hop) = (identity::cancel(&outgoing.invite), outgoing.hop.clone());
+        self.said = Some(cause.q850());
         cancel.headers.push(identity::reason(cause));
         self.start_client_as_is(cancel, hop, 0, out);
     }

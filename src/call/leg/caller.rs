@@ -11,6 +11,7 @@ use crate::sip::dialog::Dialog;
 use crate::sip::encode::{HeaderOut, ResponseHead};
 use crate::sip::key::TransactionKey;
 use crate::sip::message::{Head, Request};
+use crate::sip::reason;
 use crate::sip::session_timer::{Agreed, LEAST_SECONDS, TooSmall};
 use crate::sip::transaction::{InviteServer, invite_server};
 use crate::sip::transport::{Flow, Protocol};
@@ -113,6 +114,7 @@ impl Leg {
             session: None,
             reinvites: Vec::new(),
             told: None,
+            said: None,
             state: State::SettingUp,
         };
         let timer = leg
@@ -230,6 +232,7 @@ impl Leg {
         let response = identity::response(&request.response_head(flow.peer), status, Some(&tag));
         self.respond(request, flow, &response, out);
         if known && self.state == State::SettingUp {
+            self.told = reason::q850(&request.head);
             self.refuse(487, [], out);
             out.signal(Signal::HungUp(HangupCause::Canceled));
         }

@@ -173,6 +173,9 @@ impl Leg {
     fn on_bye(&mut self, request: &Request, flow: &Flow, out: &mut Output<'_>) {
         let before_answer = self.state == State::SettingUp;
         self.reply(request, flow, 200, out);
+        if self.state != State::Ended {
+            self.told = reason::q850(&request.head);
+        }
         if before_answer {
             // BYE on an early dialog ends the INVITE like CANCEL does (RFC 3261 §15.1.2).
             self.refuse(487, [], out);
@@ -184,7 +187,7 @@ impl Leg {
         self.bye_after_ack = false;
         if self.state == State::Answered {
             self.state = State::Ended;
-            let cause = reason::q850(&request.head).map_or(HangupCause::Normal, HangupCause::of_q850);
+            let cause = self.told.map_or(HangupCause::Normal, HangupCause::of_q850);
             out.signal(Signal::HungUp(cause));
         }
     }

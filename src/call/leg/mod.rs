@@ -73,8 +73,9 @@ pub struct Leg {
     takes_update: bool,
     session: Option<Box<Session>>,
     reinvites: Vec<Reinvite>,
-    /// What the final failure says in its Reason.
+    /// The Q.850 cause in the peer's final failure, CANCEL or BYE, and in ours.
     told: Option<u8>,
+    said: Option<u16>,
     state: State,
 }
 
@@ -198,6 +199,20 @@ impl Leg {
         self.told
     }
 
+    /// The Q.850 cause that the leg ended with on the wire, as far as one was named: the peer's, else ours.
+    #[must_use]
+    pub fn last_cause(&self) -> Option<u16> {
+        self.told.map(u16::from).or(self.said)
+    }
+
+    /// The Reason that the leg ends with, if nobody has ended it before.
+    fn say(&mut self, cause: HangupCause) -> HeaderOut {
+        if self.state != State::Ended {
+            self.said = Some(cause.q850());
+        }
+        identity::reason(cause)
+    }
+
     /// True when the leg is answered and nobody waits for the ACK of our 2xx.
     #[must_use]
     pub fn is_acknowledged(&self) -> bool {
@@ -240,8 +255,8 @@ impl Leg {
             Order::Ring { early_media } => self.ring(early_media, out),
             Order::Answer => self.answer(out),
             Order::Refuse { status, retry_after, cause } => {
-                let retry_after = retry_after.map(HeaderOut::RetryAfter);
-                self.refuse(status, retry_after.into_iter().chain([identity::reason(cause)]), out);
+                let (retry_after, reason) = (retry_after.map(HeaderOut::RetryAfter), self.say(cause));
+                self.refuse(status, retry_after.into_iter().chain([reason]), out);
             }
             Order::HangUp(cause) => self.hang_up(cause, out),
         }
@@ -259,7 +274,10 @@ impl Leg {
                     self.send_bye(Some(cause), out);
                 }
             }
-            (State::SettingUp, SetUp::Incoming(_)) => self.refuse(480, [identity::reason(cause)], out),
+            (State::SettingUp, SetUp::Incoming(_)) => {
+                let reason = self.say(cause);
+                self.refuse(480, [reason], out);
+            }
             (State::SettingUp, SetUp::Outgoing(_)) => {
                 self.state = State::Ended;
                 self.cancel(cause, out);
@@ -270,6 +288,7 @@ impl Leg {
     fn send_bye(&mut self, cause: Option<HangupCause>, out: &mut Output<'_>) {
         let Some(dialog) = self.dialog.clone() else { return };
         let mut dialog = dialog;
+        self.said = cause.map(HangupCause::q850);
         self.send_bye_on(&mut dialog, cause, out);
         self.dialog = Some(dialog);
     }

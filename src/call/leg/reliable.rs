@@ -245,7 +245,8 @@ impl Leg {
 
     fn fail_set_up(&mut self, status: u16, cause: HangupCause, out: &mut Output<'_>) {
         if self.state == State::SettingUp {
-            self.refuse(status, [identity::reason(cause)], out);
+            let reason = self.say(cause);
+            self.refuse(status, [reason], out);
             out.signal(Signal::HungUp(cause));
         }
     }

@@ -3,6 +3,7 @@
 use super::{CLOSING, Call, CdrState, LINGERING, LOOK_UP, MediaState, State};
 use crate::call::Action;
 use crate::call::cdr::{HangupCause, HangupSource};
+use crate::call::leg::Leg;
 use crate::call::signal::Order;
 use crate::recording::manifest::Names;
 use crate::store::{Cdr, RecordingRow};
@@ -57,6 +58,7 @@ impl Call {
         self.cdr.ended(self.b_uuid, cause, source, None, now);
         self.order_a(Order::HangUp(cause), actions, now);
         self.order_b(Order::HangUp(cause), actions, now);
+        self.note_causes();
         // Whose call it was is still to be told by the look-up; without its account nobody would see the CDR.
         let unknown = self.awaited.is_some() && self.media == MediaState::None;
         let open = now + if unknown { LOOK_UP } else { CLOSING };
@@ -67,6 +69,12 @@ impl Call {
             MediaState::None | MediaState::Closed => self.send_cdr(actions, now),
             MediaState::Closing { .. } => {}
         }
+    }
+
+    /// What peers have said of the legs' ends, and what we have.
+    pub(super) fn note_causes(&mut self) {
+        self.cdr.q850(self.a_uuid, self.a.as_ref().and_then(Leg::last_cause));
+        self.cdr.q850(self.b_uuid, self.b.as_ref().and_then(Leg::last_cause));
     }
 
     pub(super) fn close_media(&mut self, actions: &mut Vec<Action>) {
@@ -162,8 +170,8 @@ impl Call {
     pub(super) fn settle(&mut self, _actions: &mut Vec<Action>, _now: Instant) {
         // On a stream a refused leg has nothing to wait for from the first moment, so no event would remove it.
         self.former.retain(|leg| !leg.is_done());
-        let quiet = self.a.as_ref().is_none_or(crate::call::leg::Leg::is_done)
-            && self.b.as_ref().is_none_or(crate::call::leg::Leg::is_done)
+        let quiet = self.a.as_ref().is_none_or(Leg::is_done)
+            && self.b.as_ref().is_none_or(Leg::is_done)
             && self.former.is_empty();
         if quiet && matches!(self.state, State::Draining { cdr: CdrState::Closed, .. }) {
             self.state = State::Done;

@@ -132,11 +132,10 @@ impl Call {
         let State::CallingFirst { next, attempt, ringing, .. } = &self.state else { return };
         let cause = HangupCause::of_failure(status, self.a.as_ref().and_then(Leg::told_cause));
         self.cdr.ended(self.a_uuid, cause, HangupSource::Caller, Some(status), now);
-        match self.next_gateway(status, *attempt, *ringing) {
-            Some(attempt) => {
-                let next = next.clone();
-                self.call_first(next, attempt, actions, now);
-            }
+        let another = self.next_gateway(status, *attempt, *ringing).map(|attempt| (next.clone(), attempt));
+        self.note_causes();
+        match another {
+            Some((next, attempt)) => self.call_first(next, attempt, actions, now),
             None => self.end(cause, HangupSource::Caller, actions, now),
         }
     }

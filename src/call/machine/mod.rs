@@ -135,7 +135,7 @@ enum State {
         heard_by: Option<Instant>,
         until: Instant,
     },
-    /// The trunk takes only so many INVITEs per second, and this one waits for its turn.
+    /// The trunk takes only so many legs, or INVITEs per second, and this one waits for its turn.
     Pacing {
         plan: Target,
         attempt: u8,
@@ -259,6 +259,12 @@ impl Call {
     #[must_use]
     pub fn is_live(&self) -> bool {
         !matches!(self.state, State::Draining { .. } | State::Done)
+    }
+
+    /// False when no B-leg is there and none is about to be.
+    #[must_use]
+    pub fn may_have_callee(&self) -> bool {
+        self.is_live() && !matches!(self.state, State::Announcing { .. })
     }
 
     /// True from the acknowledged answer of the caller's leg on.
@@ -426,6 +432,8 @@ impl Call {
                 self.end(HangupCause::MediaTimeout, super::cdr::HangupSource::System, actions, now);
             }
             MediaEvent::Silence => {}
+            // The shell counts and logs it; the figures at the end tell it too.
+            MediaEvent::Trouble(_) => {}
             // The report's `complete` says it too; this one is for whoever watches the call.
             MediaEvent::RecordingFailed => self.happened(Happening::RecordingFailed, actions, now),
             MediaEvent::Recorded(report) => self.on_recorded(report, actions),

@@ -314,16 +314,17 @@ impl Call {
         }
     }
 
-    /// The next attempt of the B-leg; at once, or in its turn where the trunk takes only so many per second.
+    /// The next attempt of the B-leg; at once, or in its turn where the trunk takes only so many.
     pub(super) fn dial(&mut self, target: Target, attempt: u8, actions: &mut Vec<Action>, now: Instant) {
         let ring_timeout = self.session.as_ref().map_or(DEFAULT_RING_TIMEOUT, |session| session.ring_timeout);
         let until = match &self.state {
-            State::Dialing { until, .. } => *until,
+            State::Dialing { until, .. } | State::Pacing { until, .. } => *until,
             _ => now + ring_timeout,
         };
         let index = usize::from(attempt.saturating_sub(1));
         let trunk = self.outlets.get(index).map(|outlet| &outlet.trunk);
-        if let Some(paced) = trunk.filter(|trunk| trunk.max_calls_per_second.is_some()) {
+        let limited = |trunk: &&Arc<Trunk>| trunk.max_calls.is_some() || trunk.max_calls_per_second.is_some();
+        if let Some(paced) = trunk.filter(limited) {
             actions.push(Action::Pace(paced.name.clone()));
             self.state = State::Pacing { plan: target, attempt, until };
             return;
@@ -331,13 +332,17 @@ impl Call {
         self.send_invite(target, attempt, until, actions, now);
     }
 
-    /// The INVITE's turn has come, or too many wait already.
+    /// The INVITE's turn has come, or the trunk is full: then by another one, if there is a target of one.
     pub(super) fn on_paced(&mut self, goes: bool, actions: &mut Vec<Action>, now: Instant) {
         let State::Pacing { plan, attempt, until } = &self.state else { return };
         let (plan, attempt, until) = (plan.clone(), *attempt, *until);
         if goes {
-            self.send_invite(plan, attempt, until, actions, now);
-        } else if self.a_answered.is_none() {
+            return self.send_invite(plan, attempt, until, actions, now);
+        }
+        if let (Some(next), Target::Party(_)) = (self.by_another_trunk(attempt), &plan) {
+            return self.dial(plan, next, actions, now);
+        }
+        if self.a_answered.is_none() {
             self.refuse_with_retry(actions, now);
         } else {
             self.callee_failed(503, HangupCause::Congestion, actions, now);
@@ -502,6 +507,7 @@ impl Call {
     pub(super) fn on_refused(&mut self, status: u16, actions: &mut Vec<Action>, now: Instant) {
         let cause = HangupCause::of_failure(status, self.b.as_ref().and_then(Leg::told_cause));
         self.cdr.ended(self.b_uuid, cause, HangupSource::Callee, Some(status), now);
+        self.note_causes();
         let State::Dialing { plan, attempt, ringing, .. } = &self.state else { return };
         let next = self.next_gateway(status, *attempt, *ringing);
         if let (Some(next), Target::Party(_)) = (next, plan) {
@@ -522,6 +528,18 @@ impl Call {
         let next = attempt.saturating_add(1);
         let another = usize::from(attempt) < self.outlets.len() && next <= MAX_ATTEMPTS;
         (another && self.former.len() < MAX_FORMER_LEGS).then_some(next)
+    }
+
+    /// The next attempt that does not leave by the trunk of this one.
+    fn by_another_trunk(&self, attempt: u8) -> Option<u8> {
+        let trunk = |attempt: u8| {
+            self.outlets.get(usize::from(attempt.saturating_sub(1))).map(|outlet| &outlet.trunk.name)
+        };
+        let mut next = self.another(attempt)?;
+        while trunk(next) == trunk(attempt) {
+            next = self.another(next)?;
+        }
+        Some(next)
     }
 
     /// `ring_timeout`: nobody answered.

@@ -5,6 +5,7 @@ use super::dispatch::{CallHandle, Index, KeyGuard};
 use super::leg::Refusal;
 use super::machine::CallParameters;
 use super::shares::{Place as SharePlace, Shares};
+use super::sound::LegSound;
 use super::task::CallTask;
 use super::{Action, Call, Event, Found, StoreFailed};
 use crate::clock;
@@ -22,8 +23,8 @@ use crate::store::{Cdr, Route, Store, StoreError, Verdict};
 use crate::trunk::gateways::Gateways;
 use crate::trunk::{RateLimit, Trunk, TrunkId, Trunks};
 use dashmap::DashMap;
-use media::RecordingReport;
 use media::engine::Engine;
+use media::{RecordingReport, Side};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -101,6 +102,7 @@ pub struct Shell {
 }
 
 struct TrunkLoad {
+    /// Legs, in both directions.
     live: AtomicUsize,
     /// Of calls that come in.
     rate: Option<Mutex<RateLimit>>,
@@ -118,10 +120,23 @@ pub(super) enum Admission {
     Refused(Refusal),
 }
 
-/// One of the calls that may be live; dropping it makes room.
-pub(super) struct Permit {
+/// One of the legs that a trunk may have at one time; dropping it makes room.
+pub(super) struct TrunkLeg {
     shell: Arc<Shell>,
     trunk: usize,
+}
+
+impl Drop for TrunkLeg {
+    fn drop(&mut self) {
+        if let Some(load) = self.shell.trunk_load.get(self.trunk) {
+            load.live.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+/// One of the calls that may be live, with the leg that it begins with; dropping it makes room.
+pub(super) struct Permit {
+    leg: TrunkLeg,
     /// Whose call it is, while it is not set up.
     half_open: Option<SharePlace>,
 }
@@ -134,7 +149,7 @@ impl Permit {
     /// The call is answered and acknowledged.
     pub(super) fn set_up(&mut self) {
         if let Some(place) = self.half_open.take() {
-            self.shell.shares.lock().unwrap_or_else(PoisonError::into_inner).set_up(place);
+            self.leg.shell.shares.lock().unwrap_or_else(PoisonError::into_inner).set_up(place);
         }
     }
 }
@@ -142,11 +157,9 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.set_up();
-        let live = self.shell.live.fetch_sub(1, Ordering::AcqRel).saturating_sub(1);
-        self.shell.counters.live.set(live as f64);
-        if let Some(load) = self.shell.trunk_load.get(self.trunk) {
-            load.live.fetch_sub(1, Ordering::AcqRel);
-        }
+        let shell = &self.leg.shell;
+        let live = shell.live.fetch_sub(1, Ordering::AcqRel).saturating_sub(1);
+        shell.counters.live.set(live as f64);
     }
 }
 
@@ -382,16 +395,17 @@ impl Shell {
         let span = info_span!("call", id = %handle.id);
         self.counters.tasks.increment(1.0);
         let entry = RegistryEntry { shell: Arc::clone(self), id: handle.id };
-        let task = CallTask {
-            call: Box::new(call),
+        let task = Box::new(CallTask {
+            call,
             handle,
             inbox,
             shell: Arc::clone(self),
             permit: Some(permit),
+            callee_leg: None,
             unsettled: Some(Unsettled::new(self)),
             keys,
             known_session: None,
-        };
+        });
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
         tasks.spawn(
@@ -403,43 +417,48 @@ impl Shell {
         );
     }
 
-    /// How long an INVITE of ours waits for its turn on this trunk, in the order in which they asked; `None`: too
-    /// many wait already.
-    pub(super) fn pace(&self, trunk: &str) -> Option<Duration> {
-        let load = self.trunks.id(trunk).and_then(|id| self.trunk_load.get(id.index()))?;
-        let Some(pace) = &load.pace else { return Some(Duration::ZERO) };
-        let turn = pace.lock().unwrap_or_else(PoisonError::into_inner).reserve(clock::now(), LONGEST_QUEUE);
-        if turn.is_none() {
+    /// Room for one more leg that leaves by this trunk, and how long its INVITE waits for its turn, in the order in
+    /// which they asked; `None`: there is no room, or too many wait already.
+    pub(super) fn leave_by(self: &Arc<Self>, trunk: &str) -> Option<(TrunkLeg, Duration)> {
+        let id = self.trunks.id(trunk)?;
+        let turn = |leg| {
+            let Some(pace) = &self.trunk_load.get(id.index())?.pace else {
+                return Some((leg, Duration::ZERO));
+            };
+            let mut pace = pace.lock().unwrap_or_else(PoisonError::into_inner);
+            pace.reserve(clock::now(), LONGEST_QUEUE).map(|wait| (leg, wait))
+        };
+        let place = self.trunk_leg(id).and_then(turn);
+        if place.is_none() {
             self.counters.full.increment(1);
         }
-        turn
+        place
+    }
+
+    /// One more leg of the trunk, if it may have one.
+    fn trunk_leg(self: &Arc<Self>, trunk: TrunkId) -> Option<TrunkLeg> {
+        let load = self.trunk_load.get(trunk.index())?;
+        let profile = self.shared_trunks.get(trunk.index())?;
+        let limit =
+            profile.max_calls.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        let leg = || TrunkLeg { shell: Arc::clone(self), trunk: trunk.index() };
+        one_more(&load.live, limit).then(leg)
     }
 
     /// Room for one more call of the trunk, made by `source` or by ourselves. The trunk's own limits come first: what
     /// they refuse must use up nothing that other trunks share.
     fn permit(self: &Arc<Self>, trunk: TrunkId, source: Option<IpAddr>, now: Instant) -> Option<Permit> {
-        let below = |count: &AtomicUsize, limit: usize| {
-            count
-                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |live| (live < limit).then_some(live + 1))
-                .is_ok()
-        };
         let load = self.trunk_load.get(trunk.index())?;
-        let profile = self.shared_trunks.get(trunk.index())?;
         let take = |rate: &Mutex<RateLimit>| rate.lock().unwrap_or_else(PoisonError::into_inner).take(now);
         if !load.rate.as_ref().is_none_or(take) {
             return None;
         }
-        let trunk_limit =
-            profile.max_calls.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-        if !below(&load.live, trunk_limit) {
+        // From here on dropping them gives back what was taken.
+        let leg = self.trunk_leg(trunk)?;
+        if !one_more(&self.live, self.limits.max_calls) {
             return None;
         }
-        if !below(&self.live, self.limits.max_calls) {
-            load.live.fetch_sub(1, Ordering::AcqRel);
-            return None;
-        }
-        // From here on dropping it gives back what was taken.
-        let mut permit = Permit { shell: Arc::clone(self), trunk: trunk.index(), half_open: None };
+        let mut permit = Permit { leg, half_open: None };
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = match source {
             Some(source) => {
@@ -528,7 +547,8 @@ impl Shell {
     pub(super) async fn close_call(&self, cdr: Cdr) {
         let legs = cdr.legs.len();
         let cause = cdr.legs.first().map_or("", |leg| leg.hangup_cause_name);
-        info!(interaction = %cdr.interaction, legs, cause, "call over");
+        let [a, b] = [Side::A, Side::B].map(|side| LegSound::of(&cdr, side));
+        info!(interaction = %cdr.interaction, legs, cause, a = a.map(tracing::field::display), b = b.map(tracing::field::display), "call over");
         if let Err(error) = self.store.close_call(cdr).await {
             self.complain("store", &error);
         }
@@ -546,6 +566,11 @@ impl Shell {
             entry.value_mut().1 = session;
         }
     }
+}
+
+/// Counts one more, below a limit.
+fn one_more(count: &AtomicUsize, limit: usize) -> bool {
+    count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |live| (live < limit).then_some(live + 1)).is_ok()
 }
 
 /// Takes the call off the list when its task ends.

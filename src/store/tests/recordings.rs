@@ -162,10 +162,12 @@ async fn legs_are_filtered_and_live_ones_listed(database: &Database) {
         hangup_cause_code: 4000,
         hangup_source: "Caller",
         sip_status: None,
+        q850_cause: Some(16),
         packets_received: 0,
         packets_sent: 0,
         packets_lost: 0,
         jitter: 0,
+        quality: None,
     };
     let cdr = Cdr {
         interaction,
