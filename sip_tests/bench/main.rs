@@ -7,7 +7,7 @@
 //! | `record` | the same with recording; the WAV files are opened and measured |
 //! | `bare` | the same packets through a loop that only receives, checks, rewrites and sends: the floor, before and after |
 //! | `memory` | resident memory while calls are held |
-//! | `recordings` | thousands of recorded calls at one time, only when named: is each packet of each leg in its file? |
+//! | `recordings` | thousands of recorded calls, only when named: is each packet of each leg in its file? |
 //! | `summary` | the figures and their ratio to the floor |
 //!
 //! The service runs on a core of its own, the load on another. CPU is the time of the whole process, what it uses
@@ -77,14 +77,17 @@ pub(crate) struct Options {
     /// memory: how many calls are held, one step after another.
     #[arg(long, value_delimiter = ',', default_value = "1,100,500")]
     held: Vec<u32>,
-    /// recordings: simultaneous calls.
+    /// recordings: calls in all.
     #[arg(long, default_value_t = 2000)]
     recorded: usize,
+    /// recordings: simultaneous calls; the next ones are made when they have ended.
+    #[arg(long, default_value_t = 200)]
+    at_once: usize,
     /// recordings: length of each packet, in milliseconds.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u16).range(10..=60))]
     packet_ms: u16,
-    /// recordings: how long all of them talk at one time, in seconds.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
+    /// recordings: how long they talk, in seconds.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
     talk_seconds: u64,
     /// `media.engine` of the service: `auto`, `io_uring` or `epoll`. The bare loop is epoll's all the same.
     #[arg(long, default_value = "auto")]

@@ -49,7 +49,6 @@ pub(crate) struct Crowd {
     started: Instant,
     ticks: u64,
     by_address: HashMap<SocketAddr, usize>,
-    sending: bool,
     /// Ticks that came more than one packet late.
     late: u64,
 }
@@ -69,7 +68,7 @@ impl Crowd {
         // A loud buzz: no part of it is silence.
         packet.extend((0..8 * packet_ms).map(|n| if n % 20 < 10 { 0xa0 } else { 0x20 }));
         let started = clock::now();
-        Ok(Self { streams, packet, packet_ms, started, ticks: 0, by_address, sending: true, late: 0 })
+        Ok(Self { streams, packet, packet_ms, started, ticks: 0, by_address, late: 0 })
     }
 
     /// The addresses of callers, or of callees, in order.
@@ -85,9 +84,9 @@ impl Crowd {
         }
     }
 
-    /// Whoever speaks stops in the middle of the sentence.
+    /// Whoever speaks stops, and speaks no more.
     pub(crate) fn hush(&mut self) {
-        self.sending = false;
+        self.streams.iter_mut().for_each(|stream| stream.destination = None);
     }
 
     pub(crate) fn late(&self) -> u64 {
@@ -101,15 +100,15 @@ impl Crowd {
     /// Sends what is due: each stream has its own millisecond of the packet time.
     pub(crate) fn tick(&mut self, now: Instant) {
         let now = u64::try_from((now - self.started).as_millis()).unwrap_or_default();
+        // After a pause nobody makes up for what was not said.
+        self.ticks = self.ticks.max(now.saturating_sub(u64::from(self.packet_ms) * 10));
         self.late += u64::from(now > self.ticks + u64::from(self.packet_ms));
         while self.ticks < now {
             self.ticks += 1;
-            if self.sending {
-                let slots = usize::from(self.packet_ms);
-                let slot = usize::try_from(self.ticks).unwrap_or_default() % slots;
-                for (index, stream) in self.streams.iter_mut().enumerate().skip(slot).step_by(slots) {
-                    stream.send(u32::try_from(index).unwrap_or_default(), &mut self.packet);
-                }
+            let slots = usize::from(self.packet_ms);
+            let slot = usize::try_from(self.ticks).unwrap_or_default() % slots;
+            for (index, stream) in self.streams.iter_mut().enumerate().skip(slot).step_by(slots) {
+                stream.send(u32::try_from(index).unwrap_or_default(), &mut self.packet);
             }
         }
     }

@@ -321,7 +321,7 @@ pub(crate) fn memory(options: &Options) -> Result<Value, Failure> {
     }))
 }
 
-/// Many recorded calls that talk at one time.
+/// Many recorded calls, so many of them at one time.
 pub(crate) fn recordings(options: &Options) -> Result<Value, Failure> {
     let most = process::descriptor_limit().saturating_sub(OTHER_DESCRIPTORS) / DESCRIPTORS_PER_CALL;
     let calls = options.recorded.min(usize::try_from(most)?).max(1);
@@ -331,39 +331,43 @@ pub(crate) fn recordings(options: &Options) -> Result<Value, Failure> {
     let target = Target::start(options, &mut phones, true)?;
     let Some(server) = &target.server else { return Err("recordings need the service".into()) };
     phones.hold_for(None);
-    let callers = crowd.ports(false)?;
-    let mut next = callers.iter();
-    let begin = clock::now();
-    let before = server.process.usage()?;
-    // A leg talks when its whole batch is up: all that it says is part of the recording then.
-    phones.run(Duration::from_secs(300), |phones, now| {
-        crowd.tick(now);
-        if !phones.is_settled() {
-            return false;
-        }
-        phones.take_media_paths().into_iter().for_each(|path| crowd.aim(path.own, path.destination));
-        let batch = next.by_ref().take(BATCH);
-        batch.map(|media| phones.dial(*media, now)).count() == 0
-    })?;
-    let set_up = clock::now() - begin;
-    let sent = crowd.sent();
-    phones.run(Duration::from_secs(options.talk_seconds), |_, now| {
-        crowd.tick(now);
-        false
-    })?;
-    let (busy, talked) = (server.process.holdings()?, crowd.sent() - sent);
-    crowd.hush();
-    // What is on its way arrives before anybody hangs up.
-    phones.run(Duration::from_secs(1), |_, _| false)?;
-    let (begin, mut ended) = (clock::now(), 0);
-    phones.run(Duration::from_secs(120), |phones, now| {
-        let due = (now - begin).as_secs_f64() * f64::from(HELD_CALLS_PER_SECOND) * 4.0;
-        while ended < calls && count(u64::try_from(ended).unwrap_or(u64::MAX)) <= due {
-            phones.end_call(ended, now);
-            ended += 1;
-        }
-        ended == calls && phones.is_quiet()
-    })?;
+    let (callers, before) = (crowd.ports(false)?, server.process.usage()?);
+    let (mut ended, mut busy) = (0, Holdings::default());
+    for wave in callers.chunks(options.at_once.max(1)) {
+        let mut next = wave.chunks(BATCH);
+        // A leg talks when its whole batch is up: all that it says is part of the recording then.
+        phones.run(Duration::from_secs(60), |phones, now| {
+            crowd.tick(now);
+            if !phones.is_settled() {
+                return false;
+            }
+            phones.take_media_paths().into_iter().for_each(|path| crowd.aim(path.own, path.destination));
+            let batch = next.next().unwrap_or_default();
+            batch.iter().for_each(|media| phones.dial(*media, now));
+            batch.is_empty()
+        })?;
+        phones.run(Duration::from_secs(options.talk_seconds), |_, now| {
+            crowd.tick(now);
+            false
+        })?;
+        let holdings = server.process.holdings()?;
+        busy = if holdings.rss_kb > busy.rss_kb { holdings } else { busy };
+        crowd.hush();
+        // What is on its way arrives before anybody hangs up.
+        phones.run(Duration::from_millis(500), |_, _| false)?;
+        let (begin, last) = (clock::now(), ended + wave.len());
+        phones.run(Duration::from_secs(60), |phones, now| {
+            let due = (now - begin).as_secs_f64() * f64::from(HELD_CALLS_PER_SECOND) * 4.0;
+            while ended < last
+                && count(u64::try_from(last - ended).unwrap_or(0)) + due
+                    >= count(u64::try_from(wave.len()).unwrap_or(0))
+            {
+                phones.end_call(ended, now);
+                ended += 1;
+            }
+            ended == last && phones.is_quiet()
+        })?;
+    }
     let counts = phones.counts();
     target.explain(failed(counts));
     let talks = phones.talks();
@@ -376,10 +380,9 @@ pub(crate) fn recordings(options: &Options) -> Result<Value, Failure> {
         "calls": counts.dialled,
         "answered": counts.answered,
         "failed": failed(counts),
+        "at_once": options.at_once.min(calls),
         "packet_ms": options.packet_ms,
-        "set_up_seconds": round(set_up.as_secs_f64(), 1),
         "talk_seconds": options.talk_seconds,
-        "packets_per_second": round(count(talked) / count(options.talk_seconds), 0),
         "load_late_ticks": crowd.late(),
         "rss_kb": busy.rss_kb,
         "rss_kb_per_call": round(count(busy.rss_kb.saturating_sub(target.before.rss_kb)) / count(counts.answered.max(1)), 1),

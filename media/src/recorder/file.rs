@@ -252,7 +252,7 @@ mod tests {
             disk.room(room);
             file.push(&[piece; 1000]).unwrap();
             assert_eq!(file.write_audio().is_err(), room.is_some());
-            let kept = if room.is_some() { room.unwrap() / 2 } else { 1000 };
+            let kept = room.map_or(1000, |room| room / 2);
             expected.extend((0..1000).map(|n| if n < kept { piece } else { 0 }));
         }
         disk.room(None);

@@ -127,7 +127,7 @@ enum ToWriter {
     Finish {
         id: RecordingId,
         at: MediaTime,
-        statistics: CallStatistics,
+        statistics: Box<CallStatistics>,
     },
 }
 
@@ -268,7 +268,7 @@ impl Recorder {
             self.slots.get_mut(id.slot).into_iter().for_each(|slot| slot.number = u64::MAX);
             self.free.push(id.slot);
         }
-        self.tell(ToWriter::Finish { id, at: now, statistics });
+        self.tell(ToWriter::Finish { id, at: now, statistics: Box::new(statistics) });
     }
 
     /// Hands over what has been collected when it is time; to be called at each tick.

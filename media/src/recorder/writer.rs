@@ -83,7 +83,7 @@ impl Writer {
             }
             ToWriter::Finish { id, at, statistics } => {
                 if let Some(recording) = self.recordings.remove(&id) {
-                    self.sealers.seal(recording.finish(at, statistics));
+                    self.sealers.seal(recording.finish(at, *statistics));
                 }
             }
         }
