@@ -12,6 +12,7 @@
 //!   config/       TOML as written → checked limits    command.rs  check, drain      demo/  `maskline demo`
 //!   trunk_check/  `maskline trunk-check`: looks at a trunk as a carrier's support would
 //!   clock.rs      the only now()                      ids.rs      tags, branches, uuids
+//!   descriptors   open files, and for how many calls they suffice
 //!   number.rs     E164 (a party's, never printed) and Did (a virtual number)
 //!   masking/      pure: session, route (decide), allocate, guessing (limits of wrong PINs)
 //!   sip/          wire → message → key; encode; dialog; body (which part is SDP); digest, both roles; transaction/ pure
@@ -23,13 +24,15 @@
 //!                 task  the only async code of a call   dispatch, registry/  find and make calls; how a leg is
 //!                                                     reached; figures and complaints
 //!                 shares  what one source may take      fault  bugs on purpose, in debug builds only
-//!                 registrar  what keeps trunks registered
+//!                 registrar  what keeps trunks registered         sound  how calls sounded, in metrics and log
 //!   trunk/        carriers: profile, access list; pure: rate, registration, resolve (RFC 3263), health of gateways;
 //!                 dns and gateways are their shell        prompts/  what ships inside the binary
 //!   store/        accounts, sealed tokens, numbers, sessions, calls, nodes (no SQL elsewhere); SQLite or PostgreSQL
 //!   recording/    manifest, mix, retention, repair      api/  REST and its description, health, metrics
 //!   callbacks/    event: what is told    signature    the courier that empties the outbox (store/outbox)
-//! media/          RTP, RTCP, SRTP, SDP, G.711, G.722, telephone-event, prompts, recorder; the engine that owns the sockets
+//!   media_metrics the media engine's sums at /metrics
+//! media/          RTP, RTCP, SRTP, SDP, G.711, G.722, telephone-event, keys as tones, prompts, quality, recorder; the engine that owns the sockets
+//!                 and moves their packets by io_uring or epoll
 //! sip_tests/      phones, a simulated network, SIPp scenarios, real peers, benchmarks, and the tests that use them
 //! ```
 //!
@@ -73,8 +76,10 @@ pub mod clock;
 mod command;
 pub mod config;
 pub mod demo;
+mod descriptors;
 pub mod ids;
 pub mod masking;
+mod media_metrics;
 pub mod number;
 pub mod prompts;
 pub mod recording;

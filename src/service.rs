@@ -10,7 +10,9 @@ use crate::callbacks::Courier;
 use crate::clock;
 use crate::command::{PidFile, PidFileError};
 use crate::config::{Checked, Listen};
+use crate::descriptors;
 use crate::masking::session::MaskingSession;
+use crate::media_metrics;
 use crate::prompts::PromptLibrary;
 use crate::recording::{DirectoryLock, DirectoryTaken, Recordings, repair, worker};
 use crate::sip::transport::{BindError, ListenAddress, Protocol, TransportLimits, Transports};
@@ -18,7 +20,7 @@ use crate::store::{NewAccount, NoSession, SealKey, SealKeyError, Store, StoreErr
 use crate::trunk::dns::{Dns, SystemDns};
 use crate::trunk::resolve::Families;
 use media::engine::Engine;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -116,7 +118,6 @@ fn init_logging() {
 }
 
 async fn run(config: &Checked) -> Result<(), StartError> {
-    raise_descriptor_limit();
     let _pid_file = PidFile::claim(config.store.pid_file())?;
     let service = Service::start(config).await?;
     service.greet(config);
@@ -168,6 +169,7 @@ impl Service {
             }
         }
         let engine = Engine::start(config.media.limits.clone()).map_err(StartError::Media)?;
+        let media = engine.clone();
         let shell = Arc::new(Shell::new(ShellParts {
             store: store.clone(),
             engine,
@@ -178,7 +180,7 @@ impl Service {
             sip_public: config.sip.public_address,
             media_public: config.media.public_address,
             limits: CallLimits {
-                max_calls: usize::try_from(config.sip.max_calls).unwrap_or(usize::MAX),
+                max_calls: calls_allowed(config),
                 max_calls_per_second: config.sip.max_calls_per_second,
             },
         }));
@@ -228,6 +230,8 @@ impl Service {
         let base = config.http.public_url.clone().unwrap_or_else(|| format!("http://{http}"));
         jobs.spawn(Courier::new(store.clone(), &config.http.fetch_allow, base.clone())?.run());
         jobs.spawn(heartbeat(store));
+        jobs.spawn(media_metrics::run(media));
+        jobs.spawn(sweep_metrics(metrics_handle()));
         jobs.spawn(prober::run(Arc::clone(&shell)));
         jobs.spawn(Arc::clone(&shell.gateways).keep_located(dns, families(&transports)));
         jobs.spawn(loader.run());
@@ -435,6 +439,14 @@ fn warn_of_numbers(store: &Store, config: &Checked) {
     }
 }
 
+/// What histograms were told is put into their buckets, whether anybody fetches `/metrics` or not: it would pile up.
+async fn sweep_metrics(metrics: PrometheusHandle) {
+    loop {
+        clock::sleep(HEARTBEAT).await;
+        metrics.run_upkeep();
+    }
+}
+
 /// Also looks after the calls of other processes that have died, when the database is shared.
 async fn heartbeat(store: Store) {
     for beat in 0_u64.. {
@@ -474,7 +486,14 @@ fn metrics_handle() -> PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     HANDLE
         .get_or_init(|| {
-            let recorder = PrometheusBuilder::new().build_recorder();
+            let mut builder = PrometheusBuilder::new();
+            for (name, bounds) in crate::call::sound::BUCKETS {
+                builder = builder
+                    .set_buckets_for_metric(Matcher::Full(name.to_owned()), bounds)
+                    // Invariant: none of these lists is empty, which is all that is refused.
+                    .expect("a histogram has buckets");
+            }
+            let recorder = builder.build_recorder();
             let handle = recorder.handle();
             // Somebody who embeds us may have a recorder already; ours is then empty.
             let _ = metrics::set_global_recorder(recorder);
@@ -483,14 +502,19 @@ fn metrics_handle() -> PrometheusHandle {
         .clone()
 }
 
-/// Four sockets per call, and two files when it is recorded.
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        warn!("the limit of open files stays as it is: {error}");
+/// As many calls as are asked for and open files allow.
+fn calls_allowed(config: &Checked) -> usize {
+    let limit = descriptors::raise_limit();
+    let connections = u64::from(config.sip.tcp_connections).saturating_add(api::CONNECTIONS as u64);
+    let (wanted, possible) =
+        (u64::from(config.sip.max_calls), descriptors::calls_within(limit, connections).max(1));
+    if possible < wanted {
+        warn!(
+            "{limit} open files (ulimit -n) are enough for {possible} calls, fewer than sip.max_calls = {wanted}: \
+             more are refused"
+        );
     }
+    usize::try_from(possible.min(wanted)).unwrap_or(usize::MAX)
 }
 
 async fn shutdown_signal() {

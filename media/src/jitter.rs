@@ -2,12 +2,16 @@
 //!
 //! A recording's timeline is wall time, sample 0 is the instant of the record command. A leg's first packet
 //! is put where it arrived; the RTP timestamps (RFC 3550 §5.1) place all that follow it, so that jitter, loss
-//! and reordering do not move what was said. Another SSRC, a jump of the timestamps, or a sender's clock that
-//! has drifted away from ours puts the anchor anew. Relayed audio never waits here: it passes at once.
+//! and reordering do not move what was said. Another SSRC or a jump of the timestamps puts the anchor anew: right
+//! behind what came before when it arrives about then, else where it arrives.
 //!
 //! ```text
 //!   written │←──────── held back for late packets ────────→│ now │←─ early ─→│
 //! ```
+//!
+//! A sender's clock is not ours. What the packets with the least delay say of it over some seconds is the truth:
+//! when they wander from our clock, the leg follows by single samples, repeated or left out, and at once where it is
+//! silent anyway. So two legs stay within 20 ms of each other for as long as a call lasts.
 //!
 //! Pure: arrival is an argument, and the audio that is old enough goes to a sink.
 
@@ -22,7 +26,7 @@ const EARLY: i64 = milliseconds(300) as i64;
 const CAPACITY: usize = milliseconds(1600) as usize;
 /// A clock that differs by this much ...
 const DRIFT: i64 = milliseconds(150) as i64;
-/// ... for so long has drifted.
+/// ... for so long has been set anew, or is worse than any crystal: following by single samples takes too long.
 const DRIFT_LASTS: i64 = milliseconds(1000) as i64;
 /// In-order packets that are too late for so long are not a stall being made up, but a clock that had
 /// stopped.
@@ -31,10 +35,27 @@ const STALL_LASTS: i64 = milliseconds(200) as i64;
 const STALL_LATEST: i64 = milliseconds(3000) as i64;
 /// Packets further behind the newest are a new start (RFC 3550 A.1).
 const MAX_MISORDER: i16 = 100;
-/// As many gaps are listed one by one; the last one then stands for all that follows.
-const MAX_GAPS: usize = 4096;
+/// A new stream that arrives less than this, and less than a packet, from the end of the one before it follows without a
+/// seam: the rest is jitter.
+const SEAM: i64 = milliseconds(20) as i64;
+/// The least delay is that of so long a time ...
+const PACE_LASTS: i64 = milliseconds(10_000) as i64;
+/// ... and of so many packets, that jitter cannot be all there is.
+const PACE_PACKETS: u32 = 100;
+/// A leg may be so far from the wall clock before it is led back: more than packets wait for their batch.
+const PACE_SLACK: i64 = milliseconds(5) as i64;
+/// One sample in so many: 0.05 %, beyond what crystals differ by and far below what can be heard.
+const PACE_STEP: i64 = milliseconds(250) as i64;
+/// Who is so far off is led back faster ...
+const PACE_FAR: i64 = milliseconds(20) as i64;
+/// ... by one sample in so many: 0.6 %.
+const PACE_FAST: i64 = milliseconds(20) as i64;
+/// As many stretches are listed one by one; the last one then stands for all that follows.
+const MAX_LISTED: usize = 4096;
 /// Stands for "nothing here yet" in the ring. No G.711 code decodes to it; [`Timeline::insert`] avoids it for others.
 const EMPTY: i16 = i16::MIN;
+/// Stands for "came, and could not be kept".
+const LOST: i16 = i16::MIN + 1;
 
 /// What placement must know of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,10 +74,22 @@ pub struct Arrived {
     pub duration: u32,
 }
 
+/// Where a packet belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Its first sample, in samples from the start of the recording; negative when it was said before.
+    pub position: i64,
+    /// So many samples before it are to be filled by its first one: the leg has been moved to keep step with our clock.
+    pub stretch: u32,
+}
+
 /// Decides where packets belong.
 #[derive(Debug, Default)]
 pub struct Placement {
     anchor: Option<Anchor>,
+    /// Of the stream before, for its stragglers, and should it come back.
+    before: Option<Anchor>,
+    slipped: i64,
 }
 
 /// One packet whose place is known, and what was seen since.
@@ -70,37 +103,67 @@ struct Anchor {
     duration: u32,
     drifts_since: Option<i64>,
     late_since: Option<i64>,
+    pace: Pace,
+}
+
+/// How a sender's clock compares with ours.
+#[derive(Debug)]
+struct Pace {
+    since: i64,
+    packets: u32,
+    /// By how much the packet with the least delay came later than its place, since then.
+    least: i64,
+    /// The leg is still to be moved by so many samples, later ones being positive ...
+    owed: i64,
+    /// ... and by the next one from here on.
+    due: i64,
 }
 
 impl Placement {
-    /// Where the packet's first sample belongs, in samples from the start of the recording, negative when it
-    /// was said before; `None` when the packet comes too late.
-    pub fn place(&mut self, packet: &Arrived) -> Option<i64> {
+    /// Where the packet belongs; `None` when it comes too late.
+    pub fn place(&mut self, packet: &Arrived) -> Option<Place> {
         let arrival = i64::try_from(packet.arrival).unwrap_or(i64::MAX);
-        let Some(anchor) = self.anchor.as_mut().filter(|anchor| anchor.ssrc == packet.ssrc) else {
-            return Some(self.anchor_at(packet, arrival));
-        };
+        let is_own = |anchor: &Anchor| anchor.ssrc == packet.ssrc;
+        if !self.anchor.as_ref().is_some_and(is_own) {
+            let returns =
+                |anchor: &Anchor| is_own(anchor) && is_timely(arrival - anchor.position_of(packet.timestamp));
+            if !self.before.as_ref().is_some_and(returns) {
+                let begun = self.begin(packet, arrival, 1);
+                return Some(begun);
+            }
+            std::mem::swap(&mut self.anchor, &mut self.before);
+        }
+        let anchor = self.anchor.as_mut()?;
         let position = anchor.position_of(packet.timestamp);
         let late = arrival.saturating_sub(position);
-        let timely = (-EARLY..=WINDOW as i64).contains(&late);
+        let timely = is_timely(late);
         let ahead = sequence_delta(packet.sequence, anchor.sequence);
         if ahead <= 0 {
             if ahead < -MAX_MISORDER && !timely {
-                return Some(self.anchor_at(packet, arrival));
+                return Some(self.begin(packet, arrival, 1));
             }
-            return timely.then_some(position);
+            return timely.then_some(Place { position, stretch: 0 });
         }
         if !timely && !anchor.is_stall(packet, ahead, late, arrival) {
-            return Some(self.anchor_at(packet, arrival));
+            return Some(self.begin(packet, arrival, ahead));
         }
         anchor.drifts_since = (late.abs() > DRIFT).then_some(anchor.drifts_since.unwrap_or(arrival));
         if timely && anchor.drifts_since.is_some_and(|since| arrival - since >= DRIFT_LASTS) {
-            return Some(self.anchor_at(packet, arrival));
+            return Some(self.begin(packet, arrival, ahead));
         }
         anchor.late_since = (!timely).then_some(anchor.late_since.unwrap_or(arrival));
+        // What was silent before the packet, or lies right before it, is all that may be touched.
+        let pause = position > anchor.end(ahead);
+        let slip = match timely && (pause || ahead == 1) {
+            true => anchor.pace.follow(late, arrival, pause),
+            false => 0,
+        };
+        let position = position.saturating_add(slip);
         (anchor.timestamp, anchor.position) = (packet.timestamp, position);
         (anchor.sequence, anchor.duration) = (packet.sequence, packet.duration);
-        timely.then_some(position)
+        self.slipped = self.slipped.saturating_add(slip);
+        let stretch = if pause { 0 } else { u32::try_from(slip).unwrap_or(0) };
+        timely.then_some(Place { position, stretch })
     }
 
     /// Where a telephone-event's first sample belongs. Events never move the anchor.
@@ -115,23 +178,48 @@ impl Placement {
             .unwrap_or(down)
     }
 
-    fn anchor_at(&mut self, packet: &Arrived, arrival: i64) -> i64 {
-        self.anchor = Some(Anchor {
+    /// Samples that the leg was moved by to keep step with our clock: repeated ones less those left out.
+    #[must_use]
+    pub fn slipped(&self) -> i64 {
+        self.slipped
+    }
+
+    /// A new start, `ahead` packets after the newest one when it is of the same stream.
+    fn begin(&mut self, packet: &Arrived, arrival: i64, ahead: i16) -> Place {
+        // A packet that is missing at the seam must not be taken for jitter.
+        let seam = self.anchor.as_ref().map(|anchor| (anchor.end(ahead), SEAM.min(anchor.duration.into())));
+        let seam = seam.filter(|(end, most)| end.abs_diff(arrival) < most.unsigned_abs());
+        let position = seam.map_or(arrival, |(end, _)| end);
+        let begun = Anchor {
             ssrc: packet.ssrc,
             timestamp: packet.timestamp,
-            position: arrival,
+            position,
             sequence: packet.sequence,
             duration: packet.duration,
             drifts_since: None,
             late_since: None,
-        });
-        arrival
+            pace: Pace::new(arrival),
+        };
+        let before = self.anchor.replace(begun);
+        if before.as_ref().is_some_and(|before| before.ssrc != packet.ssrc) {
+            self.before = before;
+        }
+        Place { position, stretch: 0 }
     }
+}
+
+fn is_timely(late: i64) -> bool {
+    (-EARLY..=WINDOW as i64).contains(&late)
 }
 
 impl Anchor {
     fn position_of(&self, timestamp: u32) -> i64 {
         self.position.saturating_add(i64::from(timestamp_delta(timestamp, self.timestamp)))
+    }
+
+    /// Where the packet so many after the newest one would begin.
+    fn end(&self, ahead: i16) -> i64 {
+        self.position.saturating_add(i64::from(self.duration).saturating_mul(i64::from(ahead)))
     }
 
     /// True while packets that come too late look like a network's backlog: it ends soon, and then the
@@ -145,6 +233,69 @@ impl Anchor {
     }
 }
 
+impl Pace {
+    fn new(since: i64) -> Self {
+        Self { since, packets: 0, least: i64::MAX, owed: 0, due: 0 }
+    }
+
+    /// By how much the packet is to be moved, which came `late` samples after its place. After a `pause` it may move all
+    /// at once.
+    fn follow(&mut self, late: i64, arrival: i64, pause: bool) -> i64 {
+        if self.owed == 0 {
+            self.least = self.least.min(late);
+            self.packets = self.packets.saturating_add(1);
+            if arrival.saturating_sub(self.since) < PACE_LASTS || self.packets < PACE_PACKETS {
+                return 0;
+            }
+            let least = self.least;
+            *self = Self::new(arrival);
+            if least.abs() <= PACE_SLACK {
+                return 0;
+            }
+            self.owed = least;
+        }
+        let slip = match pause {
+            true => self.owed,
+            false if arrival < self.due => 0,
+            false => self.owed.signum(),
+        };
+        if slip != 0 {
+            let step = if self.owed.abs() > PACE_FAR { PACE_FAST } else { PACE_STEP };
+            self.due = arrival.saturating_add(step);
+            self.owed -= slip;
+        }
+        if self.owed == 0 {
+            *self = Self::new(arrival);
+        }
+        slip
+    }
+}
+
+/// Stretches of a file: first sample and number of samples, in order.
+pub type Stretches = Vec<(u64, u64)>;
+
+/// Adds a stretch that begins where the last one ends, or later.
+pub fn list(stretches: &mut Stretches, start: u64, count: u64) {
+    let full = stretches.len() >= MAX_LISTED;
+    match stretches.last_mut() {
+        _ if count == 0 => {}
+        Some((first, length)) if start <= first.saturating_add(*length) || full => {
+            *length = (*length).max(start.saturating_add(count).saturating_sub(*first));
+        }
+        _ => stretches.push((start, count)),
+    }
+}
+
+/// Both in one list.
+#[must_use]
+pub fn joined(mut stretches: Stretches, others: Stretches) -> Stretches {
+    stretches.extend(others);
+    stretches.sort_unstable();
+    let mut joined = Stretches::new();
+    stretches.into_iter().for_each(|(start, count)| list(&mut joined, start, count));
+    joined
+}
+
 /// One leg's audio between its arrival and its writing, in samples of the file.
 #[derive(Debug)]
 pub struct Timeline {
@@ -152,7 +303,8 @@ pub struct Timeline {
     ring: Box<[i16]>,
     /// All before it has been emitted.
     base: u64,
-    gaps: Vec<(u64, u64)>,
+    gaps: Stretches,
+    lost: Stretches,
 }
 
 impl Default for Timeline {
@@ -165,7 +317,8 @@ impl Timeline {
     /// For files with `scale` times 8000 samples per second.
     #[must_use]
     pub fn new(scale: usize) -> Self {
-        Self { ring: vec![EMPTY; CAPACITY.saturating_mul(scale.max(1))].into(), base: 0, gaps: Vec::new() }
+        let ring = vec![EMPTY; CAPACITY.saturating_mul(scale.max(1))].into();
+        Self { ring, base: 0, gaps: Stretches::new(), lost: Stretches::new() }
     }
 
     /// Samples emitted so far.
@@ -174,10 +327,10 @@ impl Timeline {
         self.base
     }
 
-    /// Where nothing was when it was emitted: first sample and number of samples.
+    /// Where nothing had come when it was emitted, and where what came was lost.
     #[must_use]
-    pub fn into_gaps(self) -> Vec<(u64, u64)> {
-        self.gaps
+    pub fn into_gaps_and_lost(self) -> (Stretches, Stretches) {
+        (self.gaps, self.lost)
     }
 
     /// Puts audio in its place. The first to come stays: a repeated packet changes nothing. What lies before
@@ -186,7 +339,7 @@ impl Timeline {
         self.pieces(position, samples.len(), |piece, offset| {
             for (slot, sample) in piece.iter_mut().zip(samples.get(offset..).unwrap_or_default()) {
                 if *slot == EMPTY {
-                    *slot = (*sample).max(EMPTY + 1);
+                    *slot = (*sample).max(LOST + 1);
                 }
             }
         });
@@ -195,6 +348,13 @@ impl Timeline {
     /// Puts silence in place of whatever was or will be said there.
     pub fn mute(&mut self, position: i64, samples: usize) {
         self.pieces(position, samples, |piece, _| piece.fill(0));
+    }
+
+    /// Says that something came for this place and could not be kept.
+    pub fn lose(&mut self, position: i64, samples: usize) {
+        self.pieces(position, samples, |piece, _| {
+            piece.iter_mut().filter(|slot| **slot == EMPTY).for_each(|slot| *slot = LOST);
+        });
     }
 
     /// Visits `count` samples from `position` on, as far as the ring holds them, in contiguous pieces; the
@@ -216,11 +376,7 @@ impl Timeline {
     }
 
     /// Emits all up to `until`, in order and without a hole.
-    ///
-    /// # Errors
-    /// Whatever the sink says; audio that it refused is not emitted again.
-    pub fn emit<E>(&mut self, until: u64, mut sink: impl FnMut(&[i16]) -> Result<(), E>) -> Result<(), E> {
-        let mut outcome = Ok(());
+    pub fn emit(&mut self, until: u64, mut sink: impl FnMut(&[i16])) {
         let capacity = self.ring.len();
         while self.base < until {
             let from = (self.base % capacity as u64) as usize;
@@ -229,28 +385,21 @@ impl Timeline {
             let base = self.base;
             self.base += (to - from) as u64;
             let Some(piece) = self.ring.get_mut(from..to) else { break };
-            list_gaps(&mut self.gaps, base, piece);
-            if outcome.is_ok() {
-                outcome = sink(piece);
+            // Both marks are below all that can be heard.
+            if piece.iter().any(|sample| *sample <= LOST) {
+                list_silence(&mut self.gaps, &mut self.lost, base, piece);
             }
+            sink(piece);
             piece.fill(EMPTY);
         }
-        outcome
     }
 }
 
-/// Turns what is empty into silence and lists it.
-fn list_gaps(gaps: &mut Vec<(u64, u64)>, base: u64, piece: &mut [i16]) {
-    if !piece.contains(&EMPTY) {
-        return;
-    }
-    for (at, sample) in (base..).zip(piece).filter(|(_, sample)| **sample == EMPTY) {
+/// Turns what is empty or lost into silence and lists it.
+fn list_silence(gaps: &mut Stretches, lost: &mut Stretches, base: u64, piece: &mut [i16]) {
+    for (at, sample) in (base..).zip(piece).filter(|(_, sample)| **sample <= LOST) {
+        list(if *sample == EMPTY { gaps } else { lost }, at, 1);
         *sample = 0;
-        let full = gaps.len() >= MAX_GAPS;
-        match gaps.last_mut() {
-            Some((start, length)) if *start + *length == at || full => *length = at + 1 - *start,
-            _ => gaps.push((at, 1)),
-        }
     }
 }
 
@@ -288,23 +437,18 @@ mod tests {
             Self { placement: Placement::default(), timeline: Timeline::default(), file: vec![] }
         }
         fn emit(&mut self, until: u64) {
-            self.timeline
-                .emit(until, |piece| {
-                    self.file.extend_from_slice(piece);
-                    Ok::<(), ()>(())
-                })
-                .unwrap();
+            self.timeline.emit(until, |piece| self.file.extend_from_slice(piece));
         }
         fn take(&mut self, packet: &Arrived, samples: &[i16]) {
             self.emit(packet.arrival.saturating_sub(WINDOW));
-            if let Some(position) = self.placement.place(packet) {
-                self.timeline.insert(position, samples);
+            if let Some(place) = self.placement.place(packet) {
+                self.timeline.insert(place.position, samples);
             }
         }
         /// The file at `ms` and its gaps in milliseconds.
         fn finish(mut self, ms: u64) -> (Vec<i16>, Vec<(u64, u64)>) {
             self.emit(milliseconds(ms));
-            let gaps = self.timeline.into_gaps();
+            let (gaps, _) = self.timeline.into_gaps_and_lost();
             (self.file, gaps.into_iter().map(|(start, length)| (start / 8, length / 8)).collect())
         }
     }
@@ -434,13 +578,146 @@ mod tests {
             for number in 0..3000usize {
                 let arrived = Arrived { marker: false, ..packet(number, 0) };
                 let arrival = number as u64 * 160 * per_mille / 1000;
-                let position = placement.place(&Arrived { arrival, ..arrived }).unwrap();
+                let position = placement.place(&Arrived { arrival, ..arrived }).unwrap().position;
                 assert!(
                     position.abs_diff(arrival as i64) <= milliseconds(200),
                     "{number}: {position} at {arrival}"
                 );
             }
         }
+    }
+
+    /// Senders whose clocks differ from ours by as much as crystals do, and a network that delays each packet by up
+    /// to 60 ms: an hour of talk with a pause in each minute.
+    #[test]
+    fn two_legs_stay_within_20_ms_of_each_other_for_an_hour() {
+        const HOUR: i64 = 3_600_000;
+        for ppm in [[100, -100], [-100, 100], [200, -150], [0, 0]] {
+            let mut noise = 1u64;
+            let (mut worst, mut slipped) = ([(0i64, 0i64); 2], [0; 2]);
+            for (leg, ppm) in ppm.into_iter().enumerate() {
+                let mut placement = Placement::default();
+                let mut number = 0u16;
+                for frame in (0..HOUR / 20).filter(|frame| frame % 3000 < 2900) {
+                    noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    // The frame's first sample is spoken at its time by the sender's clock, which is this by ours.
+                    let said = frame * 160 * 1_000_000 / (1_000_000 + ppm);
+                    let jitter = if frame == 0 { 0 } else { (noise >> 40) % 480 };
+                    let arrived = Arrived {
+                        arrival: said as u64 + jitter,
+                        ssrc: 1,
+                        sequence: number,
+                        timestamp: (frame * 160) as u32,
+                        marker: frame % 3000 == 0,
+                        duration: 160,
+                    };
+                    let off = placement.place(&arrived).unwrap().position - said;
+                    worst[leg] = (worst[leg].0.min(off), worst[leg].1.max(off));
+                    number = number.wrapping_add(1);
+                }
+                slipped[leg] = placement.slipped();
+            }
+            let apart = (worst[0].1 - worst[1].0).max(worst[1].1 - worst[0].0);
+            assert!(apart < milliseconds(20) as i64, "{ppm:?}: {apart} samples apart at worst, {worst:?}");
+            for (ppm, slipped) in ppm.into_iter().zip(slipped) {
+                // 100 ppm of an hour are 2880 samples.
+                let expected = -ppm * 2880 / 100;
+                assert!((slipped - expected).abs() < 160, "{ppm} ppm: {slipped} samples slipped");
+            }
+        }
+    }
+
+    #[test]
+    fn a_leg_that_began_late_by_jitter_is_led_back_and_one_with_jitter_alone_is_not_moved() {
+        for (first, late_ones) in [(40u64, 0u64), (0, 40)] {
+            let mut placement = Placement::default();
+            let mut last = 0;
+            for number in 0..6000usize {
+                let delay = if number == 0 {
+                    first
+                } else if number % 7 == 1 {
+                    late_ones
+                } else {
+                    0
+                };
+                let arrived = Arrived { marker: false, ..packet(number, 20 * number as u64 + delay) };
+                let position = placement.place(&arrived).unwrap().position;
+                last = position - milliseconds(20 * number as u64) as i64;
+            }
+            assert!(last.abs() <= PACE_SLACK, "{last}");
+            assert_eq!(placement.slipped() == 0, first == 0, "{}", placement.slipped());
+        }
+    }
+
+    #[test]
+    fn a_leg_that_is_led_back_has_neither_hole_nor_gap() {
+        for per_mille in [999u64, 1001] {
+            let mut leg = Leg::new();
+            for number in 0..3000usize {
+                let arrival = number as u64 * 160 * per_mille / 1000;
+                let arrived = Arrived { arrival, marker: false, ..packet(number, 0) };
+                leg.emit(arrival.saturating_sub(WINDOW));
+                let place = leg.placement.place(&arrived).unwrap();
+                leg.timeline.insert(place.position, &[7; FRAME]);
+                leg.timeline
+                    .insert(place.position - i64::from(place.stretch), &vec![7; place.stretch as usize]);
+            }
+            let slipped = leg.placement.slipped();
+            let (file, gaps) = leg.finish(59_000);
+            assert!(gaps.is_empty() && file.iter().all(|sample| *sample == 7), "{per_mille}: {gaps:?}");
+            assert!(if per_mille > 1000 { slipped > 100 } else { slipped < -100 }, "{per_mille}: {slipped}");
+        }
+    }
+
+    /// Frame `number` of another stream.
+    fn of_another_stream(number: usize, ms: u64) -> Arrived {
+        let packet = packet(number, ms);
+        let (timestamp, sequence) =
+            (packet.timestamp.wrapping_add(0x5555_0000), packet.sequence.wrapping_add(0x5555));
+        Arrived { ssrc: 10, timestamp, sequence, ..packet }
+    }
+
+    #[test]
+    fn a_stream_that_follows_within_a_packet_has_no_seam() {
+        let mut leg = Leg::new();
+        leg.take(&packet(0, 0), &frame(0));
+        leg.take(&of_another_stream(1, 33), &frame(1));
+        leg.take(&of_another_stream(2, 41), &frame(2));
+        let (file, gaps) = leg.finish(60);
+        assert!(file == expected(60, &[(0, 0), (1, 20), (2, 40)]), "{gaps:?}");
+    }
+
+    #[test]
+    fn a_straggler_of_the_stream_before_is_put_where_it_was_said() {
+        let mut leg = Leg::new();
+        leg.take(&packet(0, 0), &frame(0));
+        leg.take(&of_another_stream(2, 73), &frame(2));
+        leg.take(&packet(1, 75), &frame(1));
+        leg.take(&of_another_stream(3, 99), &frame(3));
+        let (file, gaps) = leg.finish(113);
+        assert!(file == expected(113, &[(0, 0), (1, 20), (2, 73), (3, 93)]), "{gaps:?}");
+        assert_eq!(gaps, [(40, 33)]);
+    }
+
+    #[test]
+    fn what_was_lost_is_listed_apart_from_what_never_came() {
+        let mut timeline = Timeline::default();
+        timeline.insert(0, &[1; 160]);
+        timeline.lose(100, 220);
+        timeline.insert(400, &[2; 80]);
+        let mut file = vec![];
+        timeline.emit(500, |piece| file.extend_from_slice(piece));
+        assert_eq!(timeline.into_gaps_and_lost(), (vec![(320, 80), (480, 20)], vec![(160, 160)]));
+        assert!(file[160..400].iter().all(|sample| *sample == 0));
+    }
+
+    #[test]
+    fn lists_are_joined_in_order() {
+        assert_eq!(
+            joined(vec![(0, 5), (20, 5)], vec![(5, 5), (18, 10), (40, 1)]),
+            [(0, 10), (18, 10), (40, 1)]
+        );
+        assert_eq!(joined(vec![], vec![]), []);
     }
 
     #[test]
@@ -463,10 +740,10 @@ mod tests {
         let mut timeline = Timeline::default();
         for at in 0..20_000 {
             timeline.insert(2 * at, &[1]);
-            timeline.emit(2 * at as u64 + 2, |_| Ok::<(), ()>(())).unwrap();
+            timeline.emit(2 * at as u64 + 2, |_| {});
         }
-        let gaps = timeline.into_gaps();
-        assert_eq!((gaps.len(), gaps[0], gaps[4095]), (MAX_GAPS, (1, 1), (8191, 31_809)));
+        let (gaps, _) = timeline.into_gaps_and_lost();
+        assert_eq!((gaps.len(), gaps[0], gaps[4095]), (MAX_LISTED, (1, 1), (8191, 31_809)));
     }
 
     proptest! {
@@ -489,9 +766,9 @@ mod tests {
             }
             leg.emit(arrival);
             prop_assert_eq!(leg.file.len() as u64, arrival);
-            prop_assert!(leg.file.iter().all(|sample| *sample != EMPTY));
+            prop_assert!(leg.file.iter().all(|sample| *sample > LOST));
             let mut end = 0;
-            for (start, length) in leg.timeline.into_gaps() {
+            for (start, length) in leg.timeline.into_gaps_and_lost().0 {
                 prop_assert!(start >= end && length > 0 && start + length <= arrival);
                 end = start + length;
             }

@@ -9,9 +9,11 @@ pub mod dtmf;
 pub mod engine;
 pub mod g711;
 pub mod g722;
+pub mod inband;
 pub mod jitter;
 pub mod player;
 pub mod ports;
+pub mod quality;
 pub mod recorder;
 pub mod relay;
 pub mod resample;
@@ -25,7 +27,7 @@ pub mod tone;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Which leg of a call: the caller's or the called party's.
@@ -65,6 +67,16 @@ impl Codec {
     #[must_use]
     pub fn is_wideband(self) -> bool {
         self == Self::G722
+    }
+
+    /// As SDP names it (RFC 3551 §6).
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pcmu => "PCMU",
+            Self::Pcma => "PCMA",
+            Self::G722 => "G722",
+        }
     }
 
     /// Its curve, when it is G.711.
@@ -154,18 +166,32 @@ pub struct Stream {
     pub srtp: Option<Arc<srtp::SrtpKeys>>,
 }
 
-/// A piece of audio that can be played to a leg: mono, 8000 Hz, 16 bit. Decoded once, shared by all calls.
+/// A piece of audio that can be played to a leg: mono, 8000 Hz, 16 bit. Decoded once, shared by all calls, and coded
+/// once for each codec that hears it.
 #[derive(Clone)]
 pub struct Prompt {
     name: Arc<str>,
-    samples: Arc<[i16]>,
+    audio: Arc<Audio>,
 }
+
+/// What the clones of a prompt share.
+struct Audio {
+    samples: Box<[i16]>,
+    pcmu: OnceLock<Box<[u8]>>,
+    pcma: OnceLock<Box<[u8]>>,
+    /// With silence behind it, for the end of the last packet.
+    g722: OnceLock<Box<[u8]>>,
+}
+
+/// A longer prompt is coded for G.722 packet by packet as it is heard: coding it ahead takes 50 ms and more.
+const LONGEST_AHEAD: Duration = Duration::from_secs(60);
 
 impl Prompt {
     /// `name` is for logs and comparison; it never holds a number.
     #[must_use]
     pub fn new(name: &str, samples: &[i16]) -> Self {
-        Self { name: name.into(), samples: samples.into() }
+        let (samples, pcmu, pcma, g722) = (samples.into(), OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Self { name: name.into(), audio: Arc::new(Audio { samples, pcmu, pcma, g722 }) }
     }
     /// What the prompt is called in logs.
     #[must_use]
@@ -175,18 +201,56 @@ impl Prompt {
     /// The audio: mono, 8000 Hz.
     #[must_use]
     pub fn samples(&self) -> &[i16] {
-        &self.samples
+        &self.audio.samples
     }
     /// How long it plays.
     #[must_use]
     pub fn duration(&self) -> Duration {
-        Duration::from_micros(self.samples.len() as u64 * 125)
+        Duration::from_micros(self.samples().len() as u64 * 125)
+    }
+    /// True when both play the very same memory, and not only the same sound.
+    #[must_use]
+    pub fn shares_audio_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.audio, &other.audio)
+    }
+
+    fn coded(&self, codec: Codec) -> &OnceLock<Box<[u8]>> {
+        match codec {
+            Codec::Pcmu => &self.audio.pcmu,
+            Codec::Pcma => &self.audio.pcma,
+            Codec::G722 => &self.audio.g722,
+        }
+    }
+
+    /// The audio in `codec`, a byte for each sample, once [`Self::prepare`] has made it. Never waits.
+    #[must_use]
+    pub fn payload(&self, codec: Codec) -> Option<&[u8]> {
+        self.coded(codec).get().map(|coded| &**coded)
+    }
+
+    /// Codes the audio for `codec`, unless that was done before. Takes some milliseconds for each minute, in G.722 some
+    /// for each second: not for a media thread.
+    pub fn prepare(&self, codec: Codec) {
+        if codec.is_wideband() && self.duration() > LONGEST_AHEAD {
+            return;
+        }
+        self.coded(codec).get_or_init(|| {
+            let silence = [0; player::MAX_FRAME];
+            let behind = if codec.is_wideband() { silence.as_slice() } else { &[] };
+            let length = self.samples().len() + behind.len();
+            let mut coded = vec![0; length];
+            let mut coder = codec::Coder::default();
+            let (body, tail) = coded.split_at_mut(self.samples().len());
+            coder.encode(codec, self.samples(), body);
+            coder.encode(codec, behind, tail);
+            coded.into()
+        });
     }
 }
 
 impl PartialEq for Prompt {
     fn eq(&self, other: &Self) -> bool {
-        self.name == other.name && self.samples.len() == other.samples.len()
+        self.name == other.name && self.samples().len() == other.samples().len()
     }
 }
 impl Eq for Prompt {}
@@ -284,6 +348,8 @@ pub enum MediaCommand {
     },
     /// From now on each leg hears the other.
     Bridge,
+    /// Both legs were answered: from now on each owes audio, and its absence is told ([`MediaEvent::Trouble`]).
+    Answered,
     /// Begins `a-leg.wav` and `b-leg.wav` in `directory` (made with mode 0750); this instant is sample 0 of both. They
     /// have 16 000 samples per second when both legs' codecs are wideband now, else 8000.
     Record {
@@ -313,6 +379,8 @@ pub enum MediaEvent {
     /// Neither leg sent RTP or RTCP for `silence` since the last agreement or the last such event, nor was one on
     /// hold.
     Silence,
+    /// Something is wrong with the audio: told once for as long as it goes on, ten seconds after it began.
+    Trouble(quality::Trouble),
     /// The recording could not be begun or went on with losses; the call goes on. Once per call.
     RecordingFailed,
     /// Both files are complete and synced, or are as good as they will get.
@@ -344,7 +412,12 @@ pub struct LegRecording {
     /// Of the whole file, 64 lower-case hex digits; empty when there is no readable file.
     pub sha256: String,
     /// Where nothing arrived and silence was written: first sample and number of samples.
-    pub gaps: Vec<(u64, u64)>,
+    pub gaps: jitter::Stretches,
+    /// Where something arrived and could not be kept, because the disk refused it or did not keep up: first sample and
+    /// number of samples. What lies behind the end of the file was cut off.
+    pub lost: jitter::Stretches,
+    /// Samples repeated (positive) or left out (negative), one at a time, because the sender's clock differs from ours.
+    pub slipped: i64,
 }
 
 /// Figures of a call's media.
@@ -367,16 +440,44 @@ pub struct LegStatistics {
     pub foreign: u64,
     /// Of these, packets from the right place whose tag was wrong or whose number had been used (RFC 3711 §3.3).
     pub unauthentic: u64,
-    /// Sequence numbers that never came (RFC 3550 §6.4.1, cumulative).
+    /// Sequence numbers from the first packet to the last, over all sources.
+    pub expected: u64,
+    /// Of these, those that never came.
     pub lost: u64,
-    /// Interarrival jitter in RTP timestamp units (RFC 3550 §6.4.1).
+    /// Packets that came a second time.
+    pub repeated: u64,
+    /// Packets that came after one with a higher number.
+    pub reordered: u64,
+    /// Runs of numbers that never came, of whatever length: `lost` divided by this is the mean length of a burst.
+    pub loss_runs: u64,
+    /// The longest of them, in packets.
+    pub longest_loss: u64,
+    /// Interarrival jitter at the end, in RTP timestamp units (RFC 3550 §6.4.1): 8 are a millisecond.
     pub jitter: u32,
+    /// Mean of the differences that the jitter is made of, over the whole leg, in the same units.
+    pub mean_jitter: u32,
+    /// The highest that the jitter ever was, in the same units.
+    pub max_jitter: u32,
     /// Packets that the kernel dropped because we came too late to read them.
     pub overrun: u64,
     /// Packets of ours that the peer misses, as its last report said (RFC 3550 §6.4.1, cumulative).
     pub remote_lost: i32,
     /// Jitter that the peer sees, in RTP timestamp units, as its last report said.
     pub remote_jitter: u32,
-    /// Round trip to the peer and back, when its reports told one.
+    /// Packets that we had sent when that report came.
+    pub remote_expected: u64,
+    /// Round trip to the peer and back, when its reports told one (RFC 3550 §6.4.1): the last one.
     pub round_trip: Option<Duration>,
+    /// The longest of them.
+    pub max_round_trip: Option<Duration>,
+    /// What was agreed on last.
+    pub codec: Option<Codec>,
+    /// How the peer sounded to us, by the E-model; `None` when nothing came.
+    pub mos: Option<quality::Mos>,
+    /// How we sounded to the peer, as its last report said; `None` when there was none.
+    pub remote_mos: Option<quality::Mos>,
+    /// Times when the peer owed audio and sent none for ten seconds ([`quality::Trouble::Silent`]).
+    pub silences: u32,
+    /// Times when the peer heard nothing of the other leg, which heard it ([`quality::Trouble::Unheard`]).
+    pub unheard: u32,
 }

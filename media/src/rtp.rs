@@ -5,8 +5,8 @@
 //! What leaves has our own header of twelve bytes, so no CSRC, extension or padding of a peer can cross: this
 //! module has no function that copies a header.
 
+use crate::time::MediaTime;
 use bytes::Buf;
-use std::time::Instant;
 use webrtc_util::marshal::{Marshal, MarshalSize, Unmarshal};
 
 /// Length of the fixed header, and of every header that we send.
@@ -217,16 +217,77 @@ pub struct Reception {
     pub jitter: u32,
 }
 
+/// What was received of a leg's stream over its whole length, derived when it is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Received {
+    /// Sequence numbers from the first packet to the highest one, over all sources.
+    pub expected: u64,
+    /// Of these, those that never came. Repeats do not hide a loss here, as they do in [`Reception`].
+    pub lost: u64,
+    /// Packets whose number had come before.
+    pub repeated: u64,
+    /// Packets that came after one with a higher number.
+    pub reordered: u64,
+    /// Runs of numbers that never came, whatever their length.
+    pub loss_runs: u64,
+    /// The longest of them, in packets.
+    pub longest_loss: u64,
+    /// Jitter now, in RTP timestamp units (RFC 3550 A.8).
+    pub jitter: u32,
+    /// Mean difference of transit between neighbouring packets, in RTP timestamp units: what the jitter tends to.
+    pub mean_jitter: u32,
+    /// The highest that the jitter ever was.
+    pub max_jitter: u32,
+}
+
 /// Counts one leg's received stream across changes of SSRC (RFC 3550 A.1, A.3, A.8).
 ///
 /// There is no probation: the packets were checked for their source address already, which says more than two
-/// sequence numbers in a row.
-#[derive(Debug, Clone)]
+/// sequence numbers in a row. A packet costs some additions and shifts: no division, no floating point.
+#[derive(Debug, Clone, Default)]
 pub struct ReceiverStatistics {
-    clock_rate: u32,
     current: Option<Source>,
-    lost_before: u64,
+    tally: Tally,
 }
+
+/// What goes on over changes of SSRC.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tally {
+    /// Of sources before the current one.
+    expected: u64,
+    lost: u64,
+    repeated: u64,
+    reordered: u64,
+    loss_runs: u64,
+    longest_loss: u64,
+    /// The run of lost packets that the window has left behind, as long as nothing ended it.
+    run: u64,
+    /// Sum and number of the differences that the jitter is made of.
+    differences: u64,
+    measured: u64,
+    /// Jitter times 16.
+    max_jitter: u32,
+}
+
+impl Tally {
+    /// A number is so old that its packet will not be waited for any more.
+    fn settle(&mut self, came: bool) {
+        if !came {
+            self.run += 1;
+        } else if self.run > 0 {
+            self.end_run();
+        }
+    }
+
+    fn end_run(&mut self) {
+        self.loss_runs += 1;
+        self.longest_loss = self.longest_loss.max(self.run);
+        self.run = 0;
+    }
+}
+
+/// Packets that are remembered: more than may be late.
+const WINDOW: u16 = 128;
 
 #[derive(Debug, Clone)]
 struct Source {
@@ -234,12 +295,16 @@ struct Source {
     /// Extended sequence numbers: the first one and the highest.
     base: u64,
     highest: u64,
+    /// With repeats, as RFC 3550 A.3 counts.
     received: u64,
+    /// Of these, those that fill no place between the first number and the highest.
+    spare: u64,
+    /// Which of the latest numbers came: bit 0 is the highest. What was before the first counts as come.
+    window: u128,
     expected_prior: u64,
     received_prior: u64,
     /// What must come next for a jump to be a new start.
     after_jump: Option<u16>,
-    started: Instant,
     /// Arrival minus timestamp of the last audio packet, modulo 2^32.
     transit: Option<u32>,
     /// Jitter times 16 (RFC 3550 A.8).
@@ -247,17 +312,18 @@ struct Source {
 }
 
 impl Source {
-    fn new(header: &Header, started: Instant) -> Self {
+    fn new(header: &Header) -> Self {
         let base = u64::from(header.sequence);
         Self {
             ssrc: header.ssrc,
             base,
             highest: base,
             received: 1,
+            spare: 0,
+            window: u128::MAX,
             expected_prior: 0,
             received_prior: 0,
             after_jump: None,
-            started,
             transit: None,
             jitter: 0,
         }
@@ -267,21 +333,30 @@ impl Source {
         self.highest - self.base + 1
     }
 
-    fn lost(&self) -> i64 {
+    /// As RFC 3550 A.3 has it: repeats make it negative.
+    fn cumulative_lost(&self) -> i64 {
         self.expected().cast_signed().saturating_sub(self.received.cast_signed())
     }
 
-    fn place(&mut self, sequence: u16) -> Arrival {
+    /// Numbers that never came.
+    fn lost(&self) -> u64 {
+        self.expected().saturating_sub(self.received.saturating_sub(self.spare))
+    }
+
+    #[inline]
+    fn place(&mut self, sequence: u16, tally: &mut Tally) -> Arrival {
         let ahead = sequence.wrapping_sub(self.highest as u16);
         let behind = ahead.wrapping_neg();
         if ahead == 0 || behind <= MAX_MISORDER {
             self.received += 1;
+            self.fill(behind, tally);
             return Arrival::Behind(behind);
         }
         if ahead < MAX_DROPOUT {
             self.received += 1;
             self.highest += u64::from(ahead);
             self.after_jump = None;
+            self.slide(ahead, tally);
             return Arrival::Ahead(ahead);
         }
         if self.after_jump == Some(sequence) {
@@ -291,45 +366,91 @@ impl Source {
         Arrival::Jump
     }
 
-    fn measure(&mut self, timestamp: u32, arrival: Instant, clock_rate: u32) {
-        let elapsed = arrival.saturating_duration_since(self.started).as_micros();
-        let arrival = (elapsed * u128::from(clock_rate) / 1_000_000) as u32;
-        let transit = arrival.wrapping_sub(timestamp);
+    /// A packet that is not the newest.
+    fn fill(&mut self, behind: u16, tally: &mut Tally) {
+        let place = 1u128 << behind.min(WINDOW - 1);
+        let before_first = u64::from(behind) > self.highest - self.base;
+        if before_first {
+            tally.reordered += 1;
+            self.spare += 1;
+        } else if self.window & place == 0 {
+            tally.reordered += 1;
+            self.window |= place;
+        } else {
+            tally.repeated += 1;
+            self.spare += 1;
+        }
+    }
+
+    #[inline]
+    fn slide(&mut self, ahead: u16, tally: &mut Tally) {
+        const OLDEST: u128 = 1 << (WINDOW - 1);
+        if ahead == 1 && self.window & OLDEST != 0 && tally.run == 0 {
+            self.window = self.window << 1 | 1;
+            return;
+        }
+        for _ in 0..ahead.min(WINDOW) {
+            tally.settle(self.window & OLDEST != 0);
+            self.window <<= 1;
+        }
+        tally.run += u64::from(ahead.saturating_sub(WINDOW));
+        self.window |= 1;
+    }
+
+    /// Adds what this source came to, none of whose packets will be waited for any more.
+    fn leave(&self, tally: &mut Tally) {
+        for place in (0..WINDOW).rev() {
+            tally.settle(self.window >> place & 1 != 0);
+        }
+        tally.expected += self.expected();
+        tally.lost += self.lost();
+    }
+
+    #[inline]
+    fn measure(&mut self, timestamp: u32, arrival: MediaTime, tally: &mut Tally) {
+        // Both count 125 µs (RFC 3551 §4.5.2, §4.5.14).
+        let transit = (arrival.samples() as u32).wrapping_sub(timestamp);
         if let Some(before) = self.transit.replace(transit) {
             // A peer that jumps its timestamps may not overflow the estimate; no real transit differs by
             // 2^24.
             let difference = timestamp_delta(transit, before).unsigned_abs().min(1 << 24);
             self.jitter = self.jitter + difference - ((self.jitter + 8) >> 4);
+            tally.max_jitter = tally.max_jitter.max(self.jitter);
+            tally.differences += u64::from(difference);
+            tally.measured += 1;
         }
     }
 }
 
 impl ReceiverStatistics {
-    /// `clock_rate` is that of the audio, in Hz.
+    /// Nothing has come yet.
     #[must_use]
-    pub fn new(clock_rate: u32) -> Self {
-        Self { clock_rate, current: None, lost_before: 0 }
+    pub fn new() -> Self {
+        Self::default()
     }
 
     /// Counts an audio packet.
-    pub fn on_packet(&mut self, header: &Header, arrival: Instant) -> Arrival {
-        let place = self.on_event_packet(header, arrival);
+    #[inline]
+    pub fn on_packet(&mut self, header: &Header, arrival: MediaTime) -> Arrival {
+        let place = self.on_event_packet(header);
         if let Some(source) = self.current.as_mut().filter(|_| place != Arrival::Jump) {
-            source.measure(header.timestamp, arrival, self.clock_rate);
+            source.measure(header.timestamp, arrival, &mut self.tally);
         }
         place
     }
 
     /// Counts a telephone-event packet. Its timestamp stands still while the key is down (RFC 4733 §2.2), so
     /// it says nothing of jitter.
-    pub fn on_event_packet(&mut self, header: &Header, arrival: Instant) -> Arrival {
+    #[inline]
+    pub fn on_event_packet(&mut self, header: &Header) -> Arrival {
         let place = match &mut self.current {
-            Some(source) if source.ssrc == header.ssrc => source.place(header.sequence),
+            Some(source) if source.ssrc == header.ssrc => source.place(header.sequence, &mut self.tally),
             _ => Arrival::First,
         };
-        if place == Arrival::First {
-            self.lost_before = self.lost();
-            self.current = Some(Source::new(header, arrival));
+        if place == Arrival::First
+            && let Some(before) = self.current.replace(Source::new(header))
+        {
+            before.leave(&mut self.tally);
         }
         place
     }
@@ -347,23 +468,34 @@ impl ReceiverStatistics {
         Some(Reception {
             ssrc: source.ssrc,
             fraction_lost: u8::try_from(fraction).unwrap_or(u8::MAX),
-            cumulative_lost: source.lost().clamp(-0x80_0000, 0x7f_ffff) as i32,
+            cumulative_lost: source.cumulative_lost().clamp(-0x80_0000, 0x7f_ffff) as i32,
             extended_sequence: source.highest as u32,
             jitter: source.jitter >> 4,
         })
     }
 
-    /// Packets that never came, over all sources of the leg.
+    /// What has come of it so far, over all sources of the leg.
     #[must_use]
-    pub fn lost(&self) -> u64 {
-        let current = self.current.as_ref().map_or(0, |source| u64::try_from(source.lost()).unwrap_or(0));
-        self.lost_before + current
-    }
-
-    /// Jitter of the current source in RTP timestamp units.
-    #[must_use]
-    pub fn jitter(&self) -> u32 {
-        self.current.as_ref().map_or(0, |source| source.jitter >> 4)
+    pub fn received(&self) -> Received {
+        let mut tally = self.tally;
+        if let Some(source) = &self.current {
+            source.leave(&mut tally);
+        }
+        if tally.run > 0 {
+            tally.end_run();
+        }
+        let mean = tally.differences.checked_div(tally.measured).unwrap_or(0);
+        Received {
+            expected: tally.expected,
+            lost: tally.lost,
+            repeated: tally.repeated,
+            reordered: tally.reordered,
+            loss_runs: tally.loss_runs,
+            longest_loss: tally.longest_loss,
+            jitter: self.current.as_ref().map_or(0, |source| source.jitter >> 4),
+            mean_jitter: u32::try_from(mean).unwrap_or(u32::MAX),
+            max_jitter: tally.max_jitter >> 4,
+        }
     }
 
     /// SSRC of the current source.
@@ -374,11 +506,10 @@ impl ReceiverStatistics {
 }
 
 #[cfg(test)]
-#[allow(clippy::disallowed_methods, reason = "a test takes its one starting instant from the system")]
 mod tests {
     use super::*;
+    use crate::time::milliseconds;
     use proptest::prelude::*;
-    use std::time::Duration;
 
     const HEADER: Header =
         Header { marker: true, payload_type: 8, sequence: 0x1234, timestamp: 0x5678_9abc, ssrc: 0xdead_beef };
@@ -445,16 +576,16 @@ mod tests {
         assert_eq!(timestamp_delta(u32::MAX, 159), -160);
     }
 
+    fn at(ms: u64) -> MediaTime {
+        MediaTime::from_samples(milliseconds(ms))
+    }
+
     /// Feeds sequence numbers 20 ms apart.
     fn count(numbers: impl IntoIterator<Item = u16>) -> (ReceiverStatistics, Vec<Arrival>) {
-        let mut statistics = ReceiverStatistics::new(8000);
-        let mut now = Instant::now();
-        let places = numbers
-            .into_iter()
-            .map(|number| {
-                now += Duration::from_millis(20);
-                statistics.on_packet(&sequence(number), now)
-            })
+        let mut statistics = ReceiverStatistics::new();
+        let places = (1..)
+            .zip(numbers)
+            .map(|(n, number)| statistics.on_packet(&sequence(number), at(n * 20)))
             .collect();
         (statistics, places)
     }
@@ -468,6 +599,7 @@ mod tests {
             ("two lost", &[7, 10], &[First, Ahead(3)], 2, 2, 10),
             ("late is not lost", &[7, 9, 8], &[First, Ahead(2), Behind(1)], 0, 0, 9),
             ("repeated", &[7, 7, 8], &[First, Behind(0), Ahead(1)], 0, -1, 8),
+            ("a repeat hides no loss", &[7, 9, 9], &[First, Ahead(2), Behind(0)], 1, 0, 9),
             ("before the first", &[7, 6], &[First, Behind(1)], 0, -1, 7),
             ("the cycle is counted", &[65_535, 0, 1], &[First, Ahead(1), Ahead(1)], 0, 0, 0x1_0001),
             ("late across the cycle", &[65_534, 0, 65_535], &[First, Ahead(2), Behind(1)], 0, 0, 0x1_0000),
@@ -478,7 +610,7 @@ mod tests {
             let (mut statistics, arrivals) = count(numbers.iter().copied());
             let report = statistics.report().unwrap();
             assert_eq!(arrivals, *places, "{fact}");
-            assert_eq!(statistics.lost(), *lost, "{fact}");
+            assert_eq!(statistics.received().lost, *lost, "{fact}");
             assert_eq!(
                 (report.cumulative_lost, report.extended_sequence),
                 (*cumulative, *extended),
@@ -488,11 +620,47 @@ mod tests {
     }
 
     #[test]
+    fn losses_are_counted_by_the_run_and_repeats_and_late_ones_by_the_packet() {
+        let gaps = |lost: &[(u16, u16)]| {
+            (0..1000u16)
+                .filter(|n| !lost.iter().any(|(from, to)| (*from..*to).contains(n)))
+                .collect::<Vec<_>>()
+        };
+        let mut late = gaps(&[]);
+        late.swap(10, 12); // 12, 11 and 10 in this order.
+        let mut very_late = gaps(&[(20, 23)]);
+        very_late.insert(100, 21);
+        let mut too_late = gaps(&[(20, 23)]);
+        too_late.insert(130, 21); // Further behind than is waited for.
+        let mut twice = gaps(&[(40, 41)]);
+        twice.insert(50, 5);
+        twice.insert(50, 5);
+        // Expected, lost, runs, longest, repeated, reordered.
+        let table: &[(&str, Vec<u16>, [u64; 6])] = &[
+            ("whole", gaps(&[]), [1000, 0, 0, 0, 0, 0]),
+            ("one here, three there", gaps(&[(10, 11), (700, 703)]), [1000, 4, 2, 3, 0, 0]),
+            ("the newest are lost in the window", gaps(&[(990, 995)]), [1000, 5, 1, 5, 0, 0]),
+            ("longer than the window", gaps(&[(100, 400)]), [1000, 300, 1, 300, 0, 0]),
+            ("at the window's edge", gaps(&[(100, 228), (300, 301)]), [1000, 129, 2, 128, 0, 0]),
+            ("three turned round", late, [1000, 0, 0, 0, 0, 2]),
+            ("a late one parts a run", very_late, [1000, 2, 2, 1, 0, 1]),
+            ("two repeats", twice, [1000, 1, 1, 1, 2, 0]),
+        ];
+        for (fact, numbers, expected) in table {
+            let got = count(numbers.iter().copied()).0.received();
+            let figures =
+                [got.expected, got.lost, got.loss_runs, got.longest_loss, got.repeated, got.reordered];
+            assert_eq!(figures, *expected, "{fact}");
+        }
+        assert_eq!(count(too_late).0.received().lost, 3, "so far behind it is a jump");
+    }
+
+    #[test]
     fn rfc3550_a3_the_fraction_is_that_of_the_interval() {
         let (mut statistics, _) = count((0..100).filter(|n| n % 4 != 1));
         assert_eq!(statistics.report().unwrap().fraction_lost, 64);
         assert_eq!(statistics.report().unwrap().fraction_lost, 0, "nothing came since");
-        statistics.on_packet(&sequence(100), Instant::now());
+        statistics.on_packet(&sequence(100), at(2000));
         let report = statistics.report().unwrap();
         assert_eq!((report.fraction_lost, report.cumulative_lost), (0, 25));
     }
@@ -501,36 +669,45 @@ mod tests {
     fn losses_add_up_over_a_change_of_ssrc() {
         let (mut statistics, _) = count([1, 4]);
         let other = Header { ssrc: 1, ..sequence(900) };
-        assert_eq!(statistics.on_packet(&other, Instant::now()), Arrival::First);
-        statistics.on_packet(&Header { sequence: 902, ..other }, Instant::now());
-        assert_eq!((statistics.lost(), statistics.report().unwrap().cumulative_lost), (3, 1));
+        assert_eq!(statistics.on_packet(&other, at(60)), Arrival::First);
+        statistics.on_packet(&Header { sequence: 902, ..other }, at(80));
+        let received = statistics.received();
+        assert_eq!((received.expected, received.lost, received.loss_runs), (7, 3, 2));
+        assert_eq!(statistics.report().unwrap().cumulative_lost, 1);
     }
 
     #[test]
     fn rfc3550_a8_jitter_converges_to_the_mean_deviation() {
-        let start = Instant::now();
-        let mut statistics = ReceiverStatistics::new(8000);
+        let mut statistics = ReceiverStatistics::new();
         for n in 0..1000u16 {
             // Every second packet comes 5 ms (40 units) late.
             let late = u64::from(n % 2) * 5;
-            statistics.on_packet(&sequence(n), start + Duration::from_millis(u64::from(n) * 20 + late));
+            statistics.on_packet(&sequence(n), at(u64::from(n) * 20 + late));
         }
-        assert!((38..=40).contains(&statistics.jitter()), "{}", statistics.jitter());
+        let Received { jitter, mean_jitter, max_jitter, .. } = statistics.received();
+        assert!((38..=40).contains(&jitter), "{jitter}");
+        assert_eq!(mean_jitter, 40);
+        assert!((jitter..=40).contains(&max_jitter), "{max_jitter}");
+        // It calms down; what was is remembered.
+        for n in 1000..1200u16 {
+            statistics.on_packet(&sequence(n), at(u64::from(n) * 20));
+        }
+        let calm = statistics.received();
+        assert!(calm.jitter < 2 && calm.max_jitter == max_jitter && (30..40).contains(&calm.mean_jitter));
     }
 
     #[test]
     fn a_held_key_is_no_jitter() {
-        let start = Instant::now();
-        let mut statistics = ReceiverStatistics::new(8000);
+        let mut statistics = ReceiverStatistics::new();
         for n in 0..100u16 {
-            let arrival = start + Duration::from_millis(u64::from(n) * 20);
             if (40..60).contains(&n) {
-                statistics.on_event_packet(&Header { timestamp: 40 * 160, ..sequence(n) }, arrival);
+                statistics.on_event_packet(&Header { timestamp: 40 * 160, ..sequence(n) });
             } else {
-                statistics.on_packet(&sequence(n), arrival);
+                statistics.on_packet(&sequence(n), at(u64::from(n) * 20));
             }
         }
-        assert_eq!((statistics.jitter(), statistics.lost()), (0, 0));
+        let received = statistics.received();
+        assert_eq!((received.jitter, received.max_jitter, received.lost), (0, 0, 0));
     }
 
     proptest! {
@@ -563,18 +740,37 @@ mod tests {
             prop_assert_eq!(Header::unmarshal(&mut header.marshal().unwrap()).unwrap(), header);
         }
 
-        /// No sequence of packets, however wild, breaks the counters.
+        /// No sequence of packets, however wild, breaks the counters, and they agree with a plain count.
         #[test]
         fn counters_bear_any_stream(
             packets in prop::collection::vec((any::<u16>(), any::<u32>(), 0u32..2, 0u64..100_000), 0..200),
+            steps in prop::collection::vec(0u16..60, 1..200),
         ) {
-            let mut statistics = ReceiverStatistics::new(8000);
-            let mut now = Instant::now();
+            let mut statistics = ReceiverStatistics::new();
+            let mut now = 0;
             for (sequence, timestamp, ssrc, wait) in packets {
-                now += Duration::from_millis(wait);
-                statistics.on_packet(&Header { sequence, timestamp, ssrc, ..HEADER }, now);
+                now += wait;
+                statistics.on_packet(&Header { sequence, timestamp, ssrc, ..HEADER }, at(now));
                 prop_assert!(statistics.report().is_some());
+                let received = statistics.received();
+                prop_assert!(received.lost <= received.expected && received.loss_runs <= received.lost);
+                prop_assert!(received.longest_loss <= received.lost);
             }
+            // One stream that goes forward by these steps, 0 being a repeat.
+            let mut number = 7u16;
+            let mut numbers = vec![number];
+            for step in &steps {
+                number = number.wrapping_add(*step);
+                numbers.push(number);
+            }
+            let received = count(numbers).0.received();
+            let ahead: u64 = steps.iter().map(|step| u64::from(*step)).sum();
+            let runs = steps.iter().filter(|step| **step > 1);
+            prop_assert_eq!(received.expected, ahead + 1);
+            prop_assert_eq!(received.lost, runs.clone().map(|step| u64::from(*step) - 1).sum::<u64>());
+            prop_assert_eq!(received.loss_runs, runs.clone().count() as u64);
+            prop_assert_eq!(received.longest_loss, runs.max().map_or(0, |step| u64::from(*step) - 1));
+            prop_assert_eq!(received.repeated, steps.iter().filter(|step| **step == 0).count() as u64);
         }
     }
 }

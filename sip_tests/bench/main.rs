@@ -7,6 +7,7 @@
 //! | `record` | the same with recording; the WAV files are opened and measured |
 //! | `bare` | the same packets through a loop that only receives, checks, rewrites and sends: the floor, before and after |
 //! | `memory` | resident memory while calls are held |
+//! | `recordings` | thousands of recorded calls at one time, only when named: is each packet of each leg in its file? |
 //! | `summary` | the figures and their ratio to the floor |
 //!
 //! The service runs on a core of its own, the load on another. CPU is the time of the whole process, what it uses
@@ -23,6 +24,7 @@
 
 mod bare;
 mod epoll;
+mod many;
 mod phones;
 mod process;
 mod recordings;
@@ -75,6 +77,18 @@ pub(crate) struct Options {
     /// memory: how many calls are held, one step after another.
     #[arg(long, value_delimiter = ',', default_value = "1,100,500")]
     held: Vec<u32>,
+    /// recordings: simultaneous calls.
+    #[arg(long, default_value_t = 2000)]
+    recorded: usize,
+    /// recordings: length of each packet, in milliseconds.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u16).range(10..=60))]
+    packet_ms: u16,
+    /// recordings: how long all of them talk at one time, in seconds.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
+    talk_seconds: u64,
+    /// `media.engine` of the service: `auto`, `io_uring` or `epoll`. The bare loop is epoll's all the same.
+    #[arg(long, default_value = "auto")]
+    engine: String,
     /// The service's program; the one beside this program when not given.
     #[arg(long)]
     server: Option<PathBuf>,
@@ -110,6 +124,7 @@ enum Scenario {
     Record,
     Bare,
     Memory,
+    Recordings,
 }
 
 /// Who runs where.
@@ -136,7 +151,7 @@ impl Options {
     }
 
     fn wants(&self, scenario: Scenario) -> bool {
-        self.scenarios.is_empty() || self.scenarios.contains(&scenario)
+        self.scenarios.contains(&scenario) || self.scenarios.is_empty() && scenario != Scenario::Recordings
     }
 }
 
@@ -183,6 +198,9 @@ fn run(options: &Options) -> Result<(), Failure> {
         let last = line.get("held").and_then(Value::as_array).and_then(|steps| steps.last());
         summary.memory = last.and_then(|step| step.get("rss_kb_per_call")).and_then(Value::as_f64);
         print(&line)?;
+    }
+    if options.wants(Scenario::Recordings) {
+        print(&scenarios::recordings(options)?)?;
     }
     print(&summary.line())
 }
@@ -234,6 +252,7 @@ mod tests {
     fn no_scenario_means_all_and_the_inner_command_is_apart() {
         let all = Options::try_parse_from(["bench"]).unwrap();
         assert!(all.wants(Scenario::Memory) && all.wants(Scenario::Signalling));
+        assert!(!all.wants(Scenario::Recordings));
         let one = Options::try_parse_from(["bench", "relay", "--calls", "10"]).unwrap();
         assert!(one.wants(Scenario::Relay) && !one.wants(Scenario::Memory) && one.calls == 10);
         let inner = Options::try_parse_from(["bench", "bare-loop", "3"]).unwrap();

@@ -60,7 +60,7 @@ pub(crate) fn check(directory: &Path, calls_ms: &[u32], patience: Duration) -> R
 }
 
 /// The folders `YYYY/MM/DD/{uuid}`.
-fn interactions(directory: &Path) -> Vec<PathBuf> {
+pub(crate) fn interactions(directory: &Path) -> Vec<PathBuf> {
     let mut level = vec![directory.to_owned()];
     for _ in 0..4 {
         let inside = level.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten();

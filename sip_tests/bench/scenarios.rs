@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use sip_tests::clock;
 
 use crate::bare::BareLoop;
+use crate::many::{self, BATCH, Crowd};
 use crate::phones::{Counts, Phones};
 use crate::process::{Holdings, Process};
 use crate::server::Server;
@@ -37,7 +38,8 @@ impl Target {
             return Ok(Self { server: None, idle: 0.0, before: Holdings::default() });
         }
         let program = options.server_program()?;
-        let server = Server::start(&program, &options.scratch(), phones.callee_address(), options.cores())?;
+        let (scratch, cores) = (options.scratch(), options.cores());
+        let server = Server::start(&program, &scratch, phones.callee_address(), &options.engine, cores)?;
         let number = server.session(record)?;
         phones.dial_to(server.sip, &number);
         // What the start leaves to do is done before the idle load is taken.
@@ -317,6 +319,77 @@ pub(crate) fn memory(options: &Options) -> Result<Value, Failure> {
         "failed": failed(counts),
         "rss_kb_after": target.holdings()?.rss_kb,
     }))
+}
+
+/// Many recorded calls that talk at one time.
+pub(crate) fn recordings(options: &Options) -> Result<Value, Failure> {
+    let most = process::descriptor_limit().saturating_sub(OTHER_DESCRIPTORS) / DESCRIPTORS_PER_CALL;
+    let calls = options.recorded.min(usize::try_from(most)?).max(1);
+    let mut phones = Phones::new()?;
+    let mut crowd = Crowd::new(calls, options.packet_ms)?;
+    phones.answer_with(crowd.ports(true)?);
+    let target = Target::start(options, &mut phones, true)?;
+    let Some(server) = &target.server else { return Err("recordings need the service".into()) };
+    phones.hold_for(None);
+    let callers = crowd.ports(false)?;
+    let mut next = callers.iter();
+    let begin = clock::now();
+    let before = server.process.usage()?;
+    // A leg talks when its whole batch is up: all that it says is part of the recording then.
+    phones.run(Duration::from_secs(300), |phones, now| {
+        crowd.tick(now);
+        if !phones.is_settled() {
+            return false;
+        }
+        phones.take_media_paths().into_iter().for_each(|path| crowd.aim(path.own, path.destination));
+        let batch = next.by_ref().take(BATCH);
+        batch.map(|media| phones.dial(*media, now)).count() == 0
+    })?;
+    let set_up = clock::now() - begin;
+    let sent = crowd.sent();
+    phones.run(Duration::from_secs(options.talk_seconds), |_, now| {
+        crowd.tick(now);
+        false
+    })?;
+    let (busy, talked) = (server.process.holdings()?, crowd.sent() - sent);
+    crowd.hush();
+    // What is on its way arrives before anybody hangs up.
+    phones.run(Duration::from_secs(1), |_, _| false)?;
+    let (begin, mut ended) = (clock::now(), 0);
+    phones.run(Duration::from_secs(120), |phones, now| {
+        let due = (now - begin).as_secs_f64() * f64::from(HELD_CALLS_PER_SECOND) * 4.0;
+        while ended < calls && count(u64::try_from(ended).unwrap_or(u64::MAX)) <= due {
+            phones.end_call(ended, now);
+            ended += 1;
+        }
+        ended == calls && phones.is_quiet()
+    })?;
+    let counts = phones.counts();
+    target.explain(failed(counts));
+    let talks = phones.talks();
+    let lengths = talks.iter().map(|talk| talk.hung_up.map_or(0, |end| (end - talk.answered).as_millis()));
+    let lengths: Vec<u32> = lengths.map(|length| u32::try_from(length).unwrap_or(u32::MAX)).collect();
+    let report = many::check(&server.recordings(), &crowd, &lengths, Duration::from_secs(180))?;
+    let spent = server.process.since(before)?;
+    let mut line = json!({
+        "scenario": "recordings",
+        "calls": counts.dialled,
+        "answered": counts.answered,
+        "failed": failed(counts),
+        "packet_ms": options.packet_ms,
+        "set_up_seconds": round(set_up.as_secs_f64(), 1),
+        "talk_seconds": options.talk_seconds,
+        "packets_per_second": round(count(talked) / count(options.talk_seconds), 0),
+        "load_late_ticks": crowd.late(),
+        "rss_kb": busy.rss_kb,
+        "rss_kb_per_call": round(count(busy.rss_kb.saturating_sub(target.before.rss_kb)) / count(counts.answered.max(1)), 1),
+        "threads": busy.threads,
+        "descriptors": busy.descriptors,
+        "cpu_seconds": round(spent.cpu.as_secs_f64(), 1),
+        "load_average": process::load_average(),
+    });
+    extend(&mut line, report);
+    Ok(line)
 }
 
 impl Options {

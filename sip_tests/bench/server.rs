@@ -32,11 +32,12 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts `program` with calls going to `gateway`, and waits until it is ready.
+    /// Starts `program` with calls going to `gateway` and media moved by `engine`, and waits until it is ready.
     pub(crate) fn start(
         program: &Path,
         scratch: &Path,
         gateway: SocketAddr,
+        engine: &str,
         cores: Cores,
     ) -> Result<Self, Failure> {
         let directory = scratch.join(format!("maskline-bench-{}-{}", std::process::id(), gateway.port()));
@@ -44,7 +45,7 @@ impl Server {
         let sip = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let http = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let file = directory.join("maskline.toml");
-        fs::write(&file, configuration(&directory, sip, http, gateway))?;
+        fs::write(&file, configuration(&directory, sip, http, gateway, engine))?;
         let log = File::create(directory.join("log"))?;
         process::run_on(cores.server)?;
         let child = Command::new(program)
@@ -137,7 +138,13 @@ fn parse_answer(answer: &str) -> Option<(u16, String)> {
 }
 
 /// The media ports stay out of the range that the load uses.
-fn configuration(directory: &Path, sip: SocketAddr, http: SocketAddr, gateway: SocketAddr) -> String {
+fn configuration(
+    directory: &Path,
+    sip: SocketAddr,
+    http: SocketAddr,
+    gateway: SocketAddr,
+    engine: &str,
+) -> String {
     let directory = directory.display();
     format!(
         r#"[sip]
@@ -145,6 +152,7 @@ listen = ["udp://{sip}"]
 max_calls_per_second = 5000
 [media]
 ports = [16384, 32766]
+engine = "{engine}"
 [http]
 listen = "{http}"
 [store]

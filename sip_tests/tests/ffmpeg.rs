@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests may panic like tests")]
 
-use media::engine::{Engine, MediaHandle, MediaLimits};
+use media::engine::{Engine, MediaHandle, MediaLimits, PacketIo};
 use media::srtp::{MasterKey, SrtpKeys, Suite};
 use media::{Codec, Direction, MediaCommand, MediaEvent, Side, SourcePolicy, Stream};
 use sip_tests::audio::{Comparison, Voice, speech};
@@ -101,6 +101,7 @@ impl Scene {
             silence: None,
             port_rest: Duration::from_secs(60),
             workers: 1,
+            packets: PacketIo::Auto,
         };
         let engine = Engine::start(limits).unwrap();
         let (told, events) = channel();

@@ -4,10 +4,12 @@
 
 mod common;
 
-use common::talk::{Pair, built_in, dialled, find, heard, more_packets, more_sent};
+use common::talk::{Pair, built_in, dialled, find, hang_up, heard, more_packets, more_sent, tones, wav};
 use common::{FIRST, PATIENCE, SECOND, STRANGER, Setup, until};
 use maskline::prompts::BuiltIn;
+use media::Codec;
 use serde_json::{Value, json};
+use sip_tests::audio;
 use sip_tests::patterns::Pattern;
 use sip_tests::phone::{CallOptions, OutgoingCall};
 use sip_tests::sdp::SdpOptions;
@@ -311,4 +313,43 @@ async fn a_caller_who_hangs_up_in_the_stage_leaves_nothing() {
     })
     .await;
     nobody_rang(&pair);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_without_telephone_event_types_its_pin_by_tones_that_nobody_else_hears() {
+    let pair = Pair::start().await;
+    let session = pair.server.session(with_pins(json!({ "record": true }))).await;
+    let without_events =
+        |codecs: Vec<Codec>| SdpOptions { telephone_event_pt: None, codecs, ..SdpOptions::default() };
+    let offer = without_events(vec![Codec::Pcmu]);
+    let call = pair.dial(&session, CallOptions::from(STRANGER).offering(offer)).await;
+    call.answered(PATIENCE).await.unwrap();
+    assert_eq!(call.media().remote().unwrap().telephone_event_pt, None);
+    more_packets(call.media(), 5).await;
+    // Each key 80 ms, the last one held for a second: the call goes on while it sounds.
+    let mut typed = vec![];
+    for (index, key) in FIRST_PIN.chars().enumerate() {
+        let length = if index == 3 { 1000 } else { 80 };
+        typed.extend(audio::dtmf_tone(key, length).unwrap());
+        typed.extend(audio::silence(80));
+    }
+    call.media().send_audio(&typed);
+    let incoming = pair.rung().await;
+    assert_eq!(dialled(&incoming), SECOND, "the first party's PIN leads to the second party");
+    incoming.answer(SdpOptions::default()).await.unwrap();
+    call.media().finished().await;
+    let words = audio::speech(audio::Voice::Low, 5, 2000);
+    call.media().play(&words).await;
+    more_packets(incoming.media(), 10).await;
+    hang_up(&call, &incoming).await;
+    let heard = incoming.media().received_audio();
+    assert_eq!(tones(&heard), [], "the called party hears the PIN, or what is left of it");
+    assert!(find(&words, &heard).is_some(), "what the caller says after it is heard");
+    let folder = pair.server.recording(&[]).await;
+    assert_eq!(tones(&wav(&folder, "a-leg.wav")), [], "the recording holds it");
+    let records = pair.records(&session).await;
+    let quality = records[0].legs.iter().find(|leg| leg.opened.side == media::Side::A).unwrap();
+    let quality = quality.quality.as_ref().unwrap();
+    assert_eq!(quality.codec.as_deref(), Some("PCMU"));
+    assert!(quality.mos.unwrap().hundredths() > 300, "{quality:?}");
 }

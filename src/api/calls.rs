@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use media::Side;
+use media::quality::Mos;
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -23,7 +24,7 @@ use super::session_view::talk_s;
 use super::sessions::Item;
 use super::time::call_style;
 use crate::number::{Did, E164};
-use crate::store::{LegFilter, LegRow, TimeRange};
+use crate::store::{LegFilter, LegQuality, LegRow, TimeRange};
 use jiff::Timestamp;
 
 pub(super) fn routes() -> OpenApiRouter<ApiState> {
@@ -104,8 +105,75 @@ pub(super) struct Call {
     packets_sent: u64,
     /// RTP packets that never came.
     packets_lost: u64,
-    /// Interarrival jitter in RTP timestamp units.
+    /// Interarrival jitter at the end in RTP timestamp units.
     jitter: u32,
+    /// How the leg sounded; null while it goes on and for a leg without packets.
+    quality: Option<Quality>,
+}
+
+/// How a leg sounded.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Quality {
+    /// The codec that was agreed on last.
+    #[schema(example = "PCMU")]
+    codec: Option<String>,
+    /// Mean opinion score by the E-model of what came from the peer, 1 to 4.5.
+    #[schema(example = 4.38)]
+    mos: Option<f64>,
+    /// The same of what the peer heard, by its last RTCP report.
+    remote_mos: Option<f64>,
+    /// RTP packets that were to come.
+    packets_expected: u64,
+    /// RTP packets that came a second time.
+    packets_repeated: u64,
+    /// RTP packets that came after a later one.
+    packets_reordered: u64,
+    /// Runs of lost packets, whatever their length.
+    loss_bursts: u64,
+    /// The longest of them in packets.
+    longest_loss: u64,
+    /// Mean jitter.
+    mean_jitter_ms: f64,
+    /// The highest jitter.
+    max_jitter_ms: f64,
+    /// Packets that the peer missed, by its last RTCP report.
+    remote_packets_lost: Option<i32>,
+    /// Jitter at the peer, by its last RTCP report.
+    remote_jitter_ms: Option<f64>,
+    /// The last round trip between Maskline and the peer.
+    round_trip_ms: Option<f64>,
+    /// The longest one.
+    max_round_trip_ms: Option<f64>,
+    /// Times when the peer owed audio and sent none for ten seconds.
+    silences: u32,
+    /// Times when the peer heard nothing of the other party, which heard it.
+    unheard: u32,
+}
+
+impl Quality {
+    fn of(quality: &LegQuality) -> Self {
+        // Of times that were stored in µs, as a JSON number.
+        let ms = |micros: u64| micros as f64 / 1000.0;
+        Self {
+            codec: quality.codec.as_ref().map(|codec| codec.clone().into_owned()),
+            mos: quality.mos.map(Mos::value),
+            remote_mos: quality.remote_mos.map(Mos::value),
+            packets_expected: quality.expected,
+            packets_repeated: quality.repeated,
+            packets_reordered: quality.reordered,
+            loss_bursts: quality.loss_runs,
+            longest_loss: quality.longest_loss,
+            mean_jitter_ms: ms(quality.mean_jitter),
+            max_jitter_ms: ms(quality.max_jitter),
+            remote_packets_lost: quality.remote_lost,
+            remote_jitter_ms: quality.remote_jitter.map(ms),
+            round_trip_ms: quality.round_trip.map(ms),
+            max_round_trip_ms: quality.max_round_trip.map(ms),
+            silences: quality.silences,
+            unheard: quality.unheard,
+        }
+    }
 }
 
 /// A leg that lives.
@@ -461,6 +529,7 @@ impl Call {
             packets_sent: leg.packets_sent,
             packets_lost: leg.packets_lost,
             jitter: leg.jitter,
+            quality: leg.quality.as_ref().map(Quality::of),
         }
     }
 }

@@ -62,6 +62,7 @@ use crate::trunk::gateways::{Gateways, TrunkView};
 use error::ApiError;
 
 pub use limit::Limiter;
+pub(crate) use serve::CONNECTIONS;
 pub use serve::serve;
 
 /// What the API can do to calls.

@@ -37,7 +37,7 @@ use super::limit::network_of;
 use crate::clock;
 
 /// Connections at one time; further ones wait in the system's queue.
-const CONNECTIONS: usize = 1024;
+pub(crate) const CONNECTIONS: usize = 1024;
 /// Of these, so many of one source; further ones are closed.
 const CONNECTIONS_OF_SOURCE: usize = 128;
 /// A connection on which so long nothing moves is closed.

@@ -224,6 +224,7 @@ async fn make_call(service: &Service, uuid: &str, ended: bool) -> (Uuid, Uuid) {
                 packets_sent: 6,
                 packets_lost: 0,
                 jitter: 0,
+                quality: None,
             };
         let [failed, good] = b;
         let normal = ("Normal Hangup", 4000);

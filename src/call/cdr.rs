@@ -3,7 +3,7 @@
 use crate::callbacks::event::{CallEvent, EndedLeg, Happening, MAX_CALL_EVENTS, Subject, end_of_call};
 use crate::masking::session::PartyRole;
 use crate::number::{Did, E164};
-use crate::store::{Cdr, LegCdr, LegOpened, RecordingRow};
+use crate::store::{Cdr, LegCdr, LegOpened, LegQuality, RecordingRow};
 use jiff::Timestamp;
 use media::{CallStatistics, Side};
 use std::time::Instant;
@@ -388,6 +388,7 @@ impl CdrBuilder {
             packets_sent: 0,
             packets_lost: 0,
             jitter: 0,
+            quality: None,
         };
         self.legs.push(Record { cdr, ended: false });
         opened
@@ -465,6 +466,7 @@ impl CdrBuilder {
                 leg.cdr.packets_sent = figures.sent;
                 leg.cdr.packets_lost = figures.lost;
                 leg.cdr.jitter = figures.jitter;
+                leg.cdr.quality = LegQuality::of(&figures);
             }
         }
     }

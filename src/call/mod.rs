@@ -53,6 +53,7 @@ pub mod registrar;
 pub mod registry;
 mod shares;
 pub mod signal;
+pub mod sound;
 pub mod task;
 pub mod tones;
 

@@ -3,13 +3,12 @@
 use super::cdr::HangupCause;
 use super::dispatch::{CallHandle, KeyGuard};
 use super::registry::{Permit, Shell, TrunkLeg, Unsettled};
-use super::{Action, Call, Event, NoPort};
+use super::{Action, Call, Event, NoPort, sound};
 use crate::clock;
 use crate::store::Note;
 use media::engine::MediaHandle;
 use media::{MediaEvent, Side};
 use std::net::IpAddr;
-use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -80,7 +79,10 @@ impl CallTask {
                     tokio::select! {
                         biased;
                         Some(event) = self.inbox.recv() => event,
-                        Some(event) = from_media.recv() => Event::Media(event),
+                        Some(event) = from_media.recv() => {
+                            sound::observe(&event, self.handle.id);
+                            Event::Media(event)
+                        }
                         // A job that panics yields no event; the machine's own deadline covers it.
                         Some(Ok(event)) = hands.jobs.join_next() => event,
                         () = clock::sleep_until(deadline) => Event::Timeout,
@@ -232,12 +234,6 @@ impl Hands {
     fn open_media(&mut self, shell: &Shell, a: IpAddr, b: IpAddr) {
         let events = self.media_events.clone();
         let sink = Box::new(move |event| {
-            if let MediaEvent::Closed(figures) = &event
-                && let Some(count) =
-                    NonZeroU64::new(figures.a.unauthentic.saturating_add(figures.b.unauthentic))
-            {
-                metrics::counter!("maskline_media_unauthentic_total").increment(count.get());
-            }
             // The call is over: nobody wants to know any more.
             let _ = events.send(Box::new(event));
         });

@@ -17,7 +17,7 @@ use crate::trunk::{
     CallerFrom, Country, Gateway, IdentityHeader, NumberFormat, Prack, SrtpPolicy, Transport, Trunk, Trunks,
 };
 use ipnet::IpNet;
-use media::engine::MediaLimits;
+use media::engine::{MediaLimits, PacketIo};
 use media::{Codec, SourcePolicy};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -151,6 +151,15 @@ fn media(written: &MediaConfig, sip_address: Option<IpAddr>, faults: &mut Faults
     let workers = written.workers.unwrap_or(cores);
     let public_address = public_address("media.public_address", written.public_address.as_deref(), faults);
     let silence = seconds("media.silence_seconds", written.silence_seconds, 0..=86_400, faults);
+    let packets = match written.engine.as_str() {
+        "auto" => PacketIo::Auto,
+        "io_uring" => PacketIo::IoUring,
+        "epoll" => PacketIo::Epoll,
+        other => {
+            faults.wrong("media.engine", &text(other), "it is no engine", keys::ENGINE);
+            PacketIo::Auto
+        }
+    };
     MediaSettings {
         public_address: public_address.or(sip_address),
         limits: MediaLimits {
@@ -163,6 +172,7 @@ fn media(written: &MediaConfig, sip_address: Option<IpAddr>, faults: &mut Faults
                 faults,
             )),
             workers: within("media.workers", workers, 1..=256, faults),
+            packets,
         },
     }
 }

@@ -32,6 +32,7 @@ pub(super) const LISTEN: &str =
 pub(super) const PUBLIC_ADDRESS: &str = "one IP address that peers can reach, without port";
 pub(super) const CALLS: &str = "a whole number from 1 to 100000";
 pub(super) const PORTS: &str = "[first, last]: two even ports from 1024 to 65534, first below last";
+pub(super) const ENGINE: &str = "\"auto\", \"io_uring\" or \"epoll\"";
 pub(super) const NETWORKS: &str = "a list of networks (198.51.100.0/24, 2001:db8::/32) or addresses";
 pub(super) const GATEWAYS: &str = "a list of sip:HOST[:PORT][;transport=udp|tcp|tls] and sips:HOST[:PORT]";
 pub(super) const CALLER_FROM: &str =
@@ -78,6 +79,7 @@ pub(super) const KEYS: &[Key] = &[
     key("media.silence_seconds", Kind::Number, "a whole number of seconds from 0 (never) to 86400"),
     key("media.port_rest_ms", Kind::Number, "a whole number of milliseconds from 0 to 3600000"),
     key("media.workers", Kind::Number, "a whole number of threads from 1 to 256"),
+    key("media.engine", Kind::Text, ENGINE),
     key("http.listen", Kind::Text, HTTP_LISTEN),
     key("http.public_url", Kind::Text, PUBLIC_URL),
     key("http.requests_per_5_seconds", Kind::Number, "a whole number from 1 to 1000000"),

@@ -177,6 +177,10 @@ fn each_fault_names_its_key_its_value_and_what_is_allowed() {
             "[media]\nworkers = 0",
             "media.workers = 0: it is out of range; allowed: a whole number of threads from 1 to 256",
         ),
+        (
+            "[media]\nengine = \"xdp\"",
+            "media.engine = \"xdp\": it is no engine; allowed: \"auto\", \"io_uring\" or \"epoll\"",
+        ),
         ("[media]\nsilence_seconds = 90000", "media.silence_seconds = 90000: it is out of range"),
         (
             "[http]\nlisten = \"8080\"",

@@ -94,6 +94,8 @@ pub struct MediaConfig {
     pub port_rest_ms: u64,
     /// Media threads; without it one per core. More than cores only costs.
     pub workers: Option<usize>,
+    /// How packets come and go: `auto`, `io_uring` or `epoll`.
+    pub engine: String,
 }
 
 impl Default for MediaConfig {
@@ -104,6 +106,7 @@ impl Default for MediaConfig {
             silence_seconds: 60,
             port_rest_ms: 60_000,
             workers: None,
+            engine: "auto".to_owned(),
         }
     }
 }

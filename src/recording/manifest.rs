@@ -3,7 +3,7 @@
 
 use crate::masking::session::RecordFormat;
 use jiff::Timestamp;
-use media::RecordingReport;
+use media::{LegRecording, RecordingReport};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -53,6 +53,17 @@ struct Leg<'a> {
     sha256: &'a str,
     /// First sample and number of samples of each stretch in which nothing arrived.
     gaps: &'a [(u64, u64)],
+    /// The same for what arrived and could not be kept.
+    lost: &'a [(u64, u64)],
+    /// Samples repeated, or left out when negative, to keep the sender's clock in step with ours.
+    slipped: i64,
+}
+
+impl<'a> Leg<'a> {
+    fn new(leg: &'static str, file: &'static str, leg_uuid: Option<Uuid>, found: &'a LegRecording) -> Self {
+        let LegRecording { sha256, gaps, lost, slipped } = found;
+        Self { leg, file, leg_uuid, sha256, gaps, lost, slipped: *slipped }
+    }
 }
 
 /// What is known of a recorded call beside its sound.
@@ -104,20 +115,8 @@ pub fn write(names: &Names, report: &RecordingReport) -> Result<(), ManifestErro
         duration_ms: report.samples.saturating_mul(1000) / u64::from(report.sample_rate_hz.max(1)),
         complete: report.complete,
         legs: [
-            Leg {
-                leg: "a",
-                file: "a-leg.wav",
-                leg_uuid: names.a,
-                sha256: &report.a.sha256,
-                gaps: &report.a.gaps,
-            },
-            Leg {
-                leg: "b",
-                file: "b-leg.wav",
-                leg_uuid: names.b,
-                sha256: &report.b.sha256,
-                gaps: &report.b.gaps,
-            },
+            Leg::new("a", media::recorder::A_LEG, names.a, &report.a),
+            Leg::new("b", media::recorder::B_LEG, names.b, &report.b),
         ],
     };
     let json = serde_json::to_vec_pretty(&manifest).unwrap_or_default();

@@ -60,7 +60,7 @@ pub(super) fn make(folder: &Path, format: RecordFormat, known: &Known) -> io::Re
 fn file(folder: &Path, known: &Known) -> io::Result<Filed> {
     let mut report = media::recorder::repair(folder)?.ok_or(io::ErrorKind::NotFound)?;
     // When nothing is shorter than it was, only the manifest had failed.
-    let whole = report.a.gaps.is_empty() && report.b.gaps.is_empty() && report.samples == known.samples;
+    let whole = report.a.lost.is_empty() && report.b.lost.is_empty() && report.samples == known.samples;
     report.complete = known.complete && whole;
     manifest::write(&known.names, &report).map_err(|error| {
         let source = error.source();

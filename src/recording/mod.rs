@@ -103,6 +103,7 @@ impl Recordings {
         now: Timestamp,
     ) -> Result<(), FilingError> {
         let new = self.new_recording(&names, &report, now);
+        count_losses(&report);
         let written = spawn_blocking(move || manifest::write(&names, &report)).await;
         let stored = self.inner.store.add_recording(new).await;
         self.wake();
@@ -175,6 +176,20 @@ impl Recordings {
     /// Something is to be done: the worker looks at once.
     pub fn wake(&self) {
         self.inner.wake.notify_one();
+    }
+}
+
+/// What is listed in the manifest, as figures.
+fn count_losses(report: &RecordingReport) {
+    for (name, leg) in [("a", &report.a), ("b", &report.b)] {
+        let samples: u64 = leg.lost.iter().map(|(_, count)| count).sum();
+        let lost_ms = samples.saturating_mul(1000) / u64::from(report.sample_rate_hz.max(1));
+        if lost_ms > 0 {
+            metrics::counter!("maskline_recording_lost_ms_total", "leg" => name).increment(lost_ms);
+        }
+    }
+    if !report.complete {
+        metrics::counter!("maskline_recordings_incomplete_total").increment(1);
     }
 }
 

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::calls::{LegRow, leg_columns, leg_row};
+use super::calls::{LegRow, leg_columns, leg_row, leg_tables};
 use super::row::{Columns, micros};
 use super::sql::{Query, query};
 use super::{Store, StoreError, TimeRange};
@@ -40,7 +40,7 @@ pub struct LegFilter {
 // A leg that came in has attempt 0, one that we placed a higher one.
 macro_rules! fits {
     () => {
-        " FROM legs l WHERE l.account = $1 \
+        " WHERE l.account = $1 \
          AND ($2 IS NULL OR EXISTS \
               (SELECT 1 FROM sessions s WHERE s.uuid = l.session AND s.subaccount = $2)) \
          AND ($3 IS NULL OR l.session = $3) \
@@ -80,10 +80,12 @@ impl Store {
         const LIST: &str = concat!(
             "SELECT ",
             leg_columns!(),
+            " FROM",
+            leg_tables!(),
             fits!(),
             " ORDER BY l.started_at DESC, l.uuid LIMIT $18 OFFSET $19"
         );
-        const COUNT: &str = concat!("SELECT COUNT(*) AS total", fits!());
+        const COUNT: &str = concat!("SELECT COUNT(*) AS total FROM legs l", fits!());
         let rows = bind(query(LIST), account, filter)
             .bind(i64::from(limit))
             .bind(i64::try_from(offset).unwrap_or(i64::MAX))
@@ -132,7 +134,9 @@ impl Store {
         const FIND: &str = concat!(
             "SELECT ",
             leg_columns!(),
-            " FROM legs l WHERE l.account = $1",
+            " FROM",
+            leg_tables!(),
+            " WHERE l.account = $1",
             of_subaccount!(),
             " AND l.uuid = $3"
         );

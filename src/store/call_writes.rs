@@ -9,11 +9,12 @@ use std::sync::{Arc, LazyLock};
 
 use jiff::Timestamp;
 use media::Side;
+use media::quality::Mos;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::StoreError;
-use super::calls::{Cdr, LegCdr, LegOpened, RecordingRow};
+use super::calls::{Cdr, LegCdr, LegOpened, LegQuality, RecordingRow};
 use super::outbox;
 use super::row::micros;
 use super::sql::{Connection, Query, query, wide_query};
@@ -243,6 +244,15 @@ impl<'a> Rows<'a> {
             let query = legs.by_ref().take(rows).fold(query, bind);
             query.execute(&mut *connection).await?;
         }
+        let rated =
+            |row: &LegRow<'a>| row.closed.and_then(|leg| Some((leg.opened.leg, leg.quality.as_ref()?)));
+        let qualities: Vec<_> = self.legs.values().filter_map(rated).collect();
+        let mut qualities = qualities.iter();
+        while qualities.len() > 0 {
+            let (query, rows) = QUALITIES.next(qualities.len());
+            let bind = |query, (leg, quality): &(Uuid, &'a LegQuality)| bind_quality(query, *leg, quality);
+            qualities.by_ref().take(rows).fold(query, bind).execute(&mut *connection).await?;
+        }
         let mut answers = self.answers.iter();
         while answers.len() > 0 {
             let (query, rows) = ANSWERS.next(answers.len());
@@ -362,6 +372,53 @@ static LEGS: LazyLock<Statements> = LazyLock::new(|| {
         ],
     )
 });
+
+static QUALITIES: LazyLock<Statements> = LazyLock::new(|| {
+    Statements::upsert(
+        "leg_quality",
+        &["leg"],
+        &[
+            "codec",
+            "mos",
+            "remote_mos",
+            "expected",
+            "repeated",
+            "reordered",
+            "loss_runs",
+            "longest_loss",
+            "mean_jitter",
+            "max_jitter",
+            "remote_lost",
+            "remote_jitter",
+            "round_trip",
+            "max_round_trip",
+            "silences",
+            "unheard",
+        ],
+    )
+});
+
+fn bind_quality<'q>(query: Query<'q>, leg: Uuid, quality: &'q LegQuality) -> Query<'q> {
+    let hundredths = |mos: Option<Mos>| mos.map(|mos| i64::from(mos.hundredths()));
+    query
+        .bind(leg.to_string())
+        .bind(quality.codec.as_deref())
+        .bind(hundredths(quality.mos))
+        .bind(hundredths(quality.remote_mos))
+        .bind(count(quality.expected))
+        .bind(count(quality.repeated))
+        .bind(count(quality.reordered))
+        .bind(count(quality.loss_runs))
+        .bind(count(quality.longest_loss))
+        .bind(count(quality.mean_jitter))
+        .bind(count(quality.max_jitter))
+        .bind(quality.remote_lost.map(i64::from))
+        .bind(quality.remote_jitter.map(count))
+        .bind(quality.round_trip.map(count))
+        .bind(quality.max_round_trip.map(count))
+        .bind(i64::from(quality.silences))
+        .bind(i64::from(quality.unheard))
+}
 
 fn bind_call<'q>(query: Query<'q>, uuid: Uuid, row: &CallRow<'q>) -> Query<'q> {
     query

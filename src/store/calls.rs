@@ -3,8 +3,12 @@
 //! A row exists from the INVITE on, so that a process that dies leaves a record; what a row holds is completed
 //! by the close, which also works alone. The writing itself is in `call_writes`.
 
+use std::borrow::Cow;
+use std::time::Duration;
+
 use jiff::Timestamp;
-use media::Side;
+use media::quality::Mos;
+use media::{LegStatistics, Side};
 use uuid::Uuid;
 
 use super::call_writes::CallWrite;
@@ -72,8 +76,79 @@ pub struct LegCdr {
     pub packets_sent: u64,
     /// RTP packets that never came.
     pub packets_lost: u64,
-    /// Interarrival jitter in RTP timestamp units (RFC 3550 §6.4.1).
+    /// Interarrival jitter at the end in RTP timestamp units (RFC 3550 §6.4.1).
     pub jitter: u32,
+    /// How it sounded; `None` for a leg without packets.
+    pub quality: Option<LegQuality>,
+}
+
+/// How a leg sounded, as it was counted over its whole length.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LegQuality {
+    /// The codec that was agreed on last, as SDP names it.
+    pub codec: Option<Cow<'static, str>>,
+    /// Of what came from the peer, by the E-model.
+    pub mos: Option<Mos>,
+    /// Of what the peer heard, as its last report said.
+    pub remote_mos: Option<Mos>,
+    /// RTP packets that were to come.
+    pub expected: u64,
+    /// Packets that came a second time.
+    pub repeated: u64,
+    /// Packets that came after a later one.
+    pub reordered: u64,
+    /// Runs of packets that never came, whatever their length.
+    pub loss_runs: u64,
+    /// The longest of them in packets.
+    pub longest_loss: u64,
+    /// Mean difference of transit between neighbouring packets, in µs.
+    pub mean_jitter: u64,
+    /// The highest interarrival jitter, in µs.
+    pub max_jitter: u64,
+    /// Packets of ours that the peer missed; less than none when some came twice (RFC 3550 §6.4.1).
+    pub remote_lost: Option<i32>,
+    /// Interarrival jitter at the peer, in µs.
+    pub remote_jitter: Option<u64>,
+    /// The last round trip, in µs.
+    pub round_trip: Option<u64>,
+    /// The longest round trip, in µs.
+    pub max_round_trip: Option<u64>,
+    /// Times when the peer owed audio and sent none for ten seconds.
+    pub silences: u32,
+    /// Times when the peer heard nothing of the other party, which heard it.
+    pub unheard: u32,
+}
+
+impl LegQuality {
+    /// Of a leg's figures; `None` when there were no packets at all.
+    #[must_use]
+    pub fn of(figures: &LegStatistics) -> Option<Self> {
+        if figures.received == 0 && figures.sent == 0 {
+            return None;
+        }
+        // RTP timestamp units are 125 µs.
+        let in_time = |units: u32| u64::from(units) * 125;
+        let micros = |length: Duration| u64::try_from(length.as_micros()).unwrap_or(u64::MAX);
+        let was_reported = figures.remote_expected > 0;
+        Some(Self {
+            codec: figures.codec.map(|codec| codec.name().into()),
+            mos: figures.mos,
+            remote_mos: figures.remote_mos,
+            expected: figures.expected,
+            repeated: figures.repeated,
+            reordered: figures.reordered,
+            loss_runs: figures.loss_runs,
+            longest_loss: figures.longest_loss,
+            mean_jitter: in_time(figures.mean_jitter),
+            max_jitter: in_time(figures.max_jitter),
+            remote_lost: was_reported.then_some(figures.remote_lost),
+            remote_jitter: was_reported.then(|| in_time(figures.remote_jitter)),
+            round_trip: figures.round_trip.map(micros),
+            max_round_trip: figures.max_round_trip.map(micros),
+            silences: figures.silences,
+            unheard: figures.unheard,
+        })
+    }
 }
 
 /// What a recording left on disk.
@@ -160,6 +235,8 @@ pub struct LegRow {
     pub packets_lost: u64,
     /// See [`LegCdr::jitter`].
     pub jitter: u32,
+    /// See [`LegCdr::quality`].
+    pub quality: Option<LegQuality>,
 }
 
 /// A call as it is stored.
@@ -184,13 +261,23 @@ macro_rules! leg_columns {
         "l.uuid, l.interaction, l.session, l.account, l.side, l.attempt, l.virtual_number, l.party, l.role, \
          l.trunk, l.started_at, l.ringing_at, l.answered_at, l.ended_at, l.hangup_cause_name, \
          l.hangup_cause_code, l.hangup_source, l.sip_status, l.q850_cause, l.packets_received, l.packets_sent, \
-         l.packets_lost, l.jitter, \
+         l.packets_lost, l.jitter, q.leg AS quality_of, q.codec, q.mos, q.remote_mos, q.expected, q.repeated, \
+         q.reordered, q.loss_runs, q.longest_loss, q.mean_jitter, q.max_jitter, q.remote_lost, q.remote_jitter, \
+         q.round_trip, q.max_round_trip, q.silences, q.unheard, \
          (SELECT a.uuid FROM legs a WHERE a.interaction = l.interaction AND a.side = 'A' AND l.side = 'B' \
           ORDER BY a.attempt DESC LIMIT 1) AS parent"
     };
 }
 
+/// Where [`leg_columns`] come from.
+macro_rules! leg_tables {
+    () => {
+        " legs l LEFT JOIN leg_quality q ON q.leg = l.uuid"
+    };
+}
+
 pub(super) use leg_columns;
+pub(super) use leg_tables;
 
 impl Store {
     /// Makes a leg's row, and its call's when it is the first. May be repeated when more is known.
@@ -247,8 +334,13 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the database fails.
     pub async fn find_leg(&self, account: &str, leg: Uuid) -> Result<Option<LegRow>, StoreError> {
-        const FIND: &str =
-            concat!("SELECT ", leg_columns!(), " FROM legs l WHERE l.uuid = $1 AND l.account = $2");
+        const FIND: &str = concat!(
+            "SELECT ",
+            leg_columns!(),
+            " FROM",
+            leg_tables!(),
+            " WHERE l.uuid = $1 AND l.account = $2"
+        );
         let row = query(FIND).bind(leg.to_string()).bind(account).fetch_optional(self.readers()).await?;
         row.as_ref().map(leg_row).transpose()
     }
@@ -266,7 +358,9 @@ impl Store {
         const LIST: &str = concat!(
             "SELECT ",
             leg_columns!(),
-            " FROM legs l WHERE l.account = $1 ORDER BY l.started_at DESC, l.uuid LIMIT $2 OFFSET $3"
+            " FROM",
+            leg_tables!(),
+            " WHERE l.account = $1 ORDER BY l.started_at DESC, l.uuid LIMIT $2 OFFSET $3"
         );
         let rows = query(LIST)
             .bind(account)
@@ -292,7 +386,8 @@ impl Store {
             ", i.started_at AS call_started_at, i.ended_at AS call_ended_at, i.recording_directory, \
              i.recording_samples, i.recording_complete, (SELECT COUNT(*) FROM recordings r \
              WHERE r.uuid = i.uuid AND r.state = 'ready') AS recording_ready \
-             FROM interactions i JOIN legs l ON l.interaction = i.uuid WHERE i.session = $1 \
+             FROM interactions i JOIN legs l ON l.interaction = i.uuid \
+             LEFT JOIN leg_quality q ON q.leg = l.uuid WHERE i.session = $1 \
              ORDER BY i.started_at DESC, i.uuid, l.started_at DESC, l.side DESC, l.attempt DESC LIMIT $2"
         );
         let rows =
@@ -361,5 +456,29 @@ pub(super) fn leg_row(row: &Row) -> Result<LegRow, StoreError> {
         packets_sent: row.unsigned_opt("packets_sent")?.unwrap_or_default(),
         packets_lost: row.unsigned_opt("packets_lost")?.unwrap_or_default(),
         jitter: row.unsigned_opt("jitter")?.unwrap_or_default(),
+        quality: row.text_opt("quality_of")?.map(|_| leg_quality(row)).transpose()?,
+    })
+}
+
+fn leg_quality(row: &Row) -> Result<LegQuality, StoreError> {
+    let mos = |column| Ok::<_, StoreError>(row.unsigned_opt(column)?.map(Mos::from_hundredths));
+    Ok(LegQuality {
+        codec: row.text_opt("codec")?.map(Cow::Owned),
+        mos: mos("mos")?,
+        remote_mos: mos("remote_mos")?,
+        expected: row.unsigned("expected")?,
+        repeated: row.unsigned("repeated")?,
+        reordered: row.unsigned("reordered")?,
+        loss_runs: row.unsigned("loss_runs")?,
+        longest_loss: row.unsigned("longest_loss")?,
+        mean_jitter: row.unsigned("mean_jitter")?,
+        max_jitter: row.unsigned("max_jitter")?,
+        // May be negative: any type that the stored value fits into will do.
+        remote_lost: row.unsigned_opt("remote_lost")?,
+        remote_jitter: row.unsigned_opt("remote_jitter")?,
+        round_trip: row.unsigned_opt("round_trip")?,
+        max_round_trip: row.unsigned_opt("max_round_trip")?,
+        silences: row.unsigned("silences")?,
+        unheard: row.unsigned("unheard")?,
     })
 }

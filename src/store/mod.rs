@@ -58,7 +58,7 @@ use uuid::Uuid;
 
 pub use accounts::{AccountInfo, AccountRefusal, Identity, NewAccount, Subaccount};
 pub use call_list::LegFilter;
-pub use calls::{Cdr, InteractionRow, LegCdr, LegOpened, LegRow, Note, RecordingRow};
+pub use calls::{Cdr, InteractionRow, LegCdr, LegOpened, LegQuality, LegRow, Note, RecordingRow};
 pub use guesses::Verdict;
 pub use idempotency::{Creation, IdempotencyKey};
 pub use number_writes::{NewNumber, NumberChange, NumberRefusal};

@@ -4,12 +4,14 @@
 //! packet → Leg::accept (source, header, payload type) → keys collected? → recorder → bridge → the other leg
 //! ```
 
-use super::leg::{Bench, Identity, Kind, Leg, MAX_PAYLOAD, Sockets, at_8000};
+use super::leg::{Bench, Identity, Kind, Leg, MAX_PAYLOAD, Sockets, Told, at_8000};
+use super::ring::Seat;
 use crate::dtmf::TelephoneEvent;
+use crate::quality::{Trouble, Watch};
 use crate::recorder::{EventSink, Recorder, RecordingId};
 use crate::rtp::Packet;
 use crate::time::MediaTime;
-use crate::{CallStatistics, MediaCommand, MediaEvent, Side};
+use crate::{CallStatistics, Codec, MediaCommand, MediaEvent, Side};
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Instant;
 
@@ -19,9 +21,12 @@ pub(super) struct Call {
     a: Leg,
     b: Leg,
     bridged: bool,
+    /// Both legs were answered.
+    answered: bool,
     recording: Option<RecordingId>,
     events: EventSink,
     silence: Silence,
+    watch: Watch,
 }
 
 /// Watches for the end of all signs of life.
@@ -55,9 +60,11 @@ impl Call {
             a: Leg::new(a, identity_a, origin),
             b: Leg::new(b, identity_b, origin),
             bridged: false,
+            answered: false,
             recording: None,
             events,
             silence: Silence { limit: silence, heard: MediaTime::default(), due: MediaTime::NEVER },
+            watch: Watch::default(),
         }
     }
 
@@ -65,6 +72,25 @@ impl Call {
     pub(super) fn sockets(&self) -> [&UdpSocket; 4] {
         let (a, b) = (&self.a.sockets, &self.b.sockets);
         [&a.rtp, &a.rtcp, &b.rtp, &b.rtcp]
+    }
+
+    /// From now on packets of both legs leave through the ring, or no longer.
+    pub(super) fn sit(&mut self, seats: Option<[Seat; 2]>) {
+        let [a, b] = seats.map_or([None; 2], |seats| seats.map(Some));
+        (self.a.seat, self.b.seat) = (a, b);
+    }
+
+    /// What a leg's operations in the ring name.
+    pub(super) fn seat(&self, side: Side) -> Option<Seat> {
+        match side {
+            Side::A => self.a.seat,
+            Side::B => self.b.seat,
+        }
+    }
+
+    /// A packet of a leg was not sent.
+    pub(super) fn unsend(&mut self, side: Side) {
+        self.legs(side).0.unsend();
     }
 
     pub(super) fn ports(&self) -> [u16; 2] {
@@ -81,7 +107,7 @@ impl Call {
 
     /// When [`Self::fire`] has something to do.
     pub(super) fn deadline(&self) -> MediaTime {
-        self.a.due().min(self.b.due()).min(self.silence.due)
+        self.a.due().min(self.b.due()).min(self.silence.due).min(self.watch.due())
     }
 
     fn legs(&mut self, near: Side) -> (&mut Leg, &mut Leg) {
@@ -104,20 +130,29 @@ impl Call {
                     self.silence.heard = now;
                     self.silence.due = self.silence.limit.map_or(MediaTime::NEVER, |limit| now.plus(limit));
                 }
+                self.watch_anew(now);
             }
             MediaCommand::Play { side, prompt, mode } => self.legs(side).0.play(prompt, mode, now),
             MediaCommand::StopPlay { side } => self.legs(side).0.stop_play(),
             MediaCommand::CollectDigits { side, on } => {
                 let (near, far) = self.legs(side);
-                near.collecting = on;
+                near.collect(on, now);
                 far.interrupt();
+                self.watch_anew(now);
             }
             MediaCommand::SendDigit { side, digit } => {
                 if self.bridged {
                     self.legs(side).0.tell(digit, now);
                 }
             }
-            MediaCommand::Bridge => self.bridged = true,
+            MediaCommand::Bridge => {
+                self.bridged = true;
+                self.watch_anew(now);
+            }
+            MediaCommand::Answered => {
+                self.answered = true;
+                self.watch_anew(now);
+            }
             MediaCommand::Record { directory } => {
                 if self.recording.is_none() {
                     let wideband = self.a.is_wideband() && self.b.is_wideband();
@@ -126,6 +161,22 @@ impl Call {
             }
             MediaCommand::Close => {}
         }
+    }
+
+    /// Which legs owe audio: those that were answered, and who should type a PIN. On hold nobody does.
+    fn watch_anew(&mut self, now: MediaTime) {
+        let held = self.a.is_on_hold() || self.b.is_on_hold();
+        let answered = self.answered;
+        let owes = |leg: &Leg| !held && leg.receives() && (answered || leg.collecting);
+        self.watch.expect([owes(&self.a), owes(&self.b)], self.bridged, now);
+    }
+
+    fn tell(&mut self, trouble: Trouble) {
+        match trouble {
+            Trouble::Silent(side) => self.legs(side).0.statistics.silences += 1,
+            Trouble::Unheard(side) => self.legs(side).0.statistics.unheard += 1,
+        }
+        (self.events)(MediaEvent::Trouble(trouble));
     }
 
     /// A datagram came on socket 0–3. Returns whether it was the peer's, and whether the deadline may have
@@ -141,11 +192,12 @@ impl Call {
     ) -> (bool, bool) {
         let side = if socket < 2 { Side::A } else { Side::B };
         if socket % 2 == 1 || self.legs(side).0.is_muxed_report(datagram) {
-            let accepted = self.legs(side).0.on_rtcp(datagram, from, bench);
-            if accepted {
-                self.silence.heard = bench.now.media;
+            let Some(told) = self.legs(side).0.on_rtcp(datagram, from, bench) else { return (false, false) };
+            self.silence.heard = bench.now.media;
+            if told == Told::HearsNothing && self.answered && !self.a.is_on_hold() && !self.b.is_on_hold() {
+                self.tell(Trouble::Unheard(side));
             }
-            return (accepted, false);
+            return (true, false);
         }
         let (near, far) = self.legs(side);
         let Some((packet, kind)) = near.accept(datagram, from, bench) else { return (false, false) };
@@ -158,16 +210,25 @@ impl Call {
             // RFC 3389: the level of a silence. The recording has silence there, and so has the other party.
             Kind::Noise => {
                 far.skip(&packet.header);
+                self.watch.on_noise(side, bench.now.media);
                 false
             }
-            Kind::Event => self.on_key(side, &packet, recorder, bench),
-            Kind::Audio(_) if near.collecting => false,
+            Kind::Event => {
+                self.watch.on_audio(side, bench.now.media);
+                self.on_key(side, &packet, recorder, bench)
+            }
+            Kind::Audio(codec) if near.keeps_audio() => {
+                self.watch.on_audio(side, bench.now.media);
+                self.on_kept_audio(side, &packet, codec, bench);
+                false
+            }
             Kind::Audio(_) if packet.payload.is_empty() || packet.payload.len() > MAX_PAYLOAD => {
                 near.drop_packet(bench);
                 far.skip(&packet.header);
                 false
             }
             Kind::Audio(codec) => {
+                self.watch.on_audio(side, bench.now.media);
                 if let Some(id) = self.recording {
                     recorder.audio((id, side), &packet.header, codec, packet.payload, bench.now.media);
                 }
@@ -179,6 +240,18 @@ impl Call {
         };
         self.silence.heard = bench.now.media;
         (true, moved)
+    }
+
+    /// Audio in which `side` may type: nobody else hears it, and no recording does.
+    #[cold]
+    fn on_kept_audio(&mut self, side: Side, packet: &Packet<'_>, codec: Codec, bench: &Bench<'_>) {
+        let events = self.events.clone();
+        let (near, far) = self.legs(side);
+        far.skip(&packet.header);
+        if packet.payload.len() <= MAX_PAYLOAD {
+            let told = |digit| events(MediaEvent::Digit { side, digit });
+            near.hear_keys(packet, codec, bench.now.media, told);
+        }
     }
 
     /// A telephone-event packet of `side`. True when the deadline may have moved.
@@ -232,6 +305,11 @@ impl Call {
                 (self.events)(MediaEvent::PlayFinished { side });
             }
         }
+        if self.watch.due() <= now {
+            for trouble in self.watch.check(now).into_iter().flatten() {
+                self.tell(trouble);
+            }
+        }
         if self.silence.due <= now {
             let quiet_at = self.silence.heard.plus(self.silence.limit.unwrap_or(u64::MAX));
             self.silence.due = quiet_at;
@@ -249,3 +327,6 @@ impl Call {
         CallStatistics { a: self.a.close(bench, scratch), b: self.b.close(bench, scratch) }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,6 +29,10 @@ pub struct EngineStatistics {
     pub recordings: u64,
     /// Packets that are missing in recordings because the writer could not keep up.
     pub unrecorded: u64,
+    /// Samples that are missing in recordings because the disk refused them.
+    pub unwritten: u64,
+    /// Media threads that move packets by io_uring; the others by epoll.
+    pub on_io_uring: u64,
 }
 
 impl std::ops::AddAssign for EngineStatistics {
@@ -47,6 +51,8 @@ impl std::ops::AddAssign for EngineStatistics {
             (&mut self.overrun, other.overrun),
             (&mut self.recordings, other.recordings),
             (&mut self.unrecorded, other.unrecorded),
+            (&mut self.unwritten, other.unwritten),
+            (&mut self.on_io_uring, other.on_io_uring),
         ];
         for (sum, more) in pairs {
             *sum = sum.saturating_add(more);

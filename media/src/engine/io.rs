@@ -1,14 +1,15 @@
-//! The narrow waist to the kernel: UDP sockets, readiness and waking. The only `unsafe` of the project.
+//! The narrow waist to the kernel: UDP sockets, readiness and waking. With `ring` and `pages` the only `unsafe` of the
+//! project.
 //!
-//! Everything above works with tokens and datagrams, so that another way of moving packets (io_uring) can
-//! stand beside this one. epoll, level-triggered: what is not read now is told again.
+//! Everything above works with tokens and datagrams, so that another way of moving packets (io_uring, in `ring`)
+//! stands beside this one. epoll, level-triggered: what is not read now is told again.
 
 #![allow(unsafe_code, reason = "system calls that the standard library does not wrap")]
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 /// Tells the waiting thread that its queue has something: the token of [`Wake`].
@@ -93,12 +94,19 @@ impl Poller {
     /// From now on [`Self::wait`] tells `token` while something can be read. It ends when the descriptor is
     /// closed.
     pub(super) fn add(&self, socket: &impl AsFd, token: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, socket, token)
+    }
+
+    /// From now on nothing is told of it.
+    pub(super) fn remove(&self, socket: &impl AsFd) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_DEL, socket, 0)
+    }
+
+    fn control(&self, what: libc::c_int, socket: &impl AsFd, token: u64) -> io::Result<()> {
         let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: token };
         let descriptor = socket.as_fd().as_raw_fd();
         // SAFETY: both descriptors are open for the length of their borrows; the kernel only reads `event`.
-        let outcome = unsafe {
-            libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, descriptor, &raw mut event)
-        };
+        let outcome = unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), what, descriptor, &raw mut event) };
         if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
@@ -124,6 +132,13 @@ impl Poller {
             }
         }
         Ok(())
+    }
+}
+
+/// It can be read while a socket that was added can.
+impl AsFd for Poller {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
     }
 }
 
@@ -154,6 +169,12 @@ mod tests {
             poller.wait(None, &mut ready).unwrap();
             assert_eq!(ready, [7]);
         }
+        poller.remove(&socket).unwrap();
+        poller.wait(Some(Duration::ZERO), &mut ready).unwrap();
+        assert_eq!(ready, []);
+        poller.add(&socket, 8).unwrap();
+        poller.wait(None, &mut ready).unwrap();
+        assert_eq!(ready, [8]);
         drop(socket);
         wake.wake();
         poller.wait(None, &mut ready).unwrap();

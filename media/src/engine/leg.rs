@@ -8,10 +8,13 @@ use super::clock::Now;
 use super::counters::EngineStatistics;
 use super::io;
 use super::press::{self, Presses};
+use super::ring::{Seat, Sender};
 use crate::codec::Coder;
 use crate::cut::{Cutter, Piece};
 use crate::dtmf::{EventDetector, EventRelay, Press, TelephoneEvent};
+use crate::inband::ToneEar;
 use crate::player::{KeyTone, MAX_FRAME, Player, Turn, frame_samples};
+use crate::quality::{FarEar, Way};
 use crate::relay::{Incoming, OutStream, Outgoing};
 use crate::rtcp::{self, Cname, LastSenderReport, NtpTime, ReportBlock, SenderInfo};
 use crate::rtp::{self, Header, Packet, ReceiverStatistics};
@@ -21,7 +24,7 @@ use crate::time::{MediaTime, SAMPLE_RATE_HZ, milliseconds, samples_in};
 use crate::{Codec, Digit, LegStatistics, PlayMode, Prompt, Stream};
 use std::collections::VecDeque;
 use std::net::{SocketAddr, UdpSocket};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The longest payload that is relayed: 160 ms.
 pub(super) const MAX_PAYLOAD: usize = 1280;
@@ -33,6 +36,10 @@ const MAX_CATCH_UP: usize = 12;
 const MAX_KEYS: usize = 8;
 /// Silence between two tones.
 const KEY_PAUSE: u64 = milliseconds(40);
+/// The tone of the last collected key is kept from the other party for at most so long.
+const LONGEST_TAIL: u64 = milliseconds(10_000);
+/// Round trips beyond this are an error of the peer's clock or reckoning.
+const LONGEST_TRIP: Duration = Duration::from_secs(30);
 
 /// A leg's sockets as the caller's thread bound them.
 #[derive(Debug)]
@@ -54,6 +61,14 @@ pub(super) enum Kind {
     Noise,
 }
 
+/// What a report of the peer tells its call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    Nothing,
+    /// Nothing of what we send arrives.
+    HearsNothing,
+}
+
 /// Payload type of comfort noise (RFC 3551 §6), sent by some without being agreed on.
 const NOISE: usize = 13;
 
@@ -61,6 +76,8 @@ const NOISE: usize = 13;
 pub(super) struct Bench<'a> {
     pub(super) now: Now,
     pub(super) counters: &'a mut EngineStatistics,
+    /// Takes the packets of legs that have a seat.
+    pub(super) ring: Option<&'a mut Sender>,
 }
 
 /// The agreed stream, made ready for looking things up per packet.
@@ -80,6 +97,8 @@ struct Agreed {
 #[derive(Debug)]
 pub(super) struct Leg {
     pub(super) sockets: Sockets,
+    /// Packets leave through the ring.
+    pub(super) seat: Option<Seat>,
     agreed: Option<Agreed>,
     /// The stream is encrypted, both ways.
     srtp: Option<Box<Srtp>>,
@@ -93,6 +112,11 @@ pub(super) struct Leg {
     pub(super) collecting: bool,
     /// The newest key of the peer was pressed while keys were collected: nothing of it is ever relayed.
     pub(super) withheld: bool,
+    /// Hears keys as tones, while they are collected on a leg without telephone-event; and after that until the last
+    /// one has ended, which is nobody else's to hear.
+    ear: Option<Box<ToneEar>>,
+    /// The last collected key is waited for no longer.
+    ear_until: MediaTime,
     player: Option<Player>,
     /// A prompt that waits for the stream.
     waiting: Option<(Prompt, PlayMode)>,
@@ -104,7 +128,8 @@ pub(super) struct Leg {
     gap: bool,
     reception: ReceiverStatistics,
     reports: Reports,
-    statistics: LegStatistics,
+    far_ear: FarEar,
+    pub(super) statistics: LegStatistics,
 }
 
 /// RTCP of one leg.
@@ -134,6 +159,7 @@ impl Leg {
     pub(super) fn new(sockets: Sockets, identity: Identity, origin: Instant) -> Self {
         Self {
             sockets,
+            seat: None,
             agreed: None,
             srtp: None,
             out: OutStream::new(identity.ssrc, identity.sequence, identity.timestamp),
@@ -143,12 +169,14 @@ impl Leg {
             detector: EventDetector::new(),
             collecting: false,
             withheld: false,
+            ear: None,
+            ear_until: MediaTime::NEVER,
             player: None,
             waiting: None,
             keys: VecDeque::new(),
             presses: Presses::default(),
             gap: false,
-            reception: ReceiverStatistics::new(SAMPLE_RATE_HZ),
+            reception: ReceiverStatistics::new(),
             reports: Reports {
                 cname: Cname::from_random(identity.cname),
                 due: MediaTime::NEVER,
@@ -158,6 +186,7 @@ impl Leg {
                 sent_before: [0; 2],
                 last_from_peer: None,
             },
+            far_ear: FarEar::default(),
             statistics: LegStatistics::default(),
         }
     }
@@ -287,10 +316,8 @@ impl Leg {
             return None;
         };
         match kind {
-            Kind::Audio(_) => self.reception.on_packet(&packet.header, bench.now.instant),
-            Kind::Event | Kind::Noise | Kind::Unknown => {
-                self.reception.on_event_packet(&packet.header, bench.now.instant)
-            }
+            Kind::Audio(_) => self.reception.on_packet(&packet.header, bench.now.media),
+            Kind::Event | Kind::Noise | Kind::Unknown => self.reception.on_event_packet(&packet.header),
         };
         if kind == Kind::Unknown {
             self.drop_packet(bench);
@@ -299,6 +326,49 @@ impl Leg {
             bench.counters.received += 1;
         }
         Some((packet, kind))
+    }
+
+    /// Begins or ends the collection of the peer's keys.
+    pub(super) fn collect(&mut self, on: bool, now: MediaTime) {
+        self.collecting = on;
+        self.ear_until = if on { MediaTime::NEVER } else { now.plus(LONGEST_TAIL) };
+        if on || self.ear.as_ref().is_some_and(|ear| !ear.is_sounding()) {
+            self.ear = None;
+        }
+    }
+
+    /// The peer's audio is nobody else's to hear: its keys are being collected, or the last of them still sounds.
+    #[inline]
+    pub(super) fn keeps_audio(&self) -> bool {
+        self.collecting || self.ear.is_some()
+    }
+
+    /// Looks for keys in the peer's audio, which goes nowhere else.
+    #[cold]
+    pub(super) fn hear_keys(
+        &mut self,
+        packet: &Packet<'_>,
+        codec: Codec,
+        now: MediaTime,
+        mut told: impl FnMut(Digit),
+    ) {
+        // A leg with telephone-event sends its keys in it; a tone beside it would be the same key once more.
+        let has_events = self.agreed.as_ref().is_none_or(|agreed| agreed.stream.telephone_event.is_some());
+        if has_events || now > self.ear_until {
+            self.ear = None;
+            return;
+        }
+        let collecting = self.collecting;
+        let ear = self.ear.get_or_insert_with(Box::default);
+        let told = |digit| {
+            if collecting {
+                told(digit);
+            }
+        };
+        ear.on_packet(&packet.header, codec, packet.payload, told);
+        if !collecting && !ear.is_sounding() {
+            self.ear = None;
+        }
     }
 
     /// Counts a packet that is of no use.
@@ -350,7 +420,7 @@ impl Leg {
             let payload = packet.get_mut(rtp::HEADER_LENGTH..length).unwrap_or_default();
             self.coder.convert(codec, own_codec, payload);
         }
-        bench.counters.relayed += u64::from(self.send(&mut packet, length, bench.counters));
+        self.send(&mut packet, length, true, bench);
         gives_way
     }
 
@@ -409,8 +479,7 @@ impl Leg {
         let Some(head) = packet.first_chunk_mut::<{ rtp::HEADER_LENGTH }>() else { return };
         let Piece { marker, timestamp, length } = piece;
         *head = Header { marker, payload_type, sequence, timestamp, ssrc: self.out.ssrc() }.encode();
-        let sent = self.send(packet, rtp::HEADER_LENGTH + length, bench.counters);
-        bench.counters.relayed += u64::from(sent);
+        self.send(packet, rtp::HEADER_LENGTH + length, true, bench);
     }
 
     /// Tells the other leg's key, whose durations are counted at `clock`: as a telephone-event, or as a tone where none was agreed. True when a tone
@@ -452,8 +521,7 @@ impl Leg {
         };
         let mut packet = [0; rtp::HEADER_LENGTH + crate::dtmf::EVENT_LENGTH + srtp::RTP_TRAILER];
         if let Ok(length) = rtp::encode(&header, &told.event.encode(), &mut packet) {
-            let sent = self.send(&mut packet, length, bench.counters);
-            bench.counters.relayed += u64::from(sent);
+            self.send(&mut packet, length, true, bench);
         }
         false
     }
@@ -495,7 +563,7 @@ impl Leg {
         };
         let mut packet = [0; rtp::HEADER_LENGTH + crate::dtmf::EVENT_LENGTH + srtp::RTP_TRAILER];
         if let Ok(length) = rtp::encode(&header, &event.encode(), &mut packet) {
-            self.send(&mut packet, length, bench.counters);
+            self.send(&mut packet, length, false, bench);
         }
     }
 
@@ -536,7 +604,8 @@ impl Leg {
     /// Sends the frames and the report that are due. True when a prompt has been heard to its end.
     pub(super) fn fire(&mut self, bench: &mut Bench<'_>, scratch: &mut Vec<u8>) -> bool {
         let now = bench.now.media;
-        let Some(length) = self.agreed.as_ref().map(|agreed| agreed.frame) else { return false };
+        let agreed = self.agreed.as_ref().map(|agreed| (agreed.frame, agreed.stream.codec));
+        let Some((length, codec)) = agreed else { return false };
         if self.cutter.as_ref().is_some_and(|cutter| cutter.due() <= now) {
             self.flush(bench);
         }
@@ -561,8 +630,10 @@ impl Leg {
         let mut finished = false;
         for _ in 0..MAX_CATCH_UP {
             let Some(player) = self.player.as_mut() else { break };
-            match player.next(frame, now) {
-                Turn::Frame { begins } => self.send_frame(frame, begins, bench),
+            let mut coded = [0; MAX_FRAME];
+            let Some(payload) = coded.get_mut(..length) else { break };
+            match player.next(codec, &mut self.coder, payload, now) {
+                Turn::Frame { begins } => self.send_payload(payload, begins, bench),
                 Turn::Wait => break,
                 Turn::Finished => {
                     self.player = None;
@@ -578,13 +649,21 @@ impl Leg {
     }
 
     fn send_frame(&mut self, samples: &[i16], begins: bool, bench: &mut Bench<'_>) {
+        let Some(codec) = self.agreed.as_ref().map(|agreed| agreed.stream.codec) else { return };
+        let mut coded = [0; MAX_FRAME];
+        let length = self.coder.encode(codec, samples, &mut coded);
+        self.send_payload(coded.get(..length).unwrap_or_default(), begins, bench);
+    }
+
+    /// A frame of our own making, coded: as many samples as bytes.
+    fn send_payload(&mut self, payload: &[u8], begins: bool, bench: &mut Bench<'_>) {
         let Some(agreed) = self.agreed.as_ref().filter(|agreed| agreed.sends) else {
             self.gap = true;
             return;
         };
-        let (payload_type, codec) = (agreed.stream.send_payload_type, agreed.stream.codec);
+        let payload_type = agreed.stream.send_payload_type;
         let begins = begins || std::mem::take(&mut self.gap);
-        let place = self.out.originate(samples.len() as u32, begins, bench.now.media);
+        let place = self.out.originate(payload.len() as u32, begins, bench.now.media);
         let header = Header {
             marker: place.marker,
             payload_type,
@@ -593,35 +672,49 @@ impl Leg {
             ssrc: self.out.ssrc(),
         };
         let mut packet = [0; rtp::HEADER_LENGTH + MAX_FRAME + srtp::RTP_TRAILER];
-        let Some((head, payload)) = packet.split_first_chunk_mut::<{ rtp::HEADER_LENGTH }>() else { return };
-        *head = header.encode();
-        let length = rtp::HEADER_LENGTH + self.coder.encode(codec, samples, payload);
-        self.send(&mut packet, length, bench.counters);
+        if let Ok(length) = rtp::encode(&header, payload, &mut packet) {
+            self.send(&mut packet, length, false, bench);
+        }
     }
 
     /// Sends the packet of `length` bytes at the front of `buffer`, which has room for a tag.
     #[inline]
-    fn send(&mut self, buffer: &mut [u8], length: usize, counters: &mut EngineStatistics) -> bool {
-        let Some(agreed) = &self.agreed else { return false };
+    fn send(&mut self, buffer: &mut [u8], length: usize, relayed: bool, bench: &mut Bench<'_>) {
+        let Some(agreed) = &self.agreed else { return };
         let on_wire = self.srtp.as_mut().map_or(Some(length), |srtp| srtp.protect_rtp(buffer, length));
         let Some(packet) = on_wire.and_then(|length| buffer.get(..length)) else {
-            counters.unsent += 1;
-            return false;
+            bench.counters.unsent += 1;
+            return;
         };
+        let remote = agreed.stream.remote;
         // A full socket buffer loses the packet, as a full queue in the network would.
-        let sent = self.sockets.rtp.send_to(packet, agreed.stream.remote).is_ok();
+        let sent = match (self.seat, &mut bench.ring) {
+            (Some(seat), Some(ring)) => ring.send(seat, packet, remote, relayed),
+            _ => self.sockets.rtp.send_to(packet, remote).is_ok(),
+        };
         if sent {
             self.statistics.sent += 1;
             self.reports.octets += length.saturating_sub(rtp::HEADER_LENGTH) as u64;
-            counters.sent += 1;
+            bench.counters.sent += 1;
+            bench.counters.relayed += u64::from(relayed);
         } else {
-            counters.unsent += 1;
+            bench.counters.unsent += 1;
         }
-        sent
     }
 
-    /// True when an RTCP packet is the peer's. Nothing in it acts on the call: its BYE least of all.
-    pub(super) fn on_rtcp(&mut self, datagram: &mut [u8], from: SocketAddr, bench: &mut Bench<'_>) -> bool {
+    /// A packet that the ring took was not sent. Its octets stay counted: how many they were is not told.
+    pub(super) fn unsend(&mut self) {
+        self.statistics.sent = self.statistics.sent.saturating_sub(1);
+    }
+
+    /// What an RTCP packet of the peer tells; `None` when it is not the peer's. Nothing in it acts on the call: its BYE
+    /// least of all.
+    pub(super) fn on_rtcp(
+        &mut self,
+        datagram: &mut [u8],
+        from: SocketAddr,
+        bench: &mut Bench<'_>,
+    ) -> Option<Told> {
         let ssrc = self.out.ssrc();
         let srtp = self.srtp.as_deref_mut();
         let statistics = &mut self.statistics;
@@ -643,19 +736,29 @@ impl Leg {
         });
         let Some(report) = report else {
             self.drop_packet(bench);
-            return false;
+            return None;
         };
         let instant = bench.now.instant;
+        let mut told = Told::Nothing;
         if let Some((ssrc, info)) = report.sender {
             self.reports.last_from_peer = Some(LastSenderReport::new(ssrc, &info, instant));
         }
         if let Some(block) = report.about_us {
-            self.statistics.remote_lost = block.reception.cumulative_lost;
-            self.statistics.remote_jitter = block.reception.jitter;
+            let statistics = &mut self.statistics;
+            statistics.remote_lost = block.reception.cumulative_lost;
+            statistics.remote_jitter = block.reception.jitter;
+            statistics.remote_expected = statistics.sent;
             let trip = block.round_trip(NtpTime::since(self.reports.origin, instant));
-            self.statistics.round_trip = trip.or(self.statistics.round_trip);
+            if let Some(trip) = trip.filter(|trip| *trip <= LONGEST_TRIP) {
+                statistics.round_trip = Some(trip);
+                statistics.max_round_trip = statistics.max_round_trip.max(Some(trip));
+            }
+            let heard = block.reception.extended_sequence;
+            if self.far_ear.on_report(heard, statistics.sent, bench.now.media) {
+                told = Told::HearsNothing;
+            }
         }
-        true
+        Some(told)
     }
 
     /// SR when we sent within the last two intervals, else RR (RFC 3550 §6.4); and BYE at the end (§6.6).
@@ -704,7 +807,40 @@ impl Leg {
         } else if self.statistics.received > 0 || self.statistics.foreign > 0 {
             self.count_overrun(bench);
         }
-        LegStatistics { lost: self.reception.lost(), jitter: self.reception.jitter(), ..self.statistics }
+        self.figures()
+    }
+
+    /// The leg's figures so far.
+    fn figures(&self) -> LegStatistics {
+        let received = self.reception.received();
+        let mut figures = LegStatistics {
+            expected: received.expected,
+            lost: received.lost,
+            repeated: received.repeated,
+            reordered: received.reordered,
+            loss_runs: received.loss_runs,
+            longest_loss: received.longest_loss,
+            jitter: received.jitter,
+            mean_jitter: received.mean_jitter,
+            max_jitter: received.max_jitter,
+            ..self.statistics
+        };
+        if let Some(stream) = self.agreed.as_ref().map(|agreed| &agreed.stream) {
+            let (codec, trip) = (stream.codec, figures.round_trip);
+            figures.codec = Some(codec);
+            figures.mos = Way::new(codec, &received, trip, stream.ptime_ms).mos();
+            let heard = Way {
+                codec,
+                expected: figures.remote_expected,
+                lost: u64::try_from(figures.remote_lost).unwrap_or(0),
+                runs: None,
+                jitter: figures.remote_jitter,
+                round_trip: trip,
+                packet_ms: stream.ptime_ms,
+            };
+            figures.remote_mos = heard.mos();
+        }
+        figures
     }
 }
 

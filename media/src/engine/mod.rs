@@ -2,17 +2,18 @@
 //!
 //! [`Engine::open`] binds a call's sockets on the caller's thread and gives them to a worker, where both legs
 //! stay. Commands go to the worker through a queue, events come back through a callback. `worker` is the
-//! loop, `call` and `leg` hold a call's state, `io` is the only place that talks to the kernel, `clock` the
-//! only one that asks for the time.
+//! loop, `call` and `leg` hold a call's state, `io` (epoll), `ring` (io_uring) and `pages` are the only places that talk
+//! to the kernel, `clock` the only one that asks for the time.
 
 mod call;
 mod clock;
 mod counters;
 mod io;
 mod leg;
+mod pages;
 mod press;
-#[cfg(test)]
-mod tests;
+pub(crate) mod priority;
+mod ring;
 mod worker;
 
 pub use counters::EngineStatistics;
@@ -20,14 +21,15 @@ pub use counters::EngineStatistics;
 use crate::ports::{PortPool, even_ports};
 use crate::recorder::{Recorder, Sealers};
 use crate::time::samples_in;
-use crate::{MediaCommand, MediaEvent, Side};
+use crate::{Codec, MediaCommand, MediaEvent, Side};
 use call::Parts;
 use clock::MediaClock;
 use leg::{Identity, Sockets};
 use rand::seq::SliceRandom;
+use ring::Ring;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -37,6 +39,11 @@ use worker::{Link, Shared, ToWorker, Worker};
 const PACKED: usize = 100;
 /// Threads that wait for the disk when recordings are completed.
 const SEALERS: usize = 4;
+
+/// Codecs by their place here.
+const CODECS: [Codec; 3] = [Codec::Pcmu, Codec::Pcma, Codec::G722];
+/// A leg that was not configured yet.
+const UNKNOWN_CODEC: u8 = u8::MAX;
 
 /// `[media]`, checked.
 #[derive(Debug, Clone)]
@@ -50,6 +57,20 @@ pub struct MediaLimits {
     pub port_rest: Duration,
     /// Number of media threads; one per core by default.
     pub workers: usize,
+    /// How packets come and go.
+    pub packets: PacketIo,
+}
+
+/// The kernel's ways to move packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PacketIo {
+    /// io_uring where the kernel allows it, else epoll.
+    #[default]
+    Auto,
+    /// io_uring, or no start.
+    IoUring,
+    /// epoll.
+    Epoll,
 }
 
 /// Why no media could be had for a call.
@@ -94,13 +115,16 @@ pub struct MediaHandle {
     id: u64,
     ports: [u16; 2],
     worker: Link,
+    /// What each leg speaks: a prompt is coded here, on the call's thread, and not where packets wait.
+    codecs: [AtomicU8; 2],
 }
 
 impl Engine {
     /// Starts the media threads.
     ///
     /// # Errors
-    /// What the system says when threads, epoll or event descriptors cannot be had.
+    /// What the system says when threads, epoll or event descriptors cannot be had, or io_uring was asked for and is not
+    /// to be had.
     pub fn start(limits: MediaLimits) -> std::io::Result<Self> {
         let clock = MediaClock::start();
         let mut ports: Vec<u16> = even_ports(&limits.ports).collect();
@@ -108,13 +132,25 @@ impl Engine {
         ports.shuffle(&mut rand::rng());
         let ports = Arc::new(Mutex::new(PortPool::new(ports, limits.port_rest)));
         let sealers = Sealers::start(SEALERS)?;
+        let packets = Packets::choose(limits.packets)?;
         let mut workers = Vec::new();
         for index in 0..limits.workers.max(1) {
             let shared = Arc::new(Shared::new()?);
             let (to_worker, inbox) = channel();
             let recorder = Recorder::start(&format!("recorder-{index}"), sealers.clone())?;
             let worker = Worker::new(inbox, shared.clone(), ports.clone(), clock, recorder)?;
-            std::thread::Builder::new().name(format!("media-{index}")).spawn(move || worker.run())?;
+            let (told, begun) = channel();
+            std::thread::Builder::new().name(format!("media-{index}")).spawn(move || {
+                // A ring belongs to the thread that makes it.
+                match packets.ring() {
+                    Ok(ring) => {
+                        let _ = told.send(Ok(()));
+                        worker.run(ring);
+                    }
+                    Err(error) => drop(told.send(Err(error))),
+                }
+            })?;
+            begun.recv().map_err(std::io::Error::other)??;
             workers.push(Link::new(to_worker, shared));
         }
         Ok(Self { inner: Arc::new(Inner { limits, ports, workers, clock, next_id: AtomicU64::new(0) }) })
@@ -151,7 +187,8 @@ impl Engine {
             let source = std::io::ErrorKind::BrokenPipe.into();
             return Err(OpenError::Socket { address: a, source });
         }
-        Ok(MediaHandle { id, ports, worker })
+        let codecs = [AtomicU8::new(UNKNOWN_CODEC), AtomicU8::new(UNKNOWN_CODEC)];
+        Ok(MediaHandle { id, ports, worker, codecs })
     }
 
     /// Figures since the start, over all calls.
@@ -167,6 +204,50 @@ impl Engine {
         sum.ports_available = ports.available() as u64;
         sum.ports_taken_early = ports.taken_early();
         sum
+    }
+}
+
+/// What [`PacketIo`] came to.
+#[derive(Debug, Clone, Copy)]
+enum Packets {
+    IoUring {
+        sockets: ring::Sockets,
+        /// Without it there is no media.
+        must: bool,
+    },
+    Epoll,
+}
+
+impl Packets {
+    fn choose(wish: PacketIo) -> std::io::Result<Self> {
+        let chosen = match (wish, ring::trial()) {
+            (PacketIo::Epoll, _) => {
+                tracing::info!(engine = "epoll", reason = "configured", "media engine");
+                return Ok(Self::Epoll);
+            }
+            (PacketIo::IoUring, Err(refusal)) => return Err(std::io::Error::other(refusal)),
+            (PacketIo::Auto, Err(refusal)) => {
+                tracing::info!(engine = "epoll", reason = %refusal, "media engine");
+                return Ok(Self::Epoll);
+            }
+            (wish, Ok(sockets)) => Self::IoUring { sockets, must: wish == PacketIo::IoUring },
+        };
+        let reason = if wish == PacketIo::IoUring { "configured" } else { "the kernel allows it" };
+        tracing::info!(engine = "io_uring", reason, "media engine");
+        Ok(chosen)
+    }
+
+    /// A worker's own ring, if it is to have one.
+    fn ring(self) -> std::io::Result<Option<Box<Ring>>> {
+        let Self::IoUring { sockets, must } = self else { return Ok(None) };
+        match Ring::new(sockets) {
+            Ok(ring) => Ok(Some(Box::new(ring))),
+            Err(refusal) if must => Err(std::io::Error::other(refusal)),
+            Err(refusal) => {
+                tracing::warn!(reason = %refusal, "a media thread goes on with epoll");
+                Ok(None)
+            }
+        }
     }
 }
 
@@ -206,6 +287,14 @@ impl Inner {
 }
 
 impl MediaHandle {
+    fn codec(&self, side: Side) -> &AtomicU8 {
+        let [a, b] = &self.codecs;
+        match side {
+            Side::A => a,
+            Side::B => b,
+        }
+    }
+
     /// The local RTP port of a leg, even.
     #[must_use]
     pub fn port(&self, side: Side) -> u16 {
@@ -216,8 +305,23 @@ impl MediaHandle {
         }
     }
 
-    /// Queues a command; never blocks.
+    /// Queues a command; never blocks. The first time that a prompt is heard in a codec, it is coded for all calls
+    /// ([`crate::Prompt::prepare`]).
     pub fn command(&self, command: MediaCommand) {
+        match &command {
+            MediaCommand::Configure { side, stream } => {
+                let codec = CODECS.iter().position(|codec| *codec == stream.codec);
+                let number = codec.and_then(|codec| u8::try_from(codec).ok()).unwrap_or(UNKNOWN_CODEC);
+                self.codec(*side).store(number, Ordering::Relaxed);
+            }
+            MediaCommand::Play { side, prompt, .. } => {
+                let codec = CODECS.get(usize::from(self.codec(*side).load(Ordering::Relaxed)));
+                if let Some(codec) = codec {
+                    prompt.prepare(*codec);
+                }
+            }
+            _ => {}
+        }
         // Without a worker there is no media that could obey.
         let _ = self.worker.tell(ToWorker::Command(self.id, command));
     }
@@ -240,4 +344,23 @@ fn identity() -> Identity {
     // wrapped is in no packet, and RFC 3711 §3.3.1 must guess it.
     let sequence = rand::random::<u16>() & 0x7fff;
     Identity { ssrc: rand::random(), sequence, timestamp: rand::random(), cname }
+}
+
+/// The engine's tests, by io_uring where it is allowed.
+#[cfg(test)]
+#[path = "."]
+mod on_io_uring {
+    const PACKETS: super::PacketIo = super::PacketIo::Auto;
+    #[path = "tests.rs"]
+    mod tests;
+}
+
+/// The same tests by epoll.
+#[cfg(test)]
+#[path = "."]
+mod on_epoll {
+    const PACKETS: super::PacketIo = super::PacketIo::Epoll;
+    #[path = "tests.rs"]
+    #[allow(clippy::duplicate_mod, reason = "that is what it is for")]
+    mod tests;
 }

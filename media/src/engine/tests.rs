@@ -1,7 +1,8 @@
-//! The engine on loopback, with phones that are bare sockets. Every wait is for a packet or an event, and is
-//! bounded.
+//! The engine on loopback, with phones that are bare sockets, by each way that packets can go. Every wait is for a
+//! packet or an event, and is bounded.
 
-use super::{Engine, MediaHandle, MediaLimits, OpenError};
+use super::PACKETS;
+use crate::engine::{Engine, EngineStatistics, MediaHandle, MediaLimits, OpenError};
 use crate::rtp::{Header, Packet};
 use crate::srtp::{RTP_TRAILER, Secret, Srtp, SrtpKeys, Suite};
 use crate::{
@@ -20,7 +21,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_millis(60);
 
 fn limits() -> MediaLimits {
-    MediaLimits { ports: 17_000..=19_998, silence: None, port_rest: Duration::from_secs(60), workers: 1 }
+    MediaLimits {
+        ports: 17_000..=19_998,
+        silence: None,
+        port_rest: Duration::from_secs(60),
+        workers: 1,
+        packets: PACKETS,
+    }
 }
 
 /// One end of a leg.
@@ -1072,4 +1079,119 @@ fn rfc5761_reports_share_the_rtp_port_when_it_was_agreed() {
     assert!(rtcp::decode(&bye[..length], 0).unwrap().bye);
     let MediaEvent::Closed(statistics) = call.event() else { panic!() };
     assert_eq!((statistics.a.received, statistics.a.foreign, statistics.a.lost), (2, 0, 0));
+}
+
+#[test]
+fn a_burst_arrives_whole_and_in_order() {
+    let mut call = TestCall::bridged(Codec::Pcmu, Codec::Pcmu);
+    let size = 200 * 2048;
+    socket2::SockRef::from(&call.b.rtp).set_recv_buffer_size(size).unwrap();
+    call.a.speak(0, 0);
+    let (first, _) = call.b.hear();
+    // More at once than there are receive buffers at first, mixed with what a stranger and a keep-alive send.
+    for number in 1..=150u8 {
+        call.a.speak(0, number);
+        if number % 10 == 5 {
+            call.a.send_raw(b"");
+        }
+    }
+    for number in 1..=150u8 {
+        let (header, payload) = call.b.hear();
+        assert_eq!((payload[0], header.sequence), (number, first.sequence.wrapping_add(number.into())));
+    }
+    let statistics = call.close();
+    assert_eq!((statistics.a.received, statistics.a.foreign, statistics.b.sent), (151, 15, 151));
+}
+
+#[test]
+fn what_the_system_will_not_send_is_not_counted_as_sent() {
+    let mut call = TestCall::bridged(Codec::Pcmu, Codec::Pcmu);
+    call.a.speak(0, 1);
+    call.b.hear();
+    // Nobody may broadcast without having asked for it.
+    let broadcast = SocketAddr::from((Ipv4Addr::BROADCAST, 9));
+    call.configure(Side::B, Stream { remote: broadcast, ..call.b.stream(Codec::Pcmu) });
+    for _ in 0..5 {
+        call.a.speak(0, 2);
+    }
+    let engine = call.engine.clone();
+    // The figures are published every now and then, and with the end of the last call.
+    let wait = |enough: &dyn Fn(&EngineStatistics) -> bool| loop {
+        let total = engine.statistics();
+        if enough(&total) {
+            break total;
+        }
+        std::thread::yield_now();
+    };
+    wait(&|total| total.received == 6);
+    call.configure(Side::B, call.b.stream(Codec::Pcmu));
+    call.a.speak(0, 4);
+    assert_eq!(call.b.hear().1, [4; 160]);
+    assert_eq!(call.close().b.sent, 2);
+    let total = wait(&|total| total.received == 7 && total.unsent >= 5);
+    assert_eq!((total.unsent, total.sent, total.relayed), (5, 2, 2));
+}
+
+#[test]
+fn a_port_that_is_used_again_hears_nothing_of_the_call_before() {
+    let base = (14_000..15_000)
+        .step_by(4)
+        .find(|base| (0..4).all(|offset| UdpSocket::bind((LOCAL, base + offset)).is_ok()))
+        .unwrap();
+    let engine = Engine::start(MediaLimits { ports: base..=base + 2, ..limits() }).unwrap();
+    let mut before: Option<(Phone, Phone)> = None;
+    for round in 0..8u8 {
+        let (told, events) = channel();
+        let handle = engine.open(LOCAL, LOCAL, Box::new(move |event| drop(told.send(event)))).unwrap();
+        let (mut a, mut b) = (Phone::new(0xa), Phone::new(0xb));
+        (a.engine, b.engine) = (handle.port(Side::A), handle.port(Side::B));
+        for (side, phone) in [(Side::A, &a), (Side::B, &b)] {
+            handle.command(MediaCommand::Configure { side, stream: phone.stream(Codec::Pcmu) });
+        }
+        handle.command(MediaCommand::Bridge);
+        for _ in 0..3 {
+            // The parties of the call before do not know yet that it has ended.
+            if let Some((late_a, late_b)) = &mut before {
+                late_a.speak(0, 200);
+                late_b.speak(0, 200);
+            }
+            a.speak(0, round);
+            assert_eq!(b.hear().1, [round; 160]);
+            b.speak(0, round);
+            assert_eq!(a.hear().1, [round; 160]);
+        }
+        // Packets lie in the sockets, and on their way out, when the call ends.
+        a.speak(0, round);
+        b.speak(0, round);
+        handle.command(MediaCommand::Close);
+        let MediaEvent::Closed(statistics) = events.recv_timeout(PATIENCE).unwrap() else { panic!() };
+        assert!(statistics.a.received <= 4 && statistics.b.received <= 4);
+        assert_eq!(engine.statistics().ports_in_use, 0, "the ports are free, and can be bound at once");
+        if let Some((late_a, late_b)) = &before {
+            late_a.rtp.set_nonblocking(true).unwrap();
+            late_b.rtp.set_nonblocking(true).unwrap();
+            for late in [late_a, late_b] {
+                while let Ok((length, _)) = late.rtp.recv_from(&mut [0; 2048]) {
+                    assert_eq!(length, 172);
+                }
+            }
+        }
+        before = Some((a, b));
+    }
+}
+
+#[test]
+fn media_that_stops_and_begins_again_is_heard() {
+    let mut call = TestCall::bridged(Codec::Pcmu, Codec::Pcmu);
+    for code in 1..=4u8 {
+        call.a.speak(0, code);
+        assert_eq!(call.b.hear().1, [code; 160]);
+        // Longer than the engine takes packets for flowing: it dozes.
+        assert!(call.events.recv_timeout(Duration::from_millis(130)).is_err());
+        call.handle.command(MediaCommand::SendDigit { side: Side::A, digit: Digit::from_char('1').unwrap() });
+        assert_eq!(call.a.hear().0.payload_type, 96, "a command wakes it as well");
+        for _ in 0..6 {
+            call.a.hear();
+        }
+    }
 }

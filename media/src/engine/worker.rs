@@ -1,4 +1,5 @@
-//! One media thread: waits, reads what came, relays it at once, then does what is due.
+//! One media thread: waits, reads what came, relays it at once, then does what is due. Packets come by epoll and, where
+//! the kernel allows it, by io_uring: see `seats`.
 //!
 //! While packets flow it wakes every [`TICK`] and takes all that came meanwhile in one go: at 10 000 packets/s
 //! a wake-up per packet would cost more than the packet. While none do, it dozes: the next packet, the next
@@ -6,17 +7,22 @@
 //! until it is told of one. A packet costs no lock, no allocation (but for [`crate::codec`]'s conversions from and to
 //! G.722), no reading of the clock and no log line.
 
+mod seats;
+
 use super::call::{Call, Parts};
 use super::clock::{MediaClock, Now};
 use super::counters::EngineStatistics;
 use super::io::{Poller, WAKE, Wake};
 use super::leg::Bench;
+use super::ring::Ring;
 use crate::ports::PortPool;
 use crate::recorder::Recorder;
 use crate::time::{MediaTime, milliseconds};
 use crate::{CallStatistics, MediaCommand, MediaEvent};
+use seats::{Seating, parts, sender, token};
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering, fence};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
@@ -133,15 +139,18 @@ impl Drop for Link {
     }
 }
 
-/// A place for a call. A readiness event names place and generation, so a late one cannot hit the next call.
+/// A place for a call.
 #[derive(Default)]
 struct Slot {
     generation: u32,
     call: Option<Box<Call>>,
+    seating: Seating,
 }
 
 pub(super) struct Worker {
     poller: Poller,
+    /// `None`: epoll does it all.
+    ring: Option<Box<Ring>>,
     inbox: Receiver<ToWorker>,
     shared: Arc<Shared>,
     ports: Arc<Mutex<PortPool>>,
@@ -152,6 +161,8 @@ pub(super) struct Worker {
     deadlines: Vec<MediaTime>,
     free: Vec<usize>,
     by_id: HashMap<u64, usize>,
+    /// Calls that have ended, but not in the ring.
+    leaving: usize,
     /// The slot that is being worked on, for the case of a panic.
     current: Option<usize>,
     counters: EngineStatistics,
@@ -173,6 +184,7 @@ impl Worker {
     ) -> io::Result<Self> {
         Ok(Self {
             poller: Poller::new(&shared.wake)?,
+            ring: None,
             inbox,
             shared,
             ports,
@@ -182,6 +194,7 @@ impl Worker {
             deadlines: Vec::new(),
             free: Vec::new(),
             by_id: HashMap::new(),
+            leaving: 0,
             current: None,
             counters: EngineStatistics::default(),
             published: MediaTime::default(),
@@ -193,7 +206,9 @@ impl Worker {
     }
 
     /// Until nobody is left who could tell it of a call.
-    pub(super) fn run(mut self) {
+    pub(super) fn run(mut self, ring: Option<Box<Ring>>) {
+        self.ring = ring;
+        self.publish(MediaTime::default());
         loop {
             match catch_unwind(AssertUnwindSafe(|| self.turn())) {
                 Ok(Ok(true)) => {}
@@ -226,14 +241,14 @@ impl Worker {
     /// Waits for the next tick, and fills `ready` if packets should wake it before.
     fn wait(&mut self) -> io::Result<()> {
         self.ready.clear();
-        if self.by_id.is_empty() {
+        if self.by_id.is_empty() && self.leaving == 0 {
             return self.rest(rest::ASLEEP, None);
         }
         let now = self.clock.now().media;
         let next = self.deadlines.iter().copied().min().unwrap_or(MediaTime::NEVER);
         let due = Duration::from_micros(next.since(now).saturating_mul(125));
         if now.since(self.heard) < FLOWING || due <= TICK {
-            std::thread::sleep(TICK);
+            self.pause();
             return Ok(());
         }
         self.rest(rest::DOZING, Some(due.min(DOZE)))
@@ -248,7 +263,14 @@ impl Worker {
         match self.inbox.try_recv() {
             Ok(message) => self.take_message(message, now),
             Err(TryRecvError::Disconnected) => {}
-            Err(TryRecvError::Empty) => self.poller.wait(longest, &mut self.ready)?,
+            Err(TryRecvError::Empty) => match (&mut self.ring, longest) {
+                (Some(ring), Some(longest)) if ring.is_busy() => {
+                    if let Err(error) = ring.doze(self.poller.as_fd(), longest) {
+                        self.abandon(&error, now);
+                    }
+                }
+                _ => self.poller.wait(longest, &mut self.ready)?,
+            },
         }
         self.shared.rest.store(rest::NONE, Ordering::SeqCst);
         Ok(())
@@ -262,6 +284,7 @@ impl Worker {
                 Err(TryRecvError::Disconnected) => {
                     let left: Vec<usize> = self.by_id.values().copied().collect();
                     left.into_iter().for_each(|slot| self.close(slot, now));
+                    self.drain();
                     return false;
                 }
             }
@@ -296,9 +319,8 @@ impl Worker {
             self.slots.len() - 1
         });
         let Some(place) = self.slots.get_mut(slot) else { return };
-        for (socket, which) in call.sockets().into_iter().zip(0u64..) {
-            let token = (u64::from(place.generation) << 32) | ((slot as u64) << 2) | which;
-            if let Err(error) = self.poller.add(socket, token) {
+        for (socket, which) in call.sockets().into_iter().zip(0u8..) {
+            if let Err(error) = self.poller.add(socket, token(place.generation, slot, which)) {
                 // Out of watches (fs.epoll.max_user_watches): this leg stays deaf, and silence will end its
                 // call.
                 tracing::error!(%error, "media socket cannot be watched");
@@ -325,6 +347,7 @@ impl Worker {
             }
             // Being woken says nothing of packets.
             let idle = ready.iter().all(|token| *token == WAKE);
+            let again = self.harvest(now);
             for token in ready.iter().copied() {
                 match token {
                     WAKE => self.shared.wake.clear(),
@@ -334,7 +357,7 @@ impl Worker {
                     }
                 }
             }
-            if idle {
+            if idle && !again {
                 break;
             }
         }
@@ -345,14 +368,13 @@ impl Worker {
     /// Reads one packet of the peer, and whatever of no use lies before it.
     #[inline]
     fn read(&mut self, token: u64, now: Now) {
-        let (generation, slot, which) =
-            ((token >> 32) as u32, (token as u32 >> 2) as usize, (token & 3) as u8);
-        let Some(place) = self.slots.get_mut(slot).filter(|place| place.generation == generation) else {
-            return;
-        };
+        let (generation, slot, which) = parts(token);
+        let of_now = |place: &&mut Slot| place.generation == generation && !place.seating.is_leaving();
+        let Some(place) = self.slots.get_mut(slot).filter(of_now) else { return };
         let Some(call) = place.call.as_mut() else { return };
         self.current = Some(slot);
-        let mut bench = Bench { now, counters: &mut self.counters };
+        let mut bench = Bench { now, counters: &mut self.counters, ring: sender(&mut self.ring) };
+        let mut flows = false;
         for _ in 0..BURST {
             let [a, a_rtcp, b, b_rtcp] = call.sockets();
             let socket = match which {
@@ -369,10 +391,14 @@ impl Worker {
                 set_deadline(&mut self.deadlines, slot, call);
             }
             if accepted {
+                flows = which % 2 == 0;
                 break;
             }
         }
         self.current = None;
+        if flows {
+            self.seat(slot);
+        }
     }
 
     fn fire(&mut self, now: Now) {
@@ -382,7 +408,8 @@ impl Worker {
             }
             let Some(call) = self.slots.get_mut(slot).and_then(|slot| slot.call.as_mut()) else { continue };
             self.current = Some(slot);
-            call.fire(&mut Bench { now, counters: &mut self.counters }, &mut self.scratch);
+            let mut bench = Bench { now, counters: &mut self.counters, ring: sender(&mut self.ring) };
+            call.fire(&mut bench, &mut self.scratch);
             set_deadline(&mut self.deadlines, slot, call);
         }
         self.current = None;
@@ -392,10 +419,9 @@ impl Worker {
     fn close(&mut self, slot: usize, now: Now) {
         self.current = Some(slot);
         let Some(call) = self.slots.get_mut(slot).and_then(|slot| slot.call.as_mut()) else { return };
-        let statistics = call.close(&mut Bench { now, counters: &mut self.counters }, &mut self.scratch);
-        if let Some(call) = self.empty(slot) {
-            self.release(call, statistics, now);
-        }
+        let mut bench = Bench { now, counters: &mut self.counters, ring: sender(&mut self.ring) };
+        let statistics = call.close(&mut bench, &mut self.scratch);
+        self.depart(slot, statistics, now);
         self.current = None;
     }
 
@@ -404,6 +430,7 @@ impl Worker {
         let place = self.slots.get_mut(slot)?;
         let call = place.call.take()?;
         place.generation = place.generation.wrapping_add(1);
+        place.seating = Seating::default();
         if let Some(deadline) = self.deadlines.get_mut(slot) {
             *deadline = MediaTime::NEVER;
         }
@@ -429,8 +456,8 @@ impl Worker {
     fn bury(&mut self) {
         let now = self.clock.now();
         tracing::error!("a call's media panicked and is closed");
-        let Some(call) = self.current.take().and_then(|slot| self.empty(slot)) else { return };
-        let buried = AssertUnwindSafe(|| self.release(call, CallStatistics::default(), now));
+        let Some(slot) = self.current.take() else { return };
+        let buried = AssertUnwindSafe(|| self.depart(slot, CallStatistics::default(), now));
         if catch_unwind(buried).is_err() {
             tracing::error!("a call's event handler panicked");
         }
@@ -441,6 +468,8 @@ impl Worker {
         let counters = &mut self.counters;
         counters.recordings = self.recorder.live() as u64;
         counters.unrecorded = self.recorder.lost();
+        counters.unwritten = self.recorder.unwritten();
+        counters.on_io_uring = u64::from(self.ring.is_some());
         *self.shared.published.lock().unwrap_or_else(PoisonError::into_inner) = *counters;
     }
 }

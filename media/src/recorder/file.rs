@@ -1,146 +1,282 @@
-//! What hound writes through: one write for the audio and one for the header per flush.
+//! The way to the disk: a WAV file whose audio is written at its own place, whatever became of what lies before it.
 //!
-//! hound puts its two length fields right by seeking there and back, which through a plain buffer costs eight
-//! system calls per flush and file. Here the header is kept in memory. Audio is written before the header
-//! that counts it, so the file never claims more than it holds.
+//! Audio is collected and written in pieces, behind the header that counts it, so the file never claims more than
+//! it holds. What the disk refuses is lost and listed; the next piece goes where it belongs all the same, and the
+//! hole before it reads as silence. Nothing is ever written twice.
 
-use std::fs::File;
-use std::io::{self, Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt;
+use crate::jitter::{Stretches, list};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Length of the header that hound writes for 16-bit mono PCM: RIFF, fmt of 16 bytes, data.
+/// Length of the header of 16-bit mono PCM: RIFF, fmt of 16 bytes, data.
 pub(super) const HEADER_LENGTH: usize = 44;
-/// Audio held back between two flushes: a quarter of a second is 4000 bytes.
+/// What a WAV file of ours may hold: 37 hours, or 18 at 16 000 Hz. Its 2 GiB are within every length field, signed ones
+/// of other programs too.
+pub(super) const MAX_SAMPLES: u64 = 1 << 30;
+/// Audio held back between two flushes: a quarter of a second is 4000 bytes, or 8000 at 16 000 Hz.
 const BUFFER: usize = 8192;
 
-/// What every file holds, at one of the two rates.
-pub(super) const fn spec(sample_rate: u32) -> hound::WavSpec {
-    hound::WavSpec { channels: 1, sample_rate, bits_per_sample: 16, sample_format: hound::SampleFormat::Int }
+/// An open file.
+pub(super) trait Storage: Send {
+    /// Writes some of `bytes`, as `pwrite` does.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
 }
 
-/// A WAV file that grows at its end and is rewritten in its header only.
+/// What the recorder asks of the disk. The only other one is that of the tests, which fails when it is told to.
+pub(super) trait Disk: Send + Sync {
+    /// Makes a folder and those above it.
+    fn make_folder(&self, path: &Path) -> io::Result<()>;
+    /// Never takes the place of a file that exists.
+    fn create(&self, path: &Path) -> io::Result<Box<dyn Storage>>;
+}
+
+impl Storage for File {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        FileExt::write_at(self, bytes, offset)
+    }
+}
+
+/// The one of the system.
+pub(super) struct SystemDisk;
+
+impl Disk for SystemDisk {
+    fn make_folder(&self, path: &Path) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o750).create(path)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn Storage>> {
+        Ok(Box::new(OpenOptions::new().write(true).create_new(true).mode(0o640).open(path)?))
+    }
+}
+
+/// One leg's file.
 pub(super) struct WavFile {
-    file: File,
-    header: [u8; HEADER_LENGTH],
-    header_changed: bool,
-    /// Where the next byte goes.
-    position: u64,
-    /// Bytes of the file that have been written after its header, and those that have not.
-    written: u64,
-    audio: Vec<u8>,
+    /// `None` as long as it could not be made.
+    storage: Option<Box<dyn Storage>>,
+    rate: u32,
+    /// Samples before those that wait: written or lost.
+    done: u64,
+    waiting: Vec<u8>,
+    /// Where the last written sample ends, and up to where the header counts.
+    reach: u64,
+    counted: u64,
+    lost: Stretches,
+    /// All that any file ever lost, for the figures.
+    unwritten: Arc<AtomicU64>,
 }
 
 impl WavFile {
-    /// `file` is empty.
-    pub(super) fn new(file: File) -> Self {
+    /// A file that is still to be opened.
+    pub(super) fn new(rate: u32, unwritten: Arc<AtomicU64>) -> Self {
+        let waiting = Vec::with_capacity(BUFFER);
         Self {
-            file,
-            header: [0; HEADER_LENGTH],
-            header_changed: false,
-            position: 0,
-            written: 0,
-            audio: Vec::with_capacity(BUFFER),
+            storage: None,
+            rate,
+            done: 0,
+            waiting,
+            reach: 0,
+            counted: 0,
+            lost: Stretches::new(),
+            unwritten,
         }
     }
 
-    fn end(&self) -> u64 {
-        HEADER_LENGTH as u64 + self.written + self.audio.len() as u64
+    pub(super) fn is_open(&self) -> bool {
+        self.storage.is_some()
     }
 
-    fn write_audio(&mut self) -> io::Result<()> {
-        if !self.audio.is_empty() {
-            self.file.write_all_at(&self.audio, HEADER_LENGTH as u64 + self.written)?;
-            self.written += self.audio.len() as u64;
-            self.audio.clear();
-        }
-        Ok(())
+    /// Takes the file, which is empty, and gives it its header.
+    pub(super) fn open(&mut self, storage: Box<dyn Storage>) -> io::Result<()> {
+        let header = header(self.reach, self.rate);
+        let (_, outcome) = write_all(storage.as_ref(), &header, 0);
+        self.storage = Some(storage);
+        outcome
     }
-}
 
-impl Write for WavFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let at = usize::try_from(self.position).unwrap_or(usize::MAX);
-        let at_end = self.position == self.end();
-        let count = match self.header.get_mut(at..) {
-            Some(header) if !header.is_empty() => {
-                let count = bytes.len().min(header.len());
-                header.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
-                self.header_changed = true;
-                count
+    /// Adds samples at the end.
+    pub(super) fn push(&mut self, samples: &[i16]) -> io::Result<()> {
+        let mut outcome = Ok(());
+        for piece in samples.chunks(BUFFER / 2) {
+            if self.waiting.len() + 2 * piece.len() > BUFFER {
+                outcome = outcome.and(self.write_audio());
             }
-            _ if !at_end => return Err(io::ErrorKind::Unsupported.into()),
-            _ => {
-                if self.audio.len().saturating_add(bytes.len()) > BUFFER {
-                    self.write_audio()?;
-                }
-                self.audio.extend_from_slice(bytes);
-                bytes.len()
-            }
-        };
-        self.position += count as u64;
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.write_audio()?;
-        if std::mem::take(&mut self.header_changed) {
-            self.file.write_all_at(&self.header, 0)?;
+            self.waiting.extend(piece.iter().flat_map(|sample| sample.to_le_bytes()));
         }
-        Ok(())
+        outcome
     }
-}
 
-impl Seek for WavFile {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let (base, offset) = match to {
-            SeekFrom::Start(position) => (position, 0),
-            SeekFrom::Current(offset) => (self.position, offset),
-            SeekFrom::End(offset) => (self.end(), offset),
+    /// Writes what waits. What cannot be written is lost.
+    pub(super) fn write_audio(&mut self) -> io::Result<()> {
+        let samples = self.waiting.len() as u64 / 2;
+        if samples == 0 {
+            return Ok(());
+        }
+        let room = MAX_SAMPLES.saturating_sub(self.done).min(samples);
+        let bytes = self.waiting.get(..2 * room as usize).unwrap_or_default();
+        let offset = HEADER_LENGTH as u64 + 2 * self.done;
+        let (kept, mut outcome) = match &self.storage {
+            Some(storage) => write_all(storage.as_ref(), bytes, offset),
+            None => (0, Err(io::ErrorKind::NotConnected.into())),
         };
-        self.position = base.checked_add_signed(offset).ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(self.position)
+        if let Some(storage) = self.storage.as_ref().filter(|_| kept % 2 == 1) {
+            // Half a sample is noise. What has been written takes no further room.
+            let _ = storage.write_at(&[0], offset + kept as u64 - 1);
+        }
+        if room < samples && outcome.is_ok() {
+            outcome = Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let kept = kept as u64 / 2;
+        if kept > 0 {
+            self.reach = self.done + kept;
+        }
+        list(&mut self.lost, self.done + kept, samples - kept);
+        self.unwritten.fetch_add(samples - kept, Ordering::Relaxed);
+        self.done += samples;
+        self.waiting.clear();
+        outcome
+    }
+
+    /// Makes the header count what has been written.
+    pub(super) fn write_header(&mut self) -> io::Result<()> {
+        let Some(storage) = self.storage.as_ref().filter(|_| self.counted != self.reach) else {
+            return Ok(());
+        };
+        let (_, outcome) = write_all(storage.as_ref(), &header(self.reach, self.rate), 0);
+        self.counted = self.reach;
+        outcome
+    }
+
+    /// Closes the file; where it holds silence because the disk refused what was said.
+    pub(super) fn into_lost(self) -> Stretches {
+        self.lost
     }
 }
 
-impl Drop for WavFile {
-    fn drop(&mut self) {
-        // As std's BufWriter does: what can be written is; whoever wants to know of errors flushes before.
-        let _ = self.flush();
+/// How many bytes were written, all of them unless there was an error.
+fn write_all(storage: &dyn Storage, bytes: &[u8], offset: u64) -> (usize, io::Result<()>) {
+    let mut written = 0;
+    while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
+        match storage.write_at(rest, offset + written as u64) {
+            Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
+            Ok(count) => written += count.min(rest.len()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (written, Err(error)),
+        }
     }
+    (written, Ok(()))
+}
+
+/// The header of 16-bit mono PCM, byte for byte what hound writes.
+pub(super) fn header(samples: u64, rate: u32) -> [u8; HEADER_LENGTH] {
+    let bytes = u32::try_from(2 * samples.min(MAX_SAMPLES)).unwrap_or(u32::MAX);
+    let mut header = [0; HEADER_LENGTH];
+    let fields: [&[u8]; 13] = [
+        b"RIFF",
+        &bytes.saturating_add(36).to_le_bytes(),
+        b"WAVE",
+        b"fmt ",
+        &16u32.to_le_bytes(),
+        &1u16.to_le_bytes(),
+        &1u16.to_le_bytes(),
+        &rate.to_le_bytes(),
+        &rate.saturating_mul(2).to_le_bytes(),
+        &2u16.to_le_bytes(),
+        &16u16.to_le_bytes(),
+        b"data",
+        &bytes.to_le_bytes(),
+    ];
+    for (to, from) in header.iter_mut().zip(fields.into_iter().flatten()) {
+        *to = *from;
+    }
+    header
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recorder::writer::tests::{Folder, read};
+    use crate::recorder::testing::{FaultyDisk, Folder, read};
 
-    #[test]
-    fn the_file_is_the_one_that_a_plain_buffer_would_make() {
-        let folder = Folder::new();
-        let (ours, plain) = (folder.path().join("ours"), folder.path().join("plain"));
-        let mut writer =
-            hound::WavWriter::new(WavFile::new(File::create(&ours).unwrap()), spec(8000)).unwrap();
-        let mut other = hound::WavWriter::create(&plain, spec(8000)).unwrap();
-        for number in 0..30_000i32 {
-            writer.write_sample(number as i16).unwrap();
-            other.write_sample(number as i16).unwrap();
-            if number % 7001 == 0 {
-                writer.flush().unwrap();
-                assert_eq!(read(&ours).len() as i32, number + 1, "playable after each flush");
-            }
-        }
-        writer.finalize().unwrap();
-        other.finalize().unwrap();
-        assert!(std::fs::read(ours).unwrap() == std::fs::read(plain).unwrap());
+    fn file(disk: &FaultyDisk, path: &Path, rate: u32) -> WavFile {
+        let mut file = WavFile::new(rate, Arc::default());
+        file.open(disk.create(path).unwrap()).unwrap();
+        file
     }
 
     #[test]
-    fn nothing_but_the_header_is_rewritten() {
-        let folder = Folder::new();
-        let mut file = WavFile::new(File::create(folder.path().join("x")).unwrap());
-        file.write_all(&[0; HEADER_LENGTH + 10]).unwrap();
-        file.seek(SeekFrom::Start(HEADER_LENGTH as u64 + 5)).unwrap();
-        assert!(file.write(&[1]).is_err());
-        assert!(file.seek(SeekFrom::Current(-1000)).is_err());
+    fn the_header_is_the_one_that_hound_writes() {
+        for (samples, rate) in [(0, 8000), (3, 8000), (0, 16_000), (2, 16_000)] {
+            let mut written = io::Cursor::new(vec![]);
+            let sample_format = hound::SampleFormat::Int;
+            let spec = hound::WavSpec { channels: 1, sample_rate: rate, bits_per_sample: 16, sample_format };
+            let mut writer = hound::WavWriter::new(&mut written, spec).unwrap();
+            (0..samples).for_each(|sample| writer.write_sample(sample).unwrap());
+            writer.finalize().unwrap();
+            assert_eq!(written.into_inner()[..HEADER_LENGTH], header(samples as u64, rate));
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_what_is_read_and_playable_after_each_header() {
+        let (folder, disk) = (Folder::new(), FaultyDisk::new());
+        let path = folder.path().join("x");
+        // Short writes change nothing.
+        disk.at_most(1000);
+        let mut file = file(&disk, &path, 8000);
+        let all: Vec<i16> = (0..30_000).map(|n| n as i16).collect();
+        let mut at = 0;
+        for (turn, length) in [1, 4095, 4096, 9000, 0, 160, 12_648].into_iter().enumerate() {
+            file.push(&all[at..at + length]).unwrap();
+            at += length;
+            if turn % 2 == 0 {
+                file.write_audio().unwrap();
+                file.write_header().unwrap();
+                assert!(read(&path) == all[..at], "playable after {at} samples");
+            }
+        }
+        assert_eq!((at, file.into_lost()), (30_000, vec![]));
+    }
+
+    #[test]
+    fn what_the_disk_refuses_is_a_hole_of_silence_and_the_rest_lies_in_its_place() {
+        let (folder, disk) = (Folder::new(), FaultyDisk::new());
+        let path = folder.path().join("x");
+        let unwritten = Arc::new(AtomicU64::new(0));
+        let mut file = WavFile::new(8000, unwritten.clone());
+        file.open(disk.create(&path).unwrap()).unwrap();
+        let mut expected = vec![];
+        for (piece, room) in [(1i16, None), (2, Some(500)), (3, Some(0)), (4, None), (5, Some(0))] {
+            disk.room(room);
+            file.push(&[piece; 1000]).unwrap();
+            assert_eq!(file.write_audio().is_err(), room.is_some());
+            let kept = if room.is_some() { room.unwrap() / 2 } else { 1000 };
+            expected.extend((0..1000).map(|n| if n < kept { piece } else { 0 }));
+        }
+        disk.room(None);
+        file.write_header().unwrap();
+        // Nothing is claimed that is not there.
+        assert!(read(&path) == expected[..4000]);
+        assert_eq!(unwritten.load(Ordering::Relaxed), 2750);
+        assert_eq!(file.into_lost(), [(1250, 1750), (4000, 1000)]);
+    }
+
+    #[test]
+    fn a_file_ends_below_every_limit_of_its_length_fields() {
+        let (folder, disk) = (Folder::new(), FaultyDisk::new());
+        let path = folder.path().join("x");
+        let mut file = file(&disk, &path, 8000);
+        // As after 37 hours; the hole takes no room.
+        file.done = MAX_SAMPLES - 10;
+        file.push(&[3; 100]).unwrap();
+        assert_eq!(file.write_audio().unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        file.write_header().unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), HEADER_LENGTH as u64 + 2 * MAX_SAMPLES);
+        assert_eq!(hound::WavReader::open(&path).unwrap().duration(), 1 << 30);
+        file.push(&[3; 100]).unwrap();
+        file.write_audio().unwrap_err();
+        assert_eq!(file.into_lost(), [(MAX_SAMPLES, 190)]);
     }
 }

@@ -6,24 +6,36 @@
 //! ```
 //!
 //! The media thread copies what it received into a pooled block and hands the block over when it is full or
-//! 50 ms old; it never waits, allocates only while the pool grows, and counts as lost what finds no block.
-//! The writer puts the audio in its place ([`crate::jitter`]) and flushes header and data four times a
-//! second, so a crash costs less than a second ([`repair`] mends the rest). Syncing and hashing, which may
-//! take long, are left to the sealers. Files are 16-bit mono PCM at 8000 Hz, or 16 000 Hz when the recording began
+//! 50 ms old; it never waits and allocates only while the pool grows. What finds no block, because the disk has kept
+//! the writer waiting for too long, is lost: the media thread notes from where to where, and goes on. A call has a budget
+//! of its own, so that a peer that sends more than real time brings uses up no room but its own.
+//!
+//! The writer puts the audio in its place ([`crate::jitter`]), hands it to the system four times a second and header
+//! twice, so a crash costs less than a second ([`repair`] mends the rest). What the disk refuses is lost and listed, and
+//! what comes after it is written where it belongs. Syncing and hashing, which may take long, are left to the
+//! sealers. Both give way to live audio. Files are 16-bit mono PCM at 8000 Hz, or 16 000 Hz when the recording began
 //! with two wideband legs; what then comes in another codec is converted. No number is in any path, file or header.
 
+mod budget;
 mod file;
 mod seal;
+#[cfg(test)]
+mod tables;
+#[cfg(test)]
+mod testing;
 mod writer;
 
 pub use seal::{Sealers, repair};
 
+use crate::engine::priority;
 use crate::rtp::Header;
 use crate::time::{MediaTime, milliseconds};
 use crate::{CallStatistics, Codec, MediaEvent, Side};
-use std::collections::BTreeSet;
+use budget::{Leg, Losses};
+use file::{Disk, SystemDisk};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 /// The A-leg's file in a recording's folder.
@@ -45,7 +57,11 @@ const MAX_BLOCKS: usize = 512;
 
 /// One recording of one media thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RecordingId(u64);
+pub struct RecordingId {
+    number: u64,
+    /// Its place in [`Recorder::slots`].
+    slot: usize,
+}
 
 /// What a packet holds.
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +80,20 @@ struct Record {
     at: MediaTime,
     header: Header,
     content: Content,
+}
+
+/// Packets of one leg that found no room, one right after the other.
+#[derive(Debug, Clone, Copy)]
+struct Loss {
+    id: RecordingId,
+    side: Side,
+    first_at: MediaTime,
+    first: Header,
+    last_at: MediaTime,
+    last: Header,
+    /// Of the last packet, in units of 125 µs, and from the first to its end.
+    last_samples: u32,
+    samples: u32,
 }
 
 /// Packets of many calls in order of arrival.
@@ -92,8 +122,8 @@ enum ToWriter {
         events: EventSink,
     },
     Block(Block),
-    /// Packets of this recording found no block.
-    Lost(RecordingId),
+    /// Packets found no block.
+    Lost(Vec<Loss>),
     Finish {
         id: RecordingId,
         at: MediaTime,
@@ -108,13 +138,26 @@ pub struct Recorder {
     empty: Receiver<Block>,
     current: Option<Block>,
     allocated: usize,
+    max_blocks: usize,
     handed_over: MediaTime,
     /// Recordings that have begun and not finished.
     live: usize,
-    next_id: u64,
+    next_number: u64,
+    slots: Vec<Slot>,
+    free: Vec<usize>,
     lost: u64,
-    /// Recordings whose losses the writer knows of.
-    incomplete: BTreeSet<RecordingId>,
+    /// What the writer does not know of yet.
+    losses: Losses,
+    unwritten: Arc<AtomicU64>,
+}
+
+/// A recording, as far as the media thread knows it.
+#[derive(Debug, Default)]
+struct Slot {
+    /// Of the recording whose place it is.
+    number: u64,
+    a: Leg,
+    b: Leg,
 }
 
 impl Recorder {
@@ -124,22 +167,37 @@ impl Recorder {
     /// # Errors
     /// The system refuses a thread.
     pub fn start(name: &str, sealers: Sealers) -> std::io::Result<Self> {
+        Self::start_on(name, sealers, Arc::new(SystemDisk), MAX_BLOCKS)
+    }
+
+    fn start_on(
+        name: &str,
+        sealers: Sealers,
+        disk: Arc<dyn Disk>,
+        max_blocks: usize,
+    ) -> std::io::Result<Self> {
         let (writer, inbox) = channel();
-        let (give_back, empty): (SyncSender<Block>, _) = sync_channel(MAX_BLOCKS);
-        let writer_thread = writer::Writer::new(sealers);
-        std::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || writer_thread.run(&inbox, &give_back))?;
+        let (give_back, empty): (SyncSender<Block>, _) = sync_channel(max_blocks);
+        let unwritten = Arc::new(AtomicU64::new(0));
+        let writer_thread = writer::Writer::new(disk, sealers, unwritten.clone());
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            priority::lower(priority::WRITERS);
+            writer_thread.run(&inbox, &give_back);
+        })?;
         Ok(Self {
             writer,
             empty,
             current: None,
             allocated: 0,
+            max_blocks,
             handed_over: MediaTime::default(),
             live: 0,
-            next_id: 0,
+            next_number: 0,
+            slots: Vec::new(),
+            free: Vec::new(),
             lost: 0,
-            incomplete: BTreeSet::new(),
+            losses: Losses::default(),
+            unwritten,
         })
     }
 
@@ -151,9 +209,16 @@ impl Recorder {
         events: EventSink,
         now: MediaTime,
     ) -> RecordingId {
-        let id = RecordingId(self.next_id);
-        self.next_id += 1;
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            self.slots.len() - 1
+        });
+        let id = RecordingId { number: self.next_number, slot };
+        self.next_number += 1;
         self.live += 1;
+        if let Some(slot) = self.slots.get_mut(slot) {
+            *slot = Slot { number: id.number, a: Leg::new(now), b: Leg::new(now) };
+        }
         self.tell(ToWriter::Begin { id, directory, wideband, at: now, events });
         id
     }
@@ -167,7 +232,10 @@ impl Recorder {
         payload: &[u8],
         now: MediaTime,
     ) -> bool {
-        let Some(block) = self.room_for(payload.len(), now) else { return self.lose(id) };
+        let within = self.may_spend(id, side, payload.len(), now);
+        let Some(block) = self.room_for(payload.len(), now).filter(|_| within) else {
+            return self.lose(id, side, header, payload.len() as u32, now);
+        };
         block.payload.extend_from_slice(payload);
         let content = Content::Audio(codec, payload.len());
         block.records.push(Record { id, side, at: now, header: *header, content });
@@ -175,7 +243,7 @@ impl Recorder {
     }
 
     /// Notes that a key has been down for `duration` samples since the packet's timestamp: it will not be
-    /// heard.
+    /// heard. False when there was no room, which costs nothing that was said.
     pub fn key(
         &mut self,
         (id, side): (RecordingId, Side),
@@ -183,7 +251,8 @@ impl Recorder {
         duration: u32,
         now: MediaTime,
     ) -> bool {
-        let Some(block) = self.room_for(0, now) else { return self.lose(id) };
+        let within = self.may_spend(id, side, 0, now);
+        let Some(block) = self.room_for(0, now).filter(|_| within) else { return false };
         block.records.push(Record { id, side, at: now, header: *header, content: Content::Key(duration) });
         true
     }
@@ -192,8 +261,13 @@ impl Recorder {
     /// [`MediaEvent::Closed`].
     pub fn finish(&mut self, id: RecordingId, statistics: CallStatistics, now: MediaTime) {
         self.hand_over(now);
-        self.live = self.live.saturating_sub(1);
-        self.incomplete.remove(&id);
+        self.tell_losses();
+        if self.slot(id).is_some() {
+            self.live = self.live.saturating_sub(1);
+            // Its number fits no recording: what else is told of it comes to nothing.
+            self.slots.get_mut(id.slot).into_iter().for_each(|slot| slot.number = u64::MAX);
+            self.free.push(id.slot);
+        }
         self.tell(ToWriter::Finish { id, at: now, statistics });
     }
 
@@ -220,6 +294,28 @@ impl Recorder {
         self.lost
     }
 
+    /// Samples that the disk refused, ever.
+    #[must_use]
+    pub fn unwritten(&self) -> u64 {
+        self.unwritten.load(Ordering::Relaxed)
+    }
+
+    fn slot(&mut self, id: RecordingId) -> Option<&mut Slot> {
+        self.slots.get_mut(id.slot).filter(|slot| slot.number == id.number)
+    }
+
+    fn leg(&mut self, id: RecordingId, side: Side) -> Option<&mut Leg> {
+        let slot = self.slot(id)?;
+        Some(match side {
+            Side::A => &mut slot.a,
+            Side::B => &mut slot.b,
+        })
+    }
+
+    fn may_spend(&mut self, id: RecordingId, side: Side, bytes: usize, now: MediaTime) -> bool {
+        self.leg(id, side).is_some_and(|leg| leg.may_spend(bytes, now))
+    }
+
     fn room_for(&mut self, bytes: usize, now: MediaTime) -> Option<&mut Block> {
         let full = |block: &Block| {
             block.records.len() >= BLOCK_RECORDS || block.payload.len().saturating_add(bytes) > BLOCK_BYTES
@@ -234,13 +330,15 @@ impl Recorder {
     }
 
     fn take_empty(&mut self) -> Option<Block> {
-        if let Ok(block) = self.empty.try_recv() {
-            return Some(block);
-        }
-        (self.allocated < MAX_BLOCKS).then(|| {
-            self.allocated += 1;
-            Block::new()
-        })
+        let block = self.empty.try_recv().ok().or_else(|| {
+            (self.allocated < self.max_blocks).then(|| {
+                self.allocated += 1;
+                Block::new()
+            })
+        })?;
+        // They came before all that the block will hold.
+        self.tell_losses();
+        Some(block)
     }
 
     fn hand_over(&mut self, now: MediaTime) {
@@ -248,18 +346,34 @@ impl Recorder {
             block.at = now;
             self.handed_over = now;
             self.tell(ToWriter::Block(block));
+            self.tell_losses();
         }
     }
 
-    fn lose(&mut self, id: RecordingId) -> bool {
+    fn tell_losses(&mut self) {
+        if let Some(losses) = self.losses.take() {
+            self.tell(ToWriter::Lost(losses));
+        }
+    }
+
+    #[cold]
+    fn lose(&mut self, id: RecordingId, side: Side, header: &Header, samples: u32, now: MediaTime) -> bool {
         self.lost += 1;
-        if self.incomplete.insert(id) {
-            self.tell(ToWriter::Lost(id));
+        let slot = self.slots.get_mut(id.slot).filter(|slot| slot.number == id.number);
+        let leg = slot.map(|slot| match side {
+            Side::A => &mut slot.a,
+            Side::B => &mut slot.b,
+        });
+        if let Some(leg) = leg {
+            let (first_at, first, last_at, last) = (now, *header, now, *header);
+            let loss = Loss { id, side, first_at, first, last_at, last, last_samples: samples, samples };
+            self.losses.add(leg, loss);
         }
         false
     }
 
-    /// The channel has no bound of its own: blocks are bounded by the pool, all else by the calls.
+    /// The channel has no bound of its own: blocks are bounded by the pool, losses by their list, all else by the
+    /// calls.
     fn tell(&self, message: ToWriter) {
         // It fails only when the writer is gone, and then there is nobody to tell.
         let _ = self.writer.send(message);

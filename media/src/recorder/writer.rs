@@ -4,44 +4,49 @@
 //! that has fallen behind does not take for a gap what still waits in the queue. It reads no clock of its
 //! own.
 
-use super::file::{WavFile, spec};
-use super::seal::{MAX_SAMPLES, Sealers, Written};
-use super::{A_LEG, B_LEG, Block, Content, EventSink, Record, RecordingId, ToWriter};
-use crate::jitter::{Arrived, Placement, Timeline, WINDOW};
+use super::file::{Disk, WavFile};
+use super::seal::{Sealers, Written};
+use super::{A_LEG, B_LEG, Block, Content, EventSink, Loss, Record, RecordingId, ToWriter};
+use crate::jitter::{Arrived, Placement, Stretches, Timeline, WINDOW, joined};
 use crate::resample::{self, Upsampler};
+use crate::rtp::Header;
 use crate::time::{MediaTime, SAMPLE_RATE_HZ, milliseconds};
-use crate::{CallStatistics, Codec, MediaEvent, Side, g711, g722};
+use crate::{CallStatistics, Codec, LegRecording, MediaEvent, Side, g711, g722};
 use std::collections::BTreeMap;
-use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, SyncSender};
 
-/// Header and data go to the system so often; with the window and the age of a block less than a second can
-/// be lost.
+/// Audio goes to the system so often; with the window and the age of a block less than a second can be lost.
 const FLUSH: u64 = milliseconds(250);
+/// Headers follow at every second flush: what they do not count yet, [`super::repair`] finds all the same.
+const HEADERS: u64 = milliseconds(500);
 /// So much more than the window may wait for its emission.
 const BACKLOG: u64 = milliseconds(400);
-/// Samples written at once.
-const PIECE: usize = 2048;
+/// How often a file that could not be made is tried again.
+const REOPEN: u64 = milliseconds(1000);
 /// Bytes decoded at once: a packet of 20 ms, with room.
 const DECODED: usize = 240;
-
-/// Opens a leg's new file.
-type Open = fn(&Path) -> io::Result<File>;
+/// Samples of a loss that are listed at once: much less than a timeline holds.
+const STEP: u32 = milliseconds(100) as u32;
 
 /// All recordings of one media thread.
 pub(super) struct Writer {
     recordings: BTreeMap<RecordingId, Recording>,
+    disk: Arc<dyn Disk>,
     sealers: Sealers,
+    unwritten: Arc<AtomicU64>,
     flushed: MediaTime,
+    headers: MediaTime,
 }
 
 impl Writer {
-    pub(super) fn new(sealers: Sealers) -> Self {
-        Self { recordings: BTreeMap::new(), sealers, flushed: MediaTime::default() }
+    pub(super) fn new(disk: Arc<dyn Disk>, sealers: Sealers, unwritten: Arc<AtomicU64>) -> Self {
+        let (flushed, headers) = (MediaTime::default(), MediaTime::default());
+        Self { recordings: BTreeMap::new(), disk, sealers, unwritten, flushed, headers }
     }
 
     /// Until the media thread is gone; then what is left is finished where it stands.
@@ -59,7 +64,8 @@ impl Writer {
     fn handle(&mut self, message: ToWriter, give_back: &SyncSender<Block>) {
         match message {
             ToWriter::Begin { id, directory, wideband, at, events } => {
-                self.recordings.insert(id, Recording::begin(directory, wideband, events, at, create));
+                let files = Files { directory, disk: self.disk.clone(), unwritten: self.unwritten.clone() };
+                self.recordings.insert(id, Recording::begin(files, wideband, events, at));
             }
             ToWriter::Block(mut block) => {
                 self.take(&block);
@@ -68,9 +74,11 @@ impl Writer {
                 // The pool holds as many blocks as there are, so there is room.
                 let _ = give_back.try_send(block);
             }
-            ToWriter::Lost(id) => {
-                if let Some(recording) = self.recordings.get_mut(&id) {
-                    recording.fail(None);
+            ToWriter::Lost(losses) => {
+                for loss in &losses {
+                    if let Some(recording) = self.recordings.get_mut(&loss.id) {
+                        recording.lose(loss);
+                    }
                 }
             }
             ToWriter::Finish { id, at, statistics } => {
@@ -93,27 +101,36 @@ impl Writer {
         }
         if block.at.since(self.flushed) >= FLUSH {
             self.flushed = block.at;
+            let headers = block.at.since(self.headers) >= HEADERS;
+            if headers {
+                self.headers = block.at;
+            }
             for recording in self.recordings.values_mut() {
-                recording.flush(block.at);
+                recording.flush(block.at, headers);
             }
         }
     }
 }
 
-/// Never takes the place of a file that exists.
-fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o640).open(path)
+/// Where a call's files go.
+pub(super) struct Files {
+    pub(super) directory: PathBuf,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) unwritten: Arc<AtomicU64>,
 }
 
 /// Both files of one call.
-struct Recording {
+pub(super) struct Recording {
     directory: PathBuf,
+    disk: Arc<dyn Disk>,
     events: EventSink,
     start: MediaTime,
     /// Samples of a file per 125 µs: 1, or 2 for wideband.
     scale: u64,
     a: Leg,
     b: Leg,
+    /// When files that could not be made were last tried.
+    opened: MediaTime,
     complete: bool,
 }
 
@@ -127,28 +144,29 @@ struct Leg {
     upsampler: Upsampler,
     placement: Placement,
     timeline: Timeline,
-    /// `None` when it could not be made, or broke.
-    file: Option<hound::WavWriter<WavFile>>,
+    file: WavFile,
 }
 
 impl Recording {
-    fn begin(directory: PathBuf, wideband: bool, events: EventSink, start: MediaTime, open: Open) -> Self {
+    pub(super) fn begin(files: Files, wideband: bool, events: EventSink, start: MediaTime) -> Self {
         let scale = if wideband { 2 } else { 1 };
-        let (a, b) = (Leg::new(scale), Leg::new(scale));
-        let mut recording = Self { directory, events, start, scale, a, b, complete: true };
-        if let Err(error) = recording.make_files(open) {
-            recording.fail(Some(&error));
-        }
+        let leg = || Leg::new(scale, files.unwritten.clone());
+        let (a, b) = (leg(), leg());
+        let Files { directory, disk, .. } = files;
+        let mut recording =
+            Self { directory, disk, events, start, scale, a, b, opened: start, complete: true };
+        let outcome = recording.open();
+        recording.judge(outcome);
         recording
     }
 
-    fn make_files(&mut self, open: Open) -> Result<(), hound::Error> {
-        let spec = spec(self.rate());
-        DirBuilder::new().recursive(true).mode(0o750).create(&self.directory)?;
+    /// Makes the files that are not there yet.
+    fn open(&mut self) -> io::Result<()> {
+        self.disk.make_folder(&self.directory)?;
         for (name, leg) in [(A_LEG, &mut self.a), (B_LEG, &mut self.b)] {
-            let mut file = hound::WavWriter::new(WavFile::new(open(&self.directory.join(name))?), spec)?;
-            file.flush()?;
-            leg.file = Some(file);
+            if !leg.file.is_open() {
+                leg.file.open(self.disk.create(&self.directory.join(name))?)?;
+            }
         }
         Ok(())
     }
@@ -163,46 +181,74 @@ impl Recording {
         since_start.saturating_mul(self.scale)
     }
 
-    fn take(&mut self, record: &Record, payload: &[u8]) {
-        let arrival = record.at.since(self.start);
-        let leg = match record.side {
+    fn leg(&mut self, side: Side) -> &mut Leg {
+        match side {
             Side::A => &mut self.a,
             Side::B => &mut self.b,
-        };
-        let outcome = leg.take(record, payload, arrival);
+        }
+    }
+
+    pub(super) fn take(&mut self, record: &Record, payload: &[u8]) {
+        let arrival = record.at.since(self.start);
+        let outcome = self.leg(record.side).take(record, payload, arrival);
         self.judge(outcome);
     }
 
+    /// The media thread had no room for these packets.
+    fn lose(&mut self, loss: &Loss) {
+        let (first, last) = (loss.first_at.since(self.start), loss.last_at.since(self.start));
+        let outcome = self.leg(loss.side).lose(loss, first, last);
+        self.judge(outcome);
+        self.fail(None);
+    }
+
     /// Writes what no late packet can change any more, and puts both headers right.
-    fn flush(&mut self, now: MediaTime) {
+    pub(super) fn flush(&mut self, now: MediaTime, headers: bool) {
+        if !(self.a.file.is_open() && self.b.file.is_open()) && now.since(self.opened) >= REOPEN {
+            self.opened = now;
+            // That it fails has been told.
+            let _ = self.open();
+        }
         let until = self.samples(now.since(self.start).saturating_sub(WINDOW));
-        let outcomes = [&mut self.a, &mut self.b].map(|leg| leg.flush(until));
+        let outcomes = [&mut self.a, &mut self.b].map(|leg| leg.flush(until, headers));
         outcomes.into_iter().for_each(|outcome| self.judge(outcome));
     }
 
-    fn finish(mut self, end: MediaTime, statistics: CallStatistics) -> Written {
+    pub(super) fn finish(mut self, end: MediaTime, statistics: CallStatistics) -> Written {
         let samples = self.samples(end.since(self.start));
         let rate = self.rate();
-        let outcomes = [&mut self.a, &mut self.b].map(|leg| leg.finish(samples));
+        // A disk that has come back in the last second takes what is left.
+        if !(self.a.file.is_open() && self.b.file.is_open()) {
+            let _ = self.open();
+        }
+        let outcomes = [&mut self.a, &mut self.b].map(|leg| leg.flush(samples, true));
         outcomes.into_iter().for_each(|outcome| self.judge(outcome));
         let Self { directory, events, a, b, complete, .. } = self;
-        let gaps = [a.timeline.into_gaps(), b.timeline.into_gaps()];
-        Written { directory, samples, rate, gaps, complete, events, statistics }
+        Written {
+            directory,
+            samples,
+            rate,
+            a: a.into_report(),
+            b: b.into_report(),
+            complete,
+            events,
+            statistics,
+        }
     }
 
-    fn judge(&mut self, outcome: Result<(), hound::Error>) {
+    fn judge(&mut self, outcome: io::Result<()>) {
         if let Err(error) = outcome {
             self.fail(Some(&error));
         }
     }
 
-    /// The call goes on; it hears of the loss once, and so does the log.
-    fn fail(&mut self, error: Option<&hound::Error>) {
+    /// The call goes on, and so does the recording; the call hears of the loss once, and so does the log.
+    fn fail(&mut self, error: Option<&io::Error>) {
         if std::mem::replace(&mut self.complete, false) {
             let directory = self.directory.display();
             match error {
                 Some(error) => tracing::error!(%directory, %error, "recording fails"),
-                None => tracing::error!(%directory, "recording has gaps: the writer cannot keep up"),
+                None => tracing::error!(%directory, "recording has losses: the disk cannot keep up"),
             }
             (self.events)(MediaEvent::RecordingFailed);
         }
@@ -210,51 +256,78 @@ impl Recording {
 }
 
 impl Leg {
-    fn new(scale: u64) -> Self {
+    fn new(scale: u64, unwritten: Arc<AtomicU64>) -> Self {
         Self {
             scale,
             decoder: None,
             upsampler: Upsampler::default(),
             placement: Placement::default(),
             timeline: Timeline::new(scale as usize),
-            file: None,
+            file: WavFile::new(SAMPLE_RATE_HZ.saturating_mul(scale as u32), unwritten),
         }
     }
 
     /// `arrival` is in units of 125 µs, as all that is told of packets.
-    fn take(&mut self, record: &Record, payload: &[u8], arrival: u64) -> Result<(), hound::Error> {
-        let header = record.header;
-        let mut arrived = Arrived {
-            arrival,
-            ssrc: header.ssrc,
-            sequence: header.sequence,
-            timestamp: header.timestamp,
-            marker: header.marker,
-            duration: 0,
-        };
-        let mut outcome = Ok(());
-        if arrival > (self.timeline.emitted() / self.scale).saturating_add(WINDOW + BACKLOG) {
-            outcome = self.emit(arrival.saturating_sub(WINDOW).saturating_mul(self.scale));
-        }
+    fn take(&mut self, record: &Record, payload: &[u8], arrival: u64) -> io::Result<()> {
+        let outcome = self.make_room(arrival);
         match record.content {
             Content::Audio(codec, _) => {
-                arrived.duration = payload.len() as u32;
-                if let Some(position) = self.placement.place(&arrived) {
-                    self.insert(codec, position.saturating_mul(self.scale as i64), payload);
+                if let Some(place) =
+                    self.placement.place(&arrived(&record.header, arrival, payload.len() as u32))
+                {
+                    self.insert(
+                        codec,
+                        self.scaled(place.position),
+                        payload,
+                        self.scaled(place.stretch.into()),
+                    );
                 }
             }
             Content::Key(duration) => {
-                arrived.duration = duration;
-                let position = self.placement.place_event(&arrived).saturating_mul(self.scale as i64);
-                let samples = (duration as usize).saturating_mul(self.scale as usize);
-                self.timeline.mute(position, samples);
+                let position = self.placement.place_event(&arrived(&record.header, arrival, duration));
+                let samples = self.scaled(duration.into());
+                self.timeline.mute(self.scaled(position), usize::try_from(samples).unwrap_or(0));
             }
         }
         outcome
     }
 
-    /// Decodes a payload to the rate of the file and puts it there, in pieces.
-    fn insert(&mut self, codec: Codec, mut position: i64, payload: &[u8]) {
+    /// Lists what is missing, and goes on behind it.
+    fn lose(&mut self, loss: &Loss, first_at: u64, last_at: u64) -> io::Result<()> {
+        let mut outcome = self.make_room(first_at);
+        let first = arrived(&loss.first, first_at, loss.last_samples);
+        if let Some(place) = self.placement.place(&first) {
+            let mut done = 0;
+            while done < loss.samples {
+                let count = STEP.min(loss.samples - done);
+                outcome = outcome.and(self.make_room(first_at.saturating_add(done.into())));
+                let position = place.position.saturating_add(done.into());
+                let samples = self.scaled(count.into());
+                self.timeline.lose(self.scaled(position), usize::try_from(samples).unwrap_or(0));
+                done += count;
+            }
+        }
+        outcome = outcome.and(self.make_room(last_at));
+        // What comes next is measured by the last one that is missing.
+        let _ = self.placement.place(&arrived(&loss.last, last_at, loss.last_samples));
+        outcome
+    }
+
+    fn scaled(&self, units: i64) -> i64 {
+        units.saturating_mul(self.scale as i64)
+    }
+
+    /// A timeline that the flushes have left behind goes on by itself.
+    fn make_room(&mut self, arrival: u64) -> io::Result<()> {
+        if arrival > (self.timeline.emitted() / self.scale).saturating_add(WINDOW + BACKLOG) {
+            return self.emit(arrival.saturating_sub(WINDOW).saturating_mul(self.scale));
+        }
+        Ok(())
+    }
+
+    /// Decodes a payload to the rate of the file and puts it there, in pieces; its first sample also fills so many
+    /// before it.
+    fn insert(&mut self, codec: Codec, mut position: i64, payload: &[u8], mut stretch: i64) {
         let (mut samples, mut narrow) = ([0; 2 * DECODED], [0; DECODED]);
         for piece in payload.chunks(DECODED) {
             let (count, late) = match (codec.law(), self.scale) {
@@ -270,366 +343,50 @@ impl Leg {
                     (decoder.decode(piece, &mut samples), 0)
                 }
             };
-            let at = position.saturating_sub(late as i64);
-            self.timeline.insert(at, samples.get(..count).unwrap_or_default());
+            let mut at = position.saturating_sub(late as i64);
+            let samples = samples.get(..count).unwrap_or_default();
+            self.timeline.insert(at, samples);
+            while stretch > 0 {
+                at = at.saturating_sub(1);
+                self.timeline.insert(at, samples.get(..1).unwrap_or_default());
+                stretch -= 1;
+            }
             position = position.saturating_add(count as i64);
         }
     }
 
-    fn emit(&mut self, until: u64) -> Result<(), hound::Error> {
+    fn emit(&mut self, until: u64) -> io::Result<()> {
+        let mut outcome = Ok(());
         let file = &mut self.file;
-        let outcome = self.timeline.emit(until, |samples| write(file.as_mut(), samples));
-        if outcome.is_err() {
-            // What is in it stays; sealing puts its header right.
-            self.file = None;
+        self.timeline.emit(until, |samples| {
+            let pushed = file.push(samples);
+            if outcome.is_ok() {
+                outcome = pushed;
+            }
+        });
+        outcome
+    }
+
+    fn flush(&mut self, until: u64, header: bool) -> io::Result<()> {
+        let outcome = self.emit(until).and(self.file.write_audio());
+        // Nothing is lost when it fails; sealing writes it again, and tells.
+        if header && let Err(error) = self.file.write_header() {
+            tracing::debug!(%error, "the header of a recording is not up to date");
         }
         outcome
     }
 
-    fn flush(&mut self, until: u64) -> Result<(), hound::Error> {
-        self.emit(until)?;
-        let outcome = self.file.as_mut().map_or(Ok(()), hound::WavWriter::flush);
-        if outcome.is_err() {
-            self.file = None;
-        }
-        outcome
-    }
-
-    fn finish(&mut self, samples: u64) -> Result<(), hound::Error> {
-        self.emit(samples)?;
-        self.file.take().map_or(Ok(()), hound::WavWriter::finalize)
+    fn into_report(self) -> LegRecording {
+        let slipped = self.placement.slipped().saturating_mul(self.scale as i64);
+        let (gaps, lost): (Stretches, Stretches) = self.timeline.into_gaps_and_lost();
+        LegRecording { sha256: String::new(), gaps, lost: joined(lost, self.file.into_lost()), slipped }
     }
 }
 
-fn write(file: Option<&mut hound::WavWriter<WavFile>>, samples: &[i16]) -> Result<(), hound::Error> {
-    let Some(file) = file else { return Ok(()) };
-    for piece in samples.chunks(PIECE) {
-        // hound's length fields would wrap without a word.
-        if u64::from(file.len()) + piece.len() as u64 > MAX_SAMPLES {
-            return Err(hound::Error::TooWide);
-        }
-        let mut writer = file.get_i16_writer(piece.len() as u32);
-        piece.iter().for_each(|sample| writer.write_sample(*sample));
-        writer.flush()?;
-    }
-    Ok(())
+fn arrived(header: &Header, arrival: u64, duration: u32) -> Arrived {
+    let Header { marker, sequence, timestamp, ssrc, .. } = *header;
+    Arrived { arrival, ssrc, sequence, timestamp, marker, duration }
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-    use crate::recorder::{Recorder, repair};
-    use crate::rtp::Header;
-    use crate::{Codec, RecordingReport};
-    use std::sync::mpsc::channel;
-    use std::sync::{Arc, Mutex};
-    use std::time::Duration;
-
-    /// A folder of its own, gone at the end.
-    pub(in crate::recorder) struct Folder(PathBuf);
-
-    impl Folder {
-        pub(in crate::recorder) fn new() -> Self {
-            let path = std::env::temp_dir().join(format!("recorder-{:016x}", rand::random::<u64>()));
-            std::fs::create_dir(&path).unwrap();
-            Self(path)
-        }
-        pub(in crate::recorder) fn path(&self) -> &Path {
-            &self.0
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
-
-    pub(in crate::recorder) fn read(path: &Path) -> Vec<i16> {
-        hound::WavReader::open(path).unwrap().samples::<i16>().map(Result::unwrap).collect()
-    }
-
-    fn at(ms: u64) -> MediaTime {
-        MediaTime::from_samples(1_000_000 + milliseconds(ms))
-    }
-
-    fn header(number: u16) -> Header {
-        let timestamp = 77 + u32::from(number) * 160;
-        Header { marker: number == 0, payload_type: 0, sequence: number, timestamp, ssrc: 5 }
-    }
-
-    /// The coded audio of a frame; no two neighbours are alike.
-    fn payload(number: u16) -> Vec<u8> {
-        (0..160u16).map(|index| number.wrapping_mul(31).wrapping_add(index) as u8).collect()
-    }
-
-    fn decoded(codec: Codec, numbers: impl Iterator<Item = u16>) -> Vec<i16> {
-        numbers.flat_map(payload).map(|code| g711::decode_sample(codec.law().unwrap(), code)).collect()
-    }
-
-    fn record(side: Side, number: u16, codec: Codec, ms: u64) -> Record {
-        let content = Content::Audio(codec, 160);
-        Record { id: RecordingId(0), side, at: at(ms), header: header(number), content }
-    }
-
-    fn sink() -> (EventSink, Arc<Mutex<Vec<MediaEvent>>>) {
-        let heard = Arc::new(Mutex::new(vec![]));
-        let events = heard.clone();
-        (Arc::new(move |event| events.lock().unwrap().push(event)), heard)
-    }
-
-    #[test]
-    fn the_files_are_playable_at_any_moment_and_lose_less_than_a_second() {
-        let folder = Folder::new();
-        let directory = folder.path().join("2026/11/21/uuid");
-        let (events, heard) = sink();
-        let mut recording = Recording::begin(directory.clone(), false, events, at(0), create);
-        assert_eq!(read(&directory.join(A_LEG)), [], "valid from the start");
-        for number in 0..100u16 {
-            let ms = u64::from(number) * 20;
-            recording.take(&record(Side::A, number, Codec::Pcmu, ms), &payload(number));
-            recording.take(&record(Side::B, number, Codec::Pcma, ms), &payload(number));
-            if number % 12 == 0 {
-                recording.flush(at(ms));
-                for (name, codec) in [(A_LEG, Codec::Pcmu), (B_LEG, Codec::Pcma)] {
-                    let samples = read(&directory.join(name));
-                    assert!(samples.len() as u64 + milliseconds(620) >= milliseconds(ms), "{ms} ms");
-                    assert_eq!(samples, decoded(codec, 0..100)[..samples.len()]);
-                }
-            }
-        }
-        // A crash: nothing is finished. What was flushed is there and can be mended.
-        std::mem::forget(recording);
-        let report = repair(&directory).unwrap().unwrap();
-        assert!(report.samples >= milliseconds(1300));
-        assert!(heard.lock().unwrap().is_empty());
-    }
-
-    #[test]
-    fn folders_and_files_have_their_modes_and_never_replace_others() {
-        use std::os::unix::fs::PermissionsExt;
-        let folder = Folder::new();
-        let directory = folder.path().join("day/uuid");
-        let (events, heard) = sink();
-        let _first = Recording::begin(directory.clone(), false, events.clone(), at(0), create);
-        // The tests' umask may take bits away but adds none.
-        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        for (path, most) in
-            [(directory.clone(), 0o750), (folder.path().join("day"), 0o750), (directory.join(A_LEG), 0o640)]
-        {
-            assert_eq!(mode(&path) & !most, 0, "{}", path.display());
-            assert_eq!(mode(&path) & 0o600, 0o600);
-        }
-        let _second = Recording::begin(directory, false, events, at(0), create);
-        assert_eq!(*heard.lock().unwrap(), [MediaEvent::RecordingFailed]);
-    }
-
-    #[test]
-    fn a_full_disk_is_told_once_and_what_can_be_kept_is_kept() {
-        let folder = Folder::new();
-        let (events, heard) = sink();
-        let full: Open = |path| {
-            if path.ends_with(B_LEG) {
-                create(path)
-            } else {
-                OpenOptions::new().write(true).open("/dev/full")
-            }
-        };
-        let mut recording = Recording::begin(folder.path().to_owned(), false, events, at(0), create);
-        // From now on the A-leg's disk is full.
-        recording.a.file =
-            Some(hound::WavWriter::new(WavFile::new(full(Path::new("x")).unwrap()), spec(8000)).unwrap());
-        for number in 0..100u16 {
-            let ms = u64::from(number) * 20;
-            recording.take(&record(Side::A, number, Codec::Pcmu, ms), &payload(number));
-            recording.take(&record(Side::B, number, Codec::Pcmu, ms), &payload(number));
-            recording.flush(at(ms));
-        }
-        Sealers::start(1).unwrap().seal(recording.finish(at(2000), CallStatistics::default()));
-        let events = wait_for(&heard, 3);
-        assert_eq!(events[0], MediaEvent::RecordingFailed);
-        let MediaEvent::Recorded(report) = &events[1] else { panic!("{events:?}") };
-        assert!(!report.complete);
-        assert_eq!(report.a.gaps, [(0, 16_000)]);
-        assert_eq!(read(&folder.path().join(A_LEG)), [0; 16_000]);
-        assert_eq!(read(&folder.path().join(B_LEG)), decoded(Codec::Pcmu, 0..100));
-    }
-
-    /// Waits, within bounds, for what other threads report.
-    fn wait_for(heard: &Mutex<Vec<MediaEvent>>, count: usize) -> Vec<MediaEvent> {
-        for _ in 0..1000 {
-            if heard.lock().unwrap().len() >= count {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        heard.lock().unwrap().clone()
-    }
-
-    /// A recording through both threads, with virtual time.
-    fn record_through(packets: &[(Side, u16, u64)], end_ms: u64) -> (Folder, RecordingReport) {
-        let folder = Folder::new();
-        let mut recorder = Recorder::start("test-recorder", Sealers::start(1).unwrap()).unwrap();
-        let (told, heard) = channel();
-        let id = recorder.begin(
-            folder.path().to_owned(),
-            false,
-            Arc::new(move |event| told.send(event).unwrap()),
-            at(0),
-        );
-        let mut next = packets.iter().peekable();
-        for ms in (0..end_ms).step_by(5) {
-            while let Some((side, number, _)) = next.next_if(|(.., when)| *when <= ms) {
-                assert!(recorder.audio(
-                    (id, *side),
-                    &header(*number),
-                    Codec::Pcmu,
-                    &payload(*number),
-                    at(ms)
-                ));
-            }
-            recorder.tick(at(ms));
-        }
-        let statistics = CallStatistics {
-            a: crate::LegStatistics { received: 9, ..Default::default() },
-            ..Default::default()
-        };
-        recorder.finish(id, statistics, at(end_ms));
-        let MediaEvent::Recorded(report) = heard.recv_timeout(Duration::from_secs(20)).unwrap() else {
-            panic!()
-        };
-        assert_eq!(heard.recv_timeout(Duration::from_secs(20)).unwrap(), MediaEvent::Closed(statistics));
-        (folder, report)
-    }
-
-    #[test]
-    fn a_recording_has_both_legs_aligned_and_of_equal_length() {
-        // A speaks from 0 to 1 s, B from 1 s to 2 s; frame 60 of B is lost; the call ends at 2.5 s.
-        let mut packets: Vec<_> = (0..50).map(|n| (Side::A, n, u64::from(n) * 20)).collect();
-        packets.extend((50..100).filter(|n| *n != 60).map(|n| (Side::B, n, u64::from(n) * 20)));
-        let (folder, report) = record_through(&packets, 2500);
-        let mut a = decoded(Codec::Pcmu, 0..50);
-        a.resize(20_000, 0);
-        let mut b = vec![0; 8000];
-        b.extend(decoded(Codec::Pcmu, 50..100));
-        b[9600..9760].fill(0);
-        b.resize(20_000, 0);
-        assert_eq!(read(&folder.path().join(A_LEG)), a);
-        assert_eq!(read(&folder.path().join(B_LEG)), b);
-        assert_eq!((report.samples, report.sample_rate_hz, report.complete), (20_000, 8000, true));
-        assert_eq!(report.a.gaps, [(8000, 12_000)]);
-        assert_eq!(report.b.gaps, [(0, 8000), (9600, 160), (16_000, 4000)]);
-        assert!(report.a.sha256.len() == 64 && report.a.sha256 != report.b.sha256);
-    }
-
-    #[test]
-    fn a_folder_that_cannot_be_made_fails_the_recording_and_not_the_call() {
-        let folder = Folder::new();
-        let blocked = folder.path().join("file");
-        std::fs::write(&blocked, b"").unwrap();
-        let mut recorder = Recorder::start("test-recorder", Sealers::start(1).unwrap()).unwrap();
-        let (events, heard) = sink();
-        let id = recorder.begin(blocked.join("uuid"), false, events, at(0));
-        recorder.finish(id, CallStatistics::default(), at(100));
-        let events = wait_for(&heard, 3);
-        assert_eq!(
-            (&events[0], &events[2]),
-            (&MediaEvent::RecordingFailed, &MediaEvent::Closed(CallStatistics::default()))
-        );
-        let MediaEvent::Recorded(report) = &events[1] else { panic!("{events:?}") };
-        assert_eq!((report.complete, report.samples, report.a.sha256.as_str()), (false, 800, ""));
-    }
-
-    #[test]
-    fn a_writer_that_cannot_keep_up_costs_gaps_and_never_time() {
-        let (gate, blocked) = channel::<()>();
-        let folder = Folder::new();
-        let mut recorder = Recorder::start("test-recorder", Sealers::start(1).unwrap()).unwrap();
-        // A recording that cannot begin tells so on the writer's thread, which then hangs like a slow disk.
-        let hang = Mutex::new(blocked);
-        recorder.begin(
-            PathBuf::from("/dev/null/x"),
-            false,
-            Arc::new(move |_| {
-                let _ = hang.lock().unwrap().recv();
-            }),
-            at(0),
-        );
-        let (events, heard) = sink();
-        let id = recorder.begin(folder.path().to_owned(), false, events, at(0));
-        let mut number = 0u16;
-        while recorder.audio((id, Side::A), &header(number), Codec::Pcmu, &payload(number), at(0)) {
-            number = number.wrapping_add(1);
-            assert!(recorder.allocated <= super::super::MAX_BLOCKS);
-        }
-        assert_eq!((recorder.lost(), recorder.allocated), (1, super::super::MAX_BLOCKS));
-        drop(gate);
-        recorder.finish(id, CallStatistics::default(), at(1000));
-        let events = wait_for(&heard, 3);
-        assert!(events.contains(&MediaEvent::RecordingFailed));
-        assert!(events.iter().any(|event| matches!(event, MediaEvent::Recorded(report) if !report.complete)));
-    }
-
-    /// A tone of `hz` as G.722, in packets of 20 ms.
-    fn wide_tone(hz: f64, packets: usize) -> Vec<Vec<u8>> {
-        let samples: Vec<i16> = (0..packets * 320)
-            .map(|n| (8000.0 * (std::f64::consts::TAU * hz * n as f64 / 16_000.0).sin()) as i16)
-            .collect();
-        let mut payload = vec![0; packets * 160];
-        assert_eq!(g722::Encoder::wide().encode(&samples, &mut payload), payload.len());
-        payload.chunks(160).map(<[u8]>::to_vec).collect()
-    }
-
-    /// Share of one frequency in the power of `samples`.
-    fn share(samples: &[i16], hz: f64, rate: f64) -> f64 {
-        let (mut re, mut im, mut power) = (0.0, 0.0, 0.0);
-        for (n, sample) in samples.iter().enumerate() {
-            let angle = std::f64::consts::TAU * hz * n as f64 / rate;
-            re += f64::from(*sample) * angle.cos();
-            im += f64::from(*sample) * angle.sin();
-            power += f64::from(*sample).powi(2);
-        }
-        2.0 * (re * re + im * im) / (samples.len() as f64 * power)
-    }
-
-    #[test]
-    fn a_wideband_recording_has_16_000_samples_per_second_of_whatever_codec_comes() {
-        for wideband in [true, false] {
-            let folder = Folder::new();
-            let directory = folder.path().join("x");
-            let (events, heard) = sink();
-            let mut recording = Recording::begin(directory.clone(), wideband, events, at(0), create);
-            let low = wide_tone(1000.0, 100);
-            let mut narrow = [0; 160];
-            for number in 0..100u16 {
-                let ms = u64::from(number) * 20;
-                recording.take(&record(Side::A, number, Codec::G722, ms), &low[usize::from(number)]);
-                // B has gone over to G.711 in mid-call.
-                let samples: Vec<i16> = (0..160)
-                    .map(|n| f64::from(u32::from(number) * 160 + n))
-                    .map(|n| (8000.0 * (std::f64::consts::TAU * 700.0 * n / 8000.0).sin()) as i16)
-                    .collect();
-                g711::encode(g711::Law::Mu, &samples, &mut narrow);
-                recording.take(&record(Side::B, number, Codec::Pcmu, ms), &narrow);
-                recording.flush(at(ms));
-            }
-            Sealers::start(1).unwrap().seal(recording.finish(at(2000), CallStatistics::default()));
-            let events = wait_for(&heard, 2);
-            let MediaEvent::Recorded(report) = &events[0] else { panic!("{events:?}") };
-            let rate = if wideband { 16_000 } else { 8000 };
-            assert_eq!(
-                (report.sample_rate_hz, report.samples, report.complete),
-                (rate, 2 * u64::from(rate), true)
-            );
-            for (name, hz) in [(A_LEG, 1000.0), (B_LEG, 700.0)] {
-                let file = hound::WavReader::open(directory.join(name)).unwrap();
-                assert_eq!(file.spec().sample_rate, rate, "{name}");
-                let samples = read(&directory.join(name));
-                assert_eq!(samples.len() as u64, report.samples);
-                let found = share(&samples[rate as usize / 4..], hz, f64::from(rate));
-                assert!(found > 0.98, "{name} at {rate}: {found}");
-            }
-            assert!(report.a.gaps.is_empty() && report.b.gaps.iter().all(|gap| gap.1 <= 16), "{report:?}");
-        }
-    }
-}
+mod tests;

@@ -578,7 +578,10 @@ impl Service {
             MediaCommand::CollectDigits { on, .. } => self.calls[index].media.collecting = on,
             MediaCommand::Record { directory } => self.calls[index].media.recording = Some(directory),
             MediaCommand::Close => self.close_media(index, now),
-            MediaCommand::Configure { .. } | MediaCommand::Bridge | MediaCommand::SendDigit { .. } => {}
+            MediaCommand::Configure { .. }
+            | MediaCommand::Bridge
+            | MediaCommand::Answered
+            | MediaCommand::SendDigit { .. } => {}
         }
     }
 

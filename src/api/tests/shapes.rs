@@ -138,6 +138,7 @@ async fn a_call_that_only_one_leg_had_lacks_the_others_url_and_what_is_0() {
             packets_sent: 0,
             packets_lost: 0,
             jitter: 0,
+            quality: None,
         };
         let cdr = Cdr {
             interaction: opened.interaction,

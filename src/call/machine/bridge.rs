@@ -97,6 +97,7 @@ impl Call {
         self.party_answered(Side::B, actions, self.b_answered.unwrap_or(now));
         actions.push(Action::Media(MediaCommand::StopPlay { side: Side::A }));
         self.connect_media(actions);
+        actions.push(Action::Media(MediaCommand::Answered));
         let recording = self.session.as_ref().is_some_and(|session| session.record);
         if recording {
             self.recording_since = Some(now);

@@ -432,6 +432,8 @@ impl Call {
                 self.end(HangupCause::MediaTimeout, super::cdr::HangupSource::System, actions, now);
             }
             MediaEvent::Silence => {}
+            // The shell counts and logs it; the figures at the end tell it too.
+            MediaEvent::Trouble(_) => {}
             // The report's `complete` says it too; this one is for whoever watches the call.
             MediaEvent::RecordingFailed => self.happened(Happening::RecordingFailed, actions, now),
             MediaEvent::Recorded(report) => self.on_recorded(report, actions),

@@ -5,6 +5,7 @@ use super::dispatch::{CallHandle, Index, KeyGuard};
 use super::leg::Refusal;
 use super::machine::CallParameters;
 use super::shares::{Place as SharePlace, Shares};
+use super::sound::LegSound;
 use super::task::CallTask;
 use super::{Action, Call, Event, Found, StoreFailed};
 use crate::clock;
@@ -22,8 +23,8 @@ use crate::store::{Cdr, Route, Store, StoreError, Verdict};
 use crate::trunk::gateways::Gateways;
 use crate::trunk::{RateLimit, Trunk, TrunkId, Trunks};
 use dashmap::DashMap;
-use media::RecordingReport;
 use media::engine::Engine;
+use media::{RecordingReport, Side};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -546,7 +547,8 @@ impl Shell {
     pub(super) async fn close_call(&self, cdr: Cdr) {
         let legs = cdr.legs.len();
         let cause = cdr.legs.first().map_or("", |leg| leg.hangup_cause_name);
-        info!(interaction = %cdr.interaction, legs, cause, "call over");
+        let [a, b] = [Side::A, Side::B].map(|side| LegSound::of(&cdr, side));
+        info!(interaction = %cdr.interaction, legs, cause, a = a.map(tracing::field::display), b = b.map(tracing::field::display), "call over");
         if let Err(error) = self.store.close_call(cdr).await {
             self.complain("store", &error);
         }

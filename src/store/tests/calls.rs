@@ -4,6 +4,7 @@ use media::Side;
 
 use super::*;
 use crate::masking::session::PartyRole;
+use media::quality::Mos;
 
 on_both!(tokio::test:
     a_call_is_known_from_its_invite_on_and_complete_after_its_close,
@@ -49,6 +50,27 @@ pub(super) async fn open_call(
     (a, b)
 }
 
+fn quality() -> LegQuality {
+    LegQuality {
+        codec: Some("PCMU".into()),
+        mos: Some(Mos::from_hundredths(431)),
+        remote_mos: None,
+        expected: 11,
+        repeated: 2,
+        reordered: 3,
+        loss_runs: 1,
+        longest_loss: 1,
+        mean_jitter: 875,
+        max_jitter: 1250,
+        remote_lost: Some(-2),
+        remote_jitter: Some(125),
+        round_trip: Some(31_250),
+        max_round_trip: None,
+        silences: 1,
+        unheard: 4,
+    }
+}
+
 fn closed(opened: LegOpened, answered_at: Option<Timestamp>, ended_at: Timestamp) -> LegCdr {
     LegCdr {
         opened,
@@ -64,6 +86,7 @@ fn closed(opened: LegOpened, answered_at: Option<Timestamp>, ended_at: Timestamp
         packets_sent: 11,
         packets_lost: 1,
         jitter: 7,
+        quality: Some(quality()),
     }
 }
 
@@ -104,6 +127,9 @@ async fn a_call_is_known_from_its_invite_on_and_complete_after_its_close(databas
     );
     assert_eq!((row.sip_status, row.q850_cause), (Some(200), Some(16)));
     assert_eq!((row.packets_received, row.packets_sent, row.packets_lost, row.jitter), (10, 11, 1, 7));
+    assert_eq!(row.quality, Some(quality()));
+    assert_eq!(open.quality, None, "a leg that goes on");
+    assert_eq!(calls[0].legs[1].quality, Some(quality()));
     assert_eq!(store.find_leg("MAOTHER", a.leg).await.unwrap(), None);
     let (legs, total) = store.list_legs(ACCOUNT, 1, 1).await.unwrap();
     assert_eq!((legs.len(), total), (1, 2));

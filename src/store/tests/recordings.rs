@@ -167,6 +167,7 @@ async fn legs_are_filtered_and_live_ones_listed(database: &Database) {
         packets_sent: 0,
         packets_lost: 0,
         jitter: 0,
+        quality: None,
     };
     let cdr = Cdr {
         interaction,
