@@ -97,6 +97,10 @@ impl Apply for CallWrites {
         })
     }
 
+    fn error(&self) -> Option<&StoreError> {
+        self.error.as_ref()
+    }
+
     fn locks(&self) -> Option<&str> {
         None
     }

@@ -176,6 +176,13 @@ impl StoreError {
             _ => false,
         }
     }
+
+    /// Two transactions wanted the same rows in another order, and this one had to give way (PostgreSQL: deadlock
+    /// detected, serialization failure): done again, it works.
+    fn is_clash(&self) -> bool {
+        let Self::Database(sqlx::Error::Database(error)) = self else { return false };
+        error.code().is_some_and(|code| matches!(&*code, "40P01" | "40001"))
+    }
 }
 
 impl Store {

@@ -41,7 +41,8 @@ const TRANSACTION: Duration = Duration::from_secs(30);
 /// after this pause, then after twice as much, and so on.
 const PATIENCE: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(50);
-/// How often a transaction is begun whose connection is lost each time: each of several nodes may be restarted in turn.
+/// How often a transaction is begun that clashes with another one or whose connection is lost each time: each of several
+/// nodes may be restarted in turn.
 const TRIES: usize = 4;
 /// The database stays away: it is tried no more often than this.
 const RETRY: Duration = Duration::from_millis(500);
@@ -118,6 +119,9 @@ pub(super) trait Apply: Send {
     /// Does it, and says whether it worked.
     fn apply<'a>(&'a mut self, connection: &'a mut Connection) -> BoxFuture<'a, bool>;
 
+    /// What was wrong when it was done last.
+    fn error(&self) -> Option<&StoreError>;
+
     /// See [`Write::locks`].
     fn locks(&self) -> Option<&str>;
 
@@ -139,6 +143,10 @@ impl<W: Write> Apply for Queued<W> {
             self.result = Some(result);
             worked
         })
+    }
+
+    fn error(&self) -> Option<&StoreError> {
+        self.result.as_ref().and_then(|result| result.as_ref().err())
     }
 
     fn locks(&self) -> Option<&str> {
@@ -229,6 +237,8 @@ async fn gather(batch: &mut Vec<Order>, orders: &mut mpsc::Receiver<Order>) {
 enum Failure {
     /// A write failed, and all is rolled back. Its error goes to its caller.
     Refused,
+    /// The same, because another process did the like at the same time: [`StoreError::is_clash`].
+    Clashed,
     /// The transaction itself failed, or there is no database.
     Lost(sqlx::Error),
 }
@@ -366,11 +376,16 @@ impl Writer {
         }
     }
 
-    /// Does the writes in one transaction, again when its connection is lost.
+    /// Does the writes in one transaction, again when that clashes with another one or its connection is lost.
     async fn insist(&mut self, writes: &mut [Box<dyn Apply>]) -> Result<(), Failure> {
         let mut outcome = self.transact(writes).await;
         for _ in 1..TRIES {
-            if !matches!(outcome, Err(Failure::Lost(_))) || self.away_until.is_some() {
+            let again = match outcome {
+                Err(Failure::Clashed) => true,
+                Err(Failure::Lost(_)) => self.away_until.is_none(),
+                Ok(()) | Err(Failure::Refused) => false,
+            };
+            if !again {
                 break;
             }
             outcome = self.transact(writes).await;
@@ -406,7 +421,8 @@ async fn transact(connection: &mut Connection, writes: &mut [Box<dyn Apply>]) ->
     for write in writes {
         if !write.apply(connection).await {
             connection.rollback().await.map_err(Failure::Lost)?;
-            return Err(Failure::Refused);
+            let clashed = write.error().is_some_and(StoreError::is_clash);
+            return Err(if clashed { Failure::Clashed } else { Failure::Refused });
         }
     }
     connection.commit().await.map_err(Failure::Lost)
