@@ -440,24 +440,8 @@ pub struct LegStatistics {
     pub foreign: u64,
     /// Of these, packets from the right place whose tag was wrong or whose number had been used (RFC 3711 §3.3).
     pub unauthentic: u64,
-    /// Sequence numbers from the first packet to the last, over all sources.
-    pub expected: u64,
-    /// Of these, those that never came.
-    pub lost: u64,
-    /// Packets that came a second time.
-    pub repeated: u64,
-    /// Packets that came after one with a higher number.
-    pub reordered: u64,
-    /// Runs of numbers that never came, of whatever length: `lost` divided by this is the mean length of a burst.
-    pub loss_runs: u64,
-    /// The longest of them, in packets.
-    pub longest_loss: u64,
-    /// Interarrival jitter at the end, in RTP timestamp units (RFC 3550 §6.4.1): 8 are a millisecond.
-    pub jitter: u32,
-    /// Mean of the differences that the jitter is made of, over the whole leg, in the same units.
-    pub mean_jitter: u32,
-    /// The highest that the jitter ever was, in the same units.
-    pub max_jitter: u32,
+    /// What became of the peer's packets.
+    pub stream: rtp::Received,
     /// Packets that the kernel dropped because we came too late to read them.
     pub overrun: u64,
     /// Packets of ours that the peer misses, as its last report said (RFC 3550 §6.4.1, cumulative).

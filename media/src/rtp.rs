@@ -228,11 +228,11 @@ pub struct Received {
     pub repeated: u64,
     /// Packets that came after one with a higher number.
     pub reordered: u64,
-    /// Runs of numbers that never came, whatever their length.
+    /// Runs of numbers that never came, whatever their length: `lost` divided by this is the mean length of a burst.
     pub loss_runs: u64,
     /// The longest of them, in packets.
     pub longest_loss: u64,
-    /// Jitter now, in RTP timestamp units (RFC 3550 A.8).
+    /// Jitter now, in RTP timestamp units (RFC 3550 A.8): 8 are a millisecond.
     pub jitter: u32,
     /// Mean difference of transit between neighbouring packets, in RTP timestamp units: what the jitter tends to.
     pub mean_jitter: u32,

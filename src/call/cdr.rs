@@ -464,8 +464,8 @@ impl CdrBuilder {
             if let Some(leg) = leg {
                 leg.cdr.packets_received = figures.received;
                 leg.cdr.packets_sent = figures.sent;
-                leg.cdr.packets_lost = figures.lost;
-                leg.cdr.jitter = figures.jitter;
+                leg.cdr.packets_lost = figures.stream.lost;
+                leg.cdr.jitter = figures.stream.jitter;
                 leg.cdr.quality = LegQuality::of(&figures);
             }
         }

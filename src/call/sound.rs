@@ -62,13 +62,13 @@ fn on_leg_closed(figures: &LegStatistics, leg: &'static str) {
     let seconds = |units: u32| f64::from(units) / 8000.0;
     let ratio = |lost: u64, of: u64| lost as f64 / of as f64;
     let codec = figures.codec.map_or("", Codec::name);
-    if figures.expected > 0 {
+    if figures.stream.expected > 0 {
         let mos = metrics::histogram!("maskline_leg_mos", "leg" => leg, "way" => "in", "codec" => codec);
         figures.mos.into_iter().for_each(|score| mos.record(score.value()));
         metrics::histogram!("maskline_leg_loss_ratio", "leg" => leg, "way" => "in")
-            .record(ratio(figures.lost, figures.expected));
+            .record(ratio(figures.stream.lost, figures.stream.expected));
         metrics::histogram!("maskline_leg_jitter_seconds", "leg" => leg, "way" => "in")
-            .record(seconds(figures.mean_jitter));
+            .record(seconds(figures.stream.mean_jitter));
     }
     if figures.remote_expected > 0 {
         let mos = metrics::histogram!("maskline_leg_mos", "leg" => leg, "way" => "out", "codec" => codec);
@@ -126,15 +126,14 @@ impl fmt::Display for LegSound<'_> {
 mod tests {
     use super::*;
     use media::quality::Mos;
+    use media::rtp::Received;
     use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 
     fn figures() -> LegStatistics {
         LegStatistics {
             received: 990,
             sent: 1000,
-            expected: 1000,
-            lost: 10,
-            mean_jitter: 24,
+            stream: Received { expected: 1000, lost: 10, mean_jitter: 24, ..Received::default() },
             codec: Some(Codec::Pcma),
             mos: Some(Mos::from_hundredths(425)),
             remote_expected: 900,

@@ -116,8 +116,9 @@ impl CallTask {
         let doing = AssertUnwindSafe(|| {
             #[cfg(debug_assertions)]
             self.shell.faults.strike(self.handle.id);
-            let actions = work(&mut self.call, clock::now());
-            self.perform(actions, hands);
+            let now = clock::now();
+            let actions = work(&mut self.call, now);
+            self.perform(actions, hands, now);
             hands.deadline = self.call.deadline();
         });
         let whole = catch_unwind(doing).is_ok();
@@ -152,7 +153,7 @@ impl CallTask {
     }
 
     /// Never awaits: a CANCEL must reach the machine while a look-up is still running.
-    fn perform(&mut self, actions: Vec<Action>, hands: &mut Hands) {
+    fn perform(&mut self, actions: Vec<Action>, hands: &mut Hands, now: Instant) {
         let mut notes = Vec::new();
         for action in actions {
             let (shell, jobs) = (Arc::clone(&self.shell), &mut hands.jobs);
@@ -168,7 +169,7 @@ impl CallTask {
                 Action::OpenMedia { a, b } => hands.open_media(&shell, a, b),
                 Action::Media(command) => {
                     if let Some(media) = &hands.media {
-                        media.command(command);
+                        media.command_of(command, now);
                     }
                 }
                 Action::LegOpened(leg) => notes.push(Note::Leg(leg)),
@@ -201,7 +202,7 @@ impl CallTask {
                                 Event::Paced(true)
                             });
                         }
-                        now => hands.immediate.push(Event::Paced(now.is_some())),
+                        wait => hands.immediate.push(Event::Paced(wait.is_some())),
                     }
                 }
                 Action::Learned(news) => shell.gateways.learn(&news.trunk, news.target, news.outcome),

@@ -24,6 +24,8 @@ pub(super) struct Call {
     /// Both legs were answered.
     answered: bool,
     recording: Option<RecordingId>,
+    /// When it was decided that the call ends: what comes later is not recorded.
+    ended: Option<MediaTime>,
     events: EventSink,
     silence: Silence,
     watch: Watch,
@@ -62,6 +64,7 @@ impl Call {
             bridged: false,
             answered: false,
             recording: None,
+            ended: None,
             events,
             silence: Silence { limit: silence, heard: MediaTime::default(), due: MediaTime::NEVER },
             watch: Watch::default(),
@@ -105,6 +108,15 @@ impl Call {
         self.recording
     }
 
+    /// The call ended at `when`, which may be some time ago.
+    pub(super) fn end(&mut self, when: MediaTime) {
+        self.ended = Some(when);
+    }
+
+    pub(super) fn ended(&self) -> Option<MediaTime> {
+        self.ended
+    }
+
     /// When [`Self::fire`] has something to do.
     pub(super) fn deadline(&self) -> MediaTime {
         self.a.due().min(self.b.due()).min(self.silence.due).min(self.watch.due())
@@ -117,8 +129,14 @@ impl Call {
         }
     }
 
-    /// Carries out a command; [`MediaCommand::Close`] is the worker's.
-    pub(super) fn handle(&mut self, command: MediaCommand, recorder: &mut Recorder, now: MediaTime) {
+    /// Carries out a command of the moment `decided`; [`MediaCommand::Close`] is the worker's.
+    pub(super) fn handle(
+        &mut self,
+        command: MediaCommand,
+        recorder: &mut Recorder,
+        now: MediaTime,
+        decided: MediaTime,
+    ) {
         match command {
             MediaCommand::Configure { side, stream } => {
                 self.legs(side).0.configure(stream, now);
@@ -156,7 +174,7 @@ impl Call {
             MediaCommand::Record { directory } => {
                 if self.recording.is_none() {
                     let wideband = self.a.is_wideband() && self.b.is_wideband();
-                    self.recording = Some(recorder.begin(directory, wideband, self.events.clone(), now));
+                    self.recording = Some(recorder.begin(directory, wideband, self.events.clone(), decided));
                 }
             }
             MediaCommand::Close => {}

@@ -27,8 +27,12 @@ impl MediaClock {
     #[allow(clippy::disallowed_methods, reason = "the engine is a shell: here time becomes an argument")]
     pub(super) fn now(&self) -> Now {
         let instant = Instant::now();
-        let elapsed = instant.saturating_duration_since(self.start);
-        Now { media: MediaTime::from_samples(samples_in(elapsed)), instant }
+        Now { media: self.at(instant), instant }
+    }
+
+    /// `instant` on this clock; the start for what was before it.
+    pub(super) fn at(&self, instant: Instant) -> MediaTime {
+        MediaTime::from_samples(samples_in(instant.saturating_duration_since(self.start)))
     }
 
     /// What NTP timestamps count from: uptime, which RFC 3550 §6.4.1 allows and which tells nothing about us.

@@ -813,18 +813,7 @@ impl Leg {
     /// The leg's figures so far.
     fn figures(&self) -> LegStatistics {
         let received = self.reception.received();
-        let mut figures = LegStatistics {
-            expected: received.expected,
-            lost: received.lost,
-            repeated: received.repeated,
-            reordered: received.reordered,
-            loss_runs: received.loss_runs,
-            longest_loss: received.longest_loss,
-            jitter: received.jitter,
-            mean_jitter: received.mean_jitter,
-            max_jitter: received.max_jitter,
-            ..self.statistics
-        };
+        let mut figures = LegStatistics { stream: received, ..self.statistics };
         if let Some(stream) = self.agreed.as_ref().map(|agreed| &agreed.stream) {
             let (codec, trip) = (stream.codec, figures.round_trip);
             figures.codec = Some(codec);

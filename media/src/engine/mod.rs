@@ -32,7 +32,7 @@ use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use worker::{Link, Shared, ToWorker, Worker};
 
 /// So many calls go to one worker before the next one is used: packets that are taken together cost less.
@@ -115,6 +115,7 @@ pub struct MediaHandle {
     id: u64,
     ports: [u16; 2],
     worker: Link,
+    clock: MediaClock,
     /// What each leg speaks: a prompt is coded here, on the call's thread, and not where packets wait.
     codecs: [AtomicU8; 2],
 }
@@ -188,7 +189,7 @@ impl Engine {
             return Err(OpenError::Socket { address: a, source });
         }
         let codecs = [AtomicU8::new(UNKNOWN_CODEC), AtomicU8::new(UNKNOWN_CODEC)];
-        Ok(MediaHandle { id, ports, worker, codecs })
+        Ok(MediaHandle { id, ports, worker, clock: self.inner.clock, codecs })
     }
 
     /// Figures since the start, over all calls.
@@ -305,9 +306,15 @@ impl MediaHandle {
         }
     }
 
-    /// Queues a command; never blocks. The first time that a prompt is heard in a codec, it is coded for all calls
-    /// ([`crate::Prompt::prepare`]).
+    /// Queues a command; never blocks.
     pub fn command(&self, command: MediaCommand) {
+        self.command_of(command, self.clock.now().instant);
+    }
+
+    /// Queues a command that was decided at `decided`: a recording begins and ends at that moment, however late the media
+    /// thread is told. Never blocks. The first time that a prompt is heard in a codec, it is coded for all calls
+    /// ([`crate::Prompt::prepare`]).
+    pub fn command_of(&self, command: MediaCommand, decided: Instant) {
         match &command {
             MediaCommand::Configure { side, stream } => {
                 let codec = CODECS.iter().position(|codec| *codec == stream.codec);
@@ -323,7 +330,7 @@ impl MediaHandle {
             _ => {}
         }
         // Without a worker there is no media that could obey.
-        let _ = self.worker.tell(ToWorker::Command(self.id, command));
+        let _ = self.worker.tell(ToWorker::Command(self.id, command, decided));
     }
 }
 

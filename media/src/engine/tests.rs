@@ -3,6 +3,7 @@
 
 use super::PACKETS;
 use crate::engine::{Engine, EngineStatistics, MediaHandle, MediaLimits, OpenError};
+use crate::recorder::testing::Folder;
 use crate::rtp::{Header, Packet};
 use crate::srtp::{RTP_TRAILER, Secret, Srtp, SrtpKeys, Suite};
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Nothing here takes so long, unless it never comes.
@@ -133,6 +134,11 @@ impl Phone {
     }
 }
 
+#[allow(clippy::disallowed_methods, reason = "the engine has a clock of its own")]
+fn now() -> Instant {
+    Instant::now()
+}
+
 /// A call whose legs are configured and bridged.
 struct TestCall {
     engine: Engine,
@@ -203,7 +209,7 @@ fn each_leg_hears_the_other_under_our_own_ssrc() {
     }
     let statistics = call.close();
     assert_eq!((statistics.a.received, statistics.a.sent, statistics.b.sent), (5, 5, 5));
-    assert_eq!((statistics.a.foreign, statistics.a.lost, statistics.a.overrun), (0, 0, 0));
+    assert_eq!((statistics.a.foreign, statistics.a.stream.lost, statistics.a.overrun), (0, 0, 0));
 }
 
 #[test]
@@ -285,7 +291,7 @@ fn what_is_no_agreed_audio_is_not_relayed_and_is_no_loss() {
     let (header, payload) = call.b.hear();
     assert_eq!((payload, header.sequence), (vec![18; 160], first.sequence.wrapping_add(1)));
     let statistics = call.close();
-    assert_eq!((statistics.a.foreign, statistics.a.lost), (4, 0));
+    assert_eq!((statistics.a.foreign, statistics.a.stream.lost), (4, 0));
 }
 
 #[test]
@@ -366,9 +372,9 @@ fn a_loop_plays_until_it_is_stopped() {
 
 #[test]
 fn collected_keys_are_told_once_and_neither_relayed_nor_recorded() {
-    let folder = std::env::temp_dir().join(format!("engine-{:016x}", rand::random::<u64>()));
+    let folder = Folder::new();
     let mut call = TestCall::bridged(Codec::Pcmu, Codec::Pcmu);
-    call.handle.command(MediaCommand::Record { directory: folder.clone() });
+    call.handle.command(MediaCommand::Record { directory: folder.path().to_owned() });
     call.handle.command(MediaCommand::CollectDigits { side: Side::A, on: true });
     call.a.speak(0, 17);
     call.a.press('4');
@@ -394,10 +400,33 @@ fn collected_keys_are_told_once_and_neither_relayed_nor_recorded() {
     call.handle.command(MediaCommand::Close);
     let MediaEvent::Recorded(report) = call.event() else { panic!() };
     assert!(matches!(call.event(), MediaEvent::Closed(_)));
-    let file = hound::WavReader::open(folder.join("a-leg.wav")).unwrap();
+    let file = hound::WavReader::open(folder.path().join("a-leg.wav")).unwrap();
     assert!(file.into_samples::<i16>().all(|sample| sample.unwrap() == 0), "neither audio nor keys");
     assert!(report.complete);
-    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn a_recording_is_as_long_as_the_call_however_late_the_media_thread_is_told() {
+    let mut call = TestCall::bridged(Codec::Pcmu, Codec::Pcmu);
+    let (folder, began) = (Folder::new(), now());
+    call.handle.command_of(MediaCommand::Record { directory: folder.path().to_owned() }, began);
+    call.a.speak(0, 17);
+    call.b.hear();
+    // All that came since is recorded, and more than the call's three samples.
+    let ended = began + Duration::from_micros(3 * 125);
+    while now() < ended + Duration::from_millis(20) {
+        call.a.speak(0, 17);
+        call.b.hear();
+    }
+    call.handle.command_of(MediaCommand::Close, ended);
+    let MediaEvent::Recorded(report) = call.event() else { panic!() };
+    assert!((3..=4).contains(&report.samples), "{report:?}");
+    for file in ["a-leg.wav", "b-leg.wav"] {
+        assert_eq!(
+            u64::from(hound::WavReader::open(folder.path().join(file)).unwrap().len()),
+            report.samples
+        );
+    }
 }
 
 #[test]
@@ -618,9 +647,9 @@ fn silence_is_told_and_not_during_hold() {
 
 #[test]
 fn a_recording_begins_at_its_command_and_ends_with_the_call() {
-    let folder = std::env::temp_dir().join(format!("engine-{:016x}", rand::random::<u64>()));
+    let folder = Folder::new();
     let mut call = TestCall::bridged(Codec::Pcmu, Codec::Pcma);
-    let directory = folder.join("2026/uuid");
+    let directory = folder.path().join("2026/uuid");
     call.handle.command(MediaCommand::Record { directory: directory.clone() });
     for _ in 0..10 {
         call.a.speak(0, 0x90);
@@ -643,15 +672,17 @@ fn a_recording_begins_at_its_command_and_ends_with_the_call() {
         let spoken = file.into_samples::<i16>().filter(|found| *found.as_ref().unwrap() == sample).count();
         assert_eq!(spoken, 1600, "{name}");
     }
-    std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// The first of four ports that nobody has.
+fn four_free_ports(among: std::ops::Range<u16>) -> u16 {
+    let is_free = |base: &u16| (0..4).all(|offset| UdpSocket::bind((LOCAL, base + offset)).is_ok());
+    among.step_by(4).find(is_free).unwrap()
 }
 
 #[test]
 fn ports_are_even_freed_and_never_shared() {
-    let base = (15_000..16_000)
-        .step_by(4)
-        .find(|base| (0..4).all(|offset| UdpSocket::bind((LOCAL, base + offset)).is_ok()))
-        .unwrap();
+    let base = four_free_ports(15_000..16_000);
     let engine = Engine::start(MediaLimits { ports: base..=base + 2, ..limits() }).unwrap();
     let (told, events) = channel();
     let open = || {
@@ -913,7 +944,7 @@ fn rfc3711_3_3_a_wrong_tag_goes_nowhere_and_changes_nothing() {
         (statistics.a.received, statistics.a.unauthentic, statistics.a.foreign),
         (2, wrong + 2, wrong + 2)
     );
-    assert_eq!((statistics.b.sent, statistics.a.lost), (2, 0));
+    assert_eq!((statistics.b.sent, statistics.a.stream.lost), (2, 0));
 }
 
 #[test]
@@ -1078,7 +1109,7 @@ fn rfc5761_reports_share_the_rtp_port_when_it_was_agreed() {
     assert_eq!(from.port(), call.a.engine);
     assert!(rtcp::decode(&bye[..length], 0).unwrap().bye);
     let MediaEvent::Closed(statistics) = call.event() else { panic!() };
-    assert_eq!((statistics.a.received, statistics.a.foreign, statistics.a.lost), (2, 0, 0));
+    assert_eq!((statistics.a.received, statistics.a.foreign, statistics.a.stream.lost), (2, 0, 0));
 }
 
 #[test]
@@ -1134,10 +1165,7 @@ fn what_the_system_will_not_send_is_not_counted_as_sent() {
 
 #[test]
 fn a_port_that_is_used_again_hears_nothing_of_the_call_before() {
-    let base = (14_000..15_000)
-        .step_by(4)
-        .find(|base| (0..4).all(|offset| UdpSocket::bind((LOCAL, base + offset)).is_ok()))
-        .unwrap();
+    let base = four_free_ports(14_000..15_000);
     let engine = Engine::start(MediaLimits { ports: base..=base + 2, ..limits() }).unwrap();
     let mut before: Option<(Phone, Phone)> = None;
     for round in 0..8u8 {

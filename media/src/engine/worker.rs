@@ -27,7 +27,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering, fence};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long packets may wait for their batch.
 const TICK: Duration = Duration::from_millis(3);
@@ -48,14 +48,15 @@ const PUBLISH: u64 = milliseconds(200);
 /// What a worker is told.
 pub(super) enum ToWorker {
     Open(Box<Parts>),
-    Command(u64, MediaCommand),
+    /// To the call of this number, and when it was decided.
+    Command(u64, MediaCommand, Instant),
 }
 
 impl ToWorker {
-    /// It is heard, or dated, from this very moment on. Everything else shows its effect with the next packet,
-    /// which wakes the worker, and is taken before that packet.
+    /// It is heard from this very moment on. Everything else shows its effect with the next packet, which wakes the
+    /// worker, and is taken before that packet.
     fn is_urgent(&self) -> bool {
-        matches!(self, Self::Command(_, MediaCommand::Play { .. } | MediaCommand::Record { .. }))
+        matches!(self, Self::Command(_, MediaCommand::Play { .. }, _))
     }
 }
 
@@ -294,16 +295,18 @@ impl Worker {
     fn take_message(&mut self, message: ToWorker, now: Now) {
         match message {
             ToWorker::Open(parts) => self.open(*parts, now),
-            ToWorker::Command(id, command) => {
+            ToWorker::Command(id, command, decided) => {
                 // A call that has closed hears nothing more.
                 let Some(&slot) = self.by_id.get(&id) else { return };
-                if command == MediaCommand::Close {
-                    self.close(slot, now);
-                    return;
-                }
+                // However late this thread is told, a recording is as long as the call.
+                let decided = self.clock.at(decided).min(now.media);
                 self.current = Some(slot);
-                if let Some(call) = self.slots.get_mut(slot).and_then(|slot| slot.call.as_mut()) {
-                    call.handle(command, &mut self.recorder, now.media);
+                let Some(call) = self.slots.get_mut(slot).and_then(|slot| slot.call.as_mut()) else { return };
+                if command == MediaCommand::Close {
+                    call.end(decided);
+                    self.close(slot, now);
+                } else {
+                    call.handle(command, &mut self.recorder, now.media, decided);
                     set_deadline(&mut self.deadlines, slot, call);
                 }
                 self.current = None;
@@ -441,13 +444,14 @@ impl Worker {
 
     fn release(&mut self, call: Box<Call>, statistics: CallStatistics, now: Now) {
         let (ports, recording, events) = (call.ports(), call.recording(), call.events());
+        let ended = call.ended().unwrap_or(now.media);
         drop(call);
         let mut pool = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
         ports.into_iter().for_each(|port| pool.free(port, now.media));
         drop(pool);
         self.shared.calls.fetch_sub(1, Ordering::Relaxed);
         match recording {
-            Some(id) => self.recorder.finish(id, statistics, now.media),
+            Some(id) => self.recorder.finish(id, statistics, ended, now.media),
             None => events(MediaEvent::Closed(statistics)),
         }
     }

@@ -22,7 +22,7 @@ mod seal;
 #[cfg(test)]
 mod tables;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod writer;
 
 pub use seal::{Sealers, repair};
@@ -257,9 +257,9 @@ impl Recorder {
         true
     }
 
-    /// Ends both files at `now`. The writer's side reports [`MediaEvent::Recorded`], then
-    /// [`MediaEvent::Closed`].
-    pub fn finish(&mut self, id: RecordingId, statistics: CallStatistics, now: MediaTime) {
+    /// Ends both files at `end`, or as soon after as what has been written allows, which is some 600 ms behind.
+    /// The writer's side reports [`MediaEvent::Recorded`], then [`MediaEvent::Closed`].
+    pub fn finish(&mut self, id: RecordingId, statistics: CallStatistics, end: MediaTime, now: MediaTime) {
         self.hand_over(now);
         self.tell_losses();
         if self.slot(id).is_some() {
@@ -268,7 +268,7 @@ impl Recorder {
             self.slots.get_mut(id.slot).into_iter().for_each(|slot| slot.number = u64::MAX);
             self.free.push(id.slot);
         }
-        self.tell(ToWriter::Finish { id, at: now, statistics: Box::new(statistics) });
+        self.tell(ToWriter::Finish { id, at: end, statistics: Box::new(statistics) });
     }
 
     /// Hands over what has been collected when it is time; to be called at each tick.

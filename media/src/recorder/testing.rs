@@ -17,15 +17,15 @@ use std::time::Duration;
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A folder of its own, gone at the end.
-pub(super) struct Folder(PathBuf);
+pub(crate) struct Folder(PathBuf);
 
 impl Folder {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let path = std::env::temp_dir().join(format!("recorder-{:016x}", rand::random::<u64>()));
         std::fs::create_dir(&path).unwrap();
         Self(path)
     }
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 }
@@ -208,7 +208,7 @@ impl Session {
     pub(super) fn finish(mut self, samples: u64) -> Recorded {
         self.tick_until(samples);
         let statistics = CallStatistics::default();
-        self.recorder.finish(self.id, statistics, at(samples));
+        self.recorder.finish(self.id, statistics, at(samples), at(samples));
         let mut failures = 0;
         let report = loop {
             match self.events.recv_timeout(PATIENCE).unwrap() {

@@ -215,7 +215,9 @@ impl Recording {
     }
 
     pub(super) fn finish(mut self, end: MediaTime, statistics: CallStatistics) -> Written {
-        let samples = self.samples(end.since(self.start));
+        // Both end together, and nothing is taken back.
+        let written = self.a.timeline.emitted().max(self.b.timeline.emitted());
+        let samples = self.samples(end.since(self.start)).max(written);
         let rate = self.rate();
         // A disk that has come back in the last second takes what is left.
         if !(self.a.file.is_open() && self.b.file.is_open()) {

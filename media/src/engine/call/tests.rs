@@ -125,7 +125,7 @@ impl World {
 
     fn tell(&mut self, command: MediaCommand) {
         let now = self.now().media;
-        self.call.handle(command, &mut self.recorder, now);
+        self.call.handle(command, &mut self.recorder, now, now);
     }
 
     fn talking() -> Self {
@@ -334,8 +334,8 @@ fn a_leg_with_losses_is_rated_below_one_without() {
     let CallStatistics { a, b } = world.close();
     let (good, bad) = (a.mos.unwrap().hundredths(), b.mos.unwrap().hundredths());
     assert!((435..=441).contains(&good) && (300..400).contains(&bad), "{good} {bad}");
-    assert_eq!((a.lost, b.lost, b.loss_runs, b.longest_loss), (0, 50, 50, 1));
-    assert_eq!((a.expected, b.expected, a.codec), (500, 500, Some(Codec::Pcmu)));
+    assert_eq!((a.stream.lost, b.stream.lost, b.stream.loss_runs, b.stream.longest_loss), (0, 50, 50, 1));
+    assert_eq!((a.stream.expected, b.stream.expected, a.codec), (500, 500, Some(Codec::Pcmu)));
 }
 
 #[test]
@@ -367,7 +367,7 @@ fn keys_are_heard_as_tones_when_there_is_no_telephone_event_and_reach_nobody_els
         let spoken_from = (100 + 4 * 180 + 1200 + 100) * 8;
         let id = world.call.recording().unwrap();
         let (statistics, now) = (world.close(), world.now().media);
-        world.recorder.finish(id, statistics, now);
+        world.recorder.finish(id, statistics, now, now);
         let report = world.events.iter().find_map(|event| match event {
             MediaEvent::Recorded(report) => Some(report),
             _ => None,

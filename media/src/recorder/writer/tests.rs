@@ -125,7 +125,7 @@ fn record_through(packets: &[(Side, u16, u64)], end_ms: u64) -> (Folder, Recordi
         a: crate::LegStatistics { received: 9, ..Default::default() },
         ..Default::default()
     };
-    recorder.finish(id, statistics, at(end_ms));
+    recorder.finish(id, statistics, at(end_ms), at(end_ms));
     let MediaEvent::Recorded(report) = heard.recv_timeout(Duration::from_secs(20)).unwrap() else { panic!() };
     assert_eq!(heard.recv_timeout(Duration::from_secs(20)).unwrap(), MediaEvent::Closed(statistics));
     (folder, report)
@@ -159,7 +159,7 @@ fn a_folder_that_cannot_be_made_fails_the_recording_and_not_the_call() {
     let mut recorder = Recorder::start("test-recorder", Sealers::start(1).unwrap()).unwrap();
     let (events, heard) = sink();
     let id = recorder.begin(blocked.join("uuid"), false, events, at(0));
-    recorder.finish(id, CallStatistics::default(), at(100));
+    recorder.finish(id, CallStatistics::default(), at(100), at(100));
     let events = wait_for(&heard, 3);
     assert_eq!(
         (&events[0], &events[2]),
@@ -398,4 +398,23 @@ fn a_wideband_recording_has_16_000_samples_per_second_of_whatever_codec_comes() 
         }
         assert!(report.a.gaps.is_empty() && report.b.gaps.iter().all(|gap| gap.1 <= 16), "{report:?}");
     }
+}
+
+#[test]
+fn an_end_told_too_late_takes_nothing_back() {
+    let folder = Folder::new();
+    let mut recorder = Recorder::start("test-recorder", Sealers::start(1).unwrap()).unwrap();
+    let (told, heard) = channel();
+    let sink = Arc::new(move |event| told.send(event).unwrap());
+    let id = recorder.begin(folder.path().to_owned(), false, sink, at(0));
+    for ms in (0..2000).step_by(20) {
+        assert!(recorder.audio((id, Side::A), &header((ms / 20) as u16), Codec::Pcmu, &payload(0), at(ms)));
+        recorder.tick(at(ms));
+    }
+    recorder.finish(id, CallStatistics::default(), at(100), at(2000));
+    let MediaEvent::Recorded(report) = heard.recv_timeout(Duration::from_secs(20)).unwrap() else { panic!() };
+    let lengths =
+        [A_LEG, B_LEG].map(|name| u64::from(hound::WavReader::open(folder.path().join(name)).unwrap().len()));
+    assert_eq!(lengths, [report.samples; 2]);
+    assert!((milliseconds(1000)..=milliseconds(1400)).contains(&report.samples), "{report:?}");
 }

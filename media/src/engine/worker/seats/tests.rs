@@ -55,6 +55,7 @@ impl Scene {
         };
         worker.shared.calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         told.send(ToWorker::Open(Box::new(parts))).unwrap();
+        let tell = |command| told.send(ToWorker::Command(5, command, clock.now().instant)).unwrap();
         for (side, phone) in [(Side::A, &phones[0]), (Side::B, &phones[1])] {
             phone.set_nonblocking(true).unwrap();
             let remote = phone.local_addr().unwrap();
@@ -72,9 +73,9 @@ impl Scene {
                 source: SourcePolicy::Exact,
                 srtp: None,
             };
-            told.send(ToWorker::Command(5, MediaCommand::Configure { side, stream })).unwrap();
+            tell(MediaCommand::Configure { side, stream });
         }
-        told.send(ToWorker::Command(5, MediaCommand::Bridge)).unwrap();
+        tell(MediaCommand::Bridge);
         Some(Self { worker, told, events, ends, phones, sequence: 0 })
     }
 
@@ -109,6 +110,11 @@ impl Scene {
         }
     }
 
+    fn close(&self) {
+        let now = self.worker.clock.now().instant;
+        self.told.send(ToWorker::Command(5, MediaCommand::Close, now)).unwrap();
+    }
+
     fn seating(&self) -> Seating {
         self.worker.slots[0].seating
     }
@@ -123,7 +129,7 @@ fn the_first_packet_seats_a_call_and_its_end_frees_the_seat() {
         scene.talk(code);
     }
     assert_eq!((scene.seating().state, scene.seating().receiving), (State::Seated, [true; 2]));
-    scene.told.send(ToWorker::Command(5, MediaCommand::Close)).unwrap();
+    scene.close();
     while scene.events.try_recv().is_err() {
         assert!(scene.worker.turn().unwrap());
     }
@@ -147,7 +153,7 @@ fn when_the_ring_fails_calls_go_on_and_can_end() {
         scene.talk(code);
     }
     assert_eq!(scene.seating().receiving, [false; 2]);
-    scene.told.send(ToWorker::Command(5, MediaCommand::Close)).unwrap();
+    scene.close();
     while scene.events.try_recv().is_err() {
         assert!(scene.worker.turn().unwrap());
     }
