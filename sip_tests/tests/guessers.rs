@@ -18,8 +18,8 @@ use maskline::sip::message::{Message, Request};
 use maskline::sip::transport::{Flow, Protocol};
 use maskline::store::{NoSession, Route, VirtualNumber};
 use maskline::trunk::resolve::Target;
-use maskline::trunk::{CallerFrom, NumberFormat, Prack, Transport, Trunk};
-use media::{CallStatistics, Codec, Digit, MediaCommand, MediaEvent, PlayMode, Side, SourcePolicy};
+use maskline::trunk::{Transport, Trunk};
+use media::{CallStatistics, Digit, MediaCommand, MediaEvent, PlayMode, Side};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -90,31 +90,6 @@ fn session(
         single_party: None,
         cooloff: Duration::ZERO,
     }
-}
-
-fn trunk() -> Arc<Trunk> {
-    Arc::new(Trunk {
-        name: "carrier".into(),
-        gateways: vec![],
-        allow: vec![],
-        media_allow: vec![],
-        caller_from: vec![CallerFrom::From],
-        rtp_source: SourcePolicy::Exact,
-        codecs: vec![Codec::Pcmu],
-        early_media: true,
-        number_format: NumberFormat::PlusE164,
-        default_country: None,
-        max_calls: None,
-        max_calls_per_second: None,
-        prack: Prack::Supported,
-        session_timer: None,
-        options: None,
-        srtp: maskline::trunk::SrtpPolicy::Off,
-        credentials: None,
-        challenge: false,
-        register: false,
-        identity: maskline::trunk::IdentityHeader::None,
-    })
 }
 
 /// Who calls, and what he types at each prompt.
@@ -207,7 +182,7 @@ impl Exchange {
             number: 0,
             lines: BTreeMap::new(),
             sessions,
-            trunk: trunk(),
+            trunk: Arc::new(Trunk::named("carrier")),
             prompts: PromptLibrary::default(),
             ids,
             tallies: HashMap::new(),

@@ -343,6 +343,33 @@ pub struct Trunk {
 }
 
 impl Trunk {
+    /// The plainest of that name: no gateway, nobody may call in, PCMU, the caller's number from From.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            gateways: vec![],
+            allow: vec![],
+            media_allow: vec![],
+            caller_from: vec![CallerFrom::From],
+            rtp_source: SourcePolicy::Exact,
+            codecs: vec![Codec::Pcmu],
+            srtp: SrtpPolicy::Off,
+            early_media: true,
+            number_format: NumberFormat::PlusE164,
+            default_country: None,
+            max_calls: None,
+            max_calls_per_second: None,
+            prack: Prack::Supported,
+            session_timer: None,
+            options: None,
+            credentials: None,
+            challenge: false,
+            register: false,
+            identity: IdentityHeader::None,
+        }
+    }
+
     /// A telephone number as this trunk writes it: `+…` as it is; national, when the trunk has a country and
     /// the number is valid there; else international, with or without `00`. `None` when it is none of these.
     #[must_use]
@@ -508,26 +535,9 @@ mod tests {
 
     fn trunk(name: &str, allow: &[&str], gateways: &[&str]) -> Trunk {
         Trunk {
-            name: name.to_owned(),
             gateways: gateways.iter().map(|uri| Gateway::parse(uri).unwrap()).collect(),
             allow: allow.iter().map(|network| network.parse().unwrap()).collect(),
-            media_allow: vec![],
-            caller_from: vec![CallerFrom::From],
-            rtp_source: SourcePolicy::Exact,
-            codecs: vec![Codec::Pcmu],
-            srtp: SrtpPolicy::Off,
-            early_media: true,
-            number_format: NumberFormat::PlusE164,
-            default_country: None,
-            max_calls: None,
-            max_calls_per_second: None,
-            prack: Prack::Supported,
-            session_timer: None,
-            options: None,
-            credentials: None,
-            challenge: false,
-            register: false,
-            identity: IdentityHeader::None,
+            ..Trunk::named(name)
         }
     }
 

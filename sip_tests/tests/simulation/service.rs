@@ -23,9 +23,9 @@ use maskline::sip::transport::{Flow, Protocol, SendFault};
 use maskline::sip::wire::ByteStr;
 use maskline::store::{Cdr, Route, VirtualNumber};
 use maskline::trunk::resolve::Target;
-use maskline::trunk::{CallerFrom, IdentityHeader, NumberFormat, SrtpPolicy, Transport, Trunk};
+use maskline::trunk::{CallerFrom, Transport, Trunk};
 use media::{CallStatistics, Codec, Digit, LegRecording, MediaCommand, MediaEvent, PlayMode};
-use media::{RecordingReport, Side, SourcePolicy};
+use media::{RecordingReport, Side};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -114,26 +114,13 @@ pub struct Service {
 
 fn trunk(name: &str, network: &str, early_media: bool, plan: &Plan) -> Arc<Trunk> {
     Arc::new(Trunk {
-        name: name.to_owned(),
-        gateways: vec![],
         allow: vec![network.parse().unwrap()],
-        media_allow: vec![],
         caller_from: vec![CallerFrom::PAssertedIdentity, CallerFrom::From],
-        rtp_source: SourcePolicy::Exact,
         codecs: vec![Codec::Pcma, Codec::Pcmu],
-        srtp: SrtpPolicy::Off,
         early_media,
-        number_format: NumberFormat::PlusE164,
-        default_country: None,
-        max_calls: None,
-        max_calls_per_second: None,
         prack: plan.prack,
         session_timer: plan.session_timer,
-        credentials: None,
-        challenge: false,
-        register: false,
-        identity: IdentityHeader::None,
-        options: None,
+        ..Trunk::named(name)
     })
 }
 

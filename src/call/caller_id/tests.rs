@@ -1,31 +1,13 @@
 use super::*;
 use crate::sip::message::Message;
-use crate::trunk::{Country, IdentityHeader, NumberFormat, Prack};
+use crate::trunk::Country;
 use bytes::Bytes;
-use media::{Codec, SourcePolicy};
 
 fn trunk(caller_from: &[CallerFrom]) -> Trunk {
     Trunk {
-        name: "carrier".to_owned(),
-        gateways: vec![],
-        allow: vec![],
-        media_allow: vec![],
         caller_from: caller_from.to_vec(),
-        rtp_source: SourcePolicy::Exact,
-        codecs: vec![Codec::Pcmu],
-        early_media: true,
-        number_format: NumberFormat::PlusE164,
         default_country: Country::parse("US"),
-        max_calls: None,
-        max_calls_per_second: None,
-        srtp: crate::trunk::SrtpPolicy::Off,
-        credentials: None,
-        challenge: false,
-        register: false,
-        identity: IdentityHeader::None,
-        options: None,
-        prack: Prack::Supported,
-        session_timer: None,
+        ..Trunk::named("carrier")
     }
 }
 

@@ -11,7 +11,7 @@ use crate::number::{Did, E164};
 use crate::sip::digest::Credentials;
 use crate::sip::message::{Message, Request};
 use crate::sip::transport::Protocol;
-use crate::trunk::{CallerFrom, IdentityHeader, NumberFormat, Prack, Trunk};
+use crate::trunk::Trunk;
 use bytes::Bytes;
 use media::sdp::{LocalMedia, MediaAllow};
 use media::{Codec, SourcePolicy};
@@ -39,28 +39,7 @@ fn trunk(credentials: Option<(&str, &str)>) -> Arc<Trunk> {
         let (username, password) = (username.to_owned(), password.to_owned().into());
         Arc::new(Credentials { username, password, realm: None })
     });
-    Arc::new(Trunk {
-        name: "carrier".to_owned(),
-        gateways: vec![],
-        allow: vec![],
-        media_allow: vec![],
-        caller_from: vec![CallerFrom::From],
-        rtp_source: SourcePolicy::Exact,
-        codecs: vec![Codec::Pcmu],
-        early_media: true,
-        number_format: NumberFormat::PlusE164,
-        default_country: None,
-        max_calls: None,
-        max_calls_per_second: None,
-        srtp: crate::trunk::SrtpPolicy::Off,
-        credentials,
-        challenge: false,
-        register: false,
-        identity: IdentityHeader::None,
-        options: None,
-        prack: Prack::Supported,
-        session_timer: Some(90),
-    })
+    Arc::new(Trunk { credentials, session_timer: Some(90), ..Trunk::named("carrier") })
 }
 
 impl Scene {
