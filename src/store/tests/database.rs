@@ -89,6 +89,18 @@ impl Database {
         self.admin(format!("{end} '{name}'")).await;
     }
 
+    /// A connection that is nobody's.
+    pub(super) async fn connect(&self) -> PgConnection {
+        PgConnection::connect(&self.url()).await.unwrap()
+    }
+
+    /// Whether somebody waits for a lock that another connection holds.
+    pub(super) async fn waits(&self) -> bool {
+        let Self::Postgres(_, name) = self else { panic!("not a server") };
+        let waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = $1";
+        sqlx::query(waiting).bind(name).fetch_optional(&mut self.connect().await).await.unwrap().is_some()
+    }
+
     /// Whether new connections are let in.
     pub(super) async fn admit(&self, admitted: bool) {
         let Self::Postgres(_, name) = self else { panic!("not a server") };

@@ -21,11 +21,16 @@ on_both!(tokio::test:
 
 const URL: &str = "https://app.example/cb";
 
-fn told(first: usize, second: usize) -> NewSession {
+pub(super) fn told(first: usize, second: usize) -> NewSession {
     NewSession { callback_url: URL.into(), ..wanted(first, second) }
 }
 
-fn event(session: &MaskingSession, interaction: Uuid, happening: Happening, second: i64) -> CallEvent {
+pub(super) fn event(
+    session: &MaskingSession,
+    interaction: Uuid,
+    happening: Happening,
+    second: i64,
+) -> CallEvent {
     let subject = Subject { calls: true, recordings: true, ..Subject::of(session) };
     CallEvent {
         interaction: Some(interaction),

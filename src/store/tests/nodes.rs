@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use sqlx::Connection as _;
 use tokio::task::JoinSet;
 
 use super::calls::{cdr, open_call};
+use super::events::{event, told};
 use super::*;
+use crate::callbacks::event::Happening;
 use crate::clock;
 use crate::masking::allocate::prefix_free;
 use crate::masking::session::PartyRole;
@@ -167,6 +170,7 @@ on_postgres!(
     two_first_starts_make_one_account,
     a_lost_connection_costs_no_write,
     records_of_calls_outlive_a_database_that_stays_away,
+    events_outlive_a_deadlock_with_another_process,
 );
 
 async fn what_one_process_changes_the_other_knows_at_once(database: &Database) {
@@ -272,4 +276,44 @@ async fn records_of_calls_outlive_a_database_that_stays_away(database: &Database
     })
     .await;
     create(&store, wanted(3, 4), at(1)).await.unwrap();
+}
+
+/// The other process wants the rows of two sessions the other way round, until it is the store that has to give way.
+async fn events_outlive_a_deadlock_with_another_process(database: &Database) {
+    let store = store(database, 2).await;
+    let sessions =
+        [create(&store, told(1, 2), at(0)).await.unwrap(), create(&store, told(3, 4), at(0)).await.unwrap()];
+    let note = |second: i64| {
+        let events = sessions.iter().map(|session| {
+            let happening = Happening::Answered(PartyRole::First);
+            Note::Event(Box::new(event(session, Uuid::new_v4(), happening, second)))
+        });
+        store.note(events.collect()).unwrap();
+    };
+    let stored = async |session: Uuid| {
+        let filter = EventFilter { session: Some(session), ..EventFilter::default() };
+        store.list_events(ACCOUNT, &filter, 20, 0).await.unwrap().1
+    };
+    note(1);
+    until("both have a stream", async || stored(sessions[1].uuid).await == 1).await;
+    let mut gave_way = false;
+    for round in 2..7 {
+        let mut other = database.connect().await;
+        let mut other = other.begin().await.unwrap();
+        let lock = "SELECT 1 FROM event_streams WHERE session = $1 FOR UPDATE";
+        let [first, second] = [0, 1].map(|index: usize| sessions[index].uuid.to_string());
+        sqlx::query(lock).bind(second).execute(&mut *other).await.unwrap();
+        note(round);
+        until("the store waits", async || database.waits().await).await;
+        gave_way = sqlx::query(lock).bind(first).execute(&mut *other).await.is_ok();
+        other.rollback().await.unwrap();
+        for session in &sessions {
+            let all = u64::try_from(round).unwrap();
+            until("the event is there", async || stored(session.uuid).await == all).await;
+        }
+        if gave_way {
+            break;
+        }
+    }
+    assert!(gave_way, "the other one had to give way each time");
 }
