@@ -38,6 +38,7 @@ fn rfc5407_3_1_1_an_invite_again_while_the_ack_is_missing_gets_nothing_but_the_2
     sees(&world, CALLER, &["100 INVITE", "180 INVITE", "200 INVITE", "200 INVITE", "200 BYE"]);
 }
 
+/// RFC 3261 §9.1: the CANCEL came too late, so that the call is up and must be ended.
 #[test]
 fn rfc5407_3_1_2_a_cancel_after_the_200_gets_200_and_changes_nothing() {
     let mut plan = Plan::plain(502);
@@ -69,14 +70,16 @@ fn rfc5407_3_1_4_a_reinvite_before_the_ack_of_an_answered_offer_is_taken() {
     about(world.first(GATEWAY, "BYE"), s(6));
 }
 
+/// RFC 3261 §14.2: what our 200 offered has no answer yet. The call goes on.
 #[test]
 fn rfc5407_3_1_5_a_reinvite_before_the_ack_with_the_answer_gets_491() {
     let mut plan = Plan::plain(505);
     plan.caller().offer = None;
     plan.lost = vec![Lost { from: CALLER, what: "ACK", times: 1 }];
-    plan.caller().deeds = vec![(ms(200), Deed::Hold), (s(5), Deed::Bye)];
+    plan.caller().deeds = vec![(ms(200), Deed::Hold), (s(2), Deed::Hold), (s(5), Deed::Bye)];
     let world = run(plan);
     assert_eq!(count(&world, CALLER, "491 INVITE"), 1, "{}", world.ladder());
+    assert_eq!(world.ends(CALLER), [Some(End::ByeSent)]);
     about(world.first(GATEWAY, "BYE"), s(6));
 }
 
@@ -230,6 +233,7 @@ fn rfc5407_appendix_c_a_cancel_that_crosses_a_200_ends_with_ack_and_bye() {
     assert_eq!(seen, ["ACK", "BYE", "CANCEL", "INVITE"], "{}", world.ladder());
 }
 
+/// RFC 3261 §13.2.2.4: each fork that answers is acknowledged; the second one is ended at once.
 #[test]
 fn rfc5407_appendix_e_a_second_2xx_with_another_tag_is_acknowledged_and_ended() {
     let mut plan = Plan::plain(518);
@@ -238,5 +242,7 @@ fn rfc5407_appendix_e_a_second_2xx_with_another_tag_is_acknowledged_and_ended() 
     let world = run(plan);
     let twin = &world.phones.iter().find(|phone| phone.name == GATEWAY).unwrap().twin;
     assert!(twin.acknowledged && twin.ended, "{}", world.ladder());
+    sees(&world, CALLER, &["100 INVITE", "180 INVITE", "200 INVITE", "200 BYE"]);
+    about(world.first(CALLER, "200 BYE"), s(4));
     assert_eq!(world.ends(GATEWAY), [Some(End::ByeReceived)]);
 }
