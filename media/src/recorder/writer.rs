@@ -294,15 +294,18 @@ impl Leg {
         outcome
     }
 
-    /// Lists what is missing, and goes on behind it.
+    /// Lists what is missing, and goes on behind it. Only time that has passed moves the timeline on, whatever the peer's
+    /// timestamps claim.
     fn lose(&mut self, loss: &Loss, first_at: u64, last_at: u64) -> io::Result<()> {
         let mut outcome = self.make_room(first_at);
         let first = arrived(&loss.first, first_at, loss.last_samples);
         if let Some(place) = self.placement.place(&first) {
+            let passed = last_at.saturating_sub(first_at).saturating_add(WINDOW + BACKLOG);
+            let samples = loss.samples.min(u32::try_from(passed).unwrap_or(u32::MAX));
             let mut done = 0;
-            while done < loss.samples {
-                let count = STEP.min(loss.samples - done);
-                outcome = outcome.and(self.make_room(first_at.saturating_add(done.into())));
+            while done < samples {
+                let count = STEP.min(samples - done);
+                outcome = outcome.and(self.make_room(first_at.saturating_add(done.into()).min(last_at)));
                 let position = place.position.saturating_add(done.into());
                 let samples = self.scaled(count.into());
                 self.timeline.lose(self.scaled(position), usize::try_from(samples).unwrap_or(0));

@@ -311,9 +311,11 @@ fn files_that_could_not_be_made_are_made_when_the_disk_has_room_again() {
 fn a_peer_that_floods_uses_up_its_own_room_and_no_one_elses() {
     let disk = FaultyDisk::new();
     let mut session = Session::begin(&disk, MAX_BLOCKS, false);
-    let (events, _) = sink();
+    let (told, heard) = channel();
+    let events = Arc::new(move |event| told.send(event).unwrap());
     let (other, folder) = (session.recorder.slots.len(), Folder::new());
-    let flooded = session.recorder.begin(folder.path().join("flooded"), false, events, at(0));
+    let flooded =
+        session.recorder.begin(folder.path().join("flooded"), false, events, crate::recorder::testing::at(0));
     assert_eq!(flooded.slot, other);
     disk.stall(true);
     let mut legs = [Side::A, Side::B].map(Speaker::new);
@@ -332,9 +334,18 @@ fn a_peer_that_floods_uses_up_its_own_room_and_no_one_elses() {
     assert!(taken < 1500, "{taken}");
     assert!(session.recorder.allocated < 300, "{}", session.recorder.allocated);
     disk.stall(false);
-    let recorded = session.finish(milliseconds(10_000));
+    let (ten_seconds, statistics) = (milliseconds(10_000), CallStatistics::default());
+    let end = crate::recorder::testing::at(ten_seconds);
+    session.recorder.finish(flooded, statistics, end, end);
+    let recorded = session.finish(ten_seconds);
     assert!(recorded.report.complete);
     compare(&recorded, &said);
+    // Its own recording is no longer than the call was, however fast its clock ran.
+    assert_eq!(heard.recv_timeout(Duration::from_secs(20)).unwrap(), MediaEvent::RecordingFailed);
+    let MediaEvent::Recorded(report) = heard.recv_timeout(Duration::from_secs(20)).unwrap() else { panic!() };
+    assert_eq!((report.samples, report.complete), (ten_seconds, false));
+    let file = read(&folder.path().join("flooded").join(A_LEG));
+    assert_eq!(file.len() as u64, ten_seconds);
 }
 
 /// A tone of `hz` as G.722, in packets of 20 ms.
