@@ -139,7 +139,6 @@ impl Worker {
                 Completion::Unsent { token, relayed, .. } => self.unsend(token, relayed),
             }
         }
-        self.current = None;
         if let Some(ring) = self.ring.as_mut().filter(|_| again) {
             ring.hurry();
         }
@@ -162,6 +161,7 @@ impl Worker {
         if moved {
             set_deadline(&mut self.deadlines, slot, call);
         }
+        self.current = None;
     }
 
     /// An operation that receives has ended. True when another one was begun in its place.
