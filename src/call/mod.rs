@@ -67,7 +67,7 @@ use crate::recording::manifest::Names;
 use crate::sip::digest::Unanswered;
 use crate::sip::key::DialogKey;
 use crate::sip::message::Message;
-use crate::sip::transport::{Flow, Protocol, SendFault, SendToken};
+use crate::sip::transport::{ConnectionId, Flow, Protocol, SendFault, SendToken};
 use crate::sip::wire::ByteStr;
 use crate::store::{Cdr, LegOpened, Route};
 use crate::trunk::Trunk;
@@ -88,7 +88,7 @@ pub struct Hop {
     /// The peer.
     pub place: Place,
     /// A connection that should be used if it still lives.
-    pub connection: Option<u64>,
+    pub connection: Option<ConnectionId>,
     /// The socket of ours to send from, when it matters.
     pub local: Option<SocketAddr>,
     /// The transport was named, by a gateway or a URI: size does not change it.
@@ -120,7 +120,7 @@ impl Hop {
 
     /// The same place by UDP, for a request that only was too large for it; `None` when it was not on TCP by
     /// our own choice.
-    fn fall_back_to_udp(&self) -> Option<Self> {
+    fn by_udp(&self) -> Option<Self> {
         let by_size = self.protocol == Protocol::Tcp && !self.pinned;
         by_size.then(|| Self { protocol: Protocol::Udp, connection: None, ..self.clone() })
     }

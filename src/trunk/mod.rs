@@ -306,7 +306,8 @@ pub struct Trunk {
     pub gateways: Vec<Gateway>,
     /// Who may call in as this trunk.
     pub allow: Vec<IpNet>,
-    /// Networks that RTP may go to; empty: any, private and loopback only if the signalling comes from such.
+    /// Networks that RTP may go to; empty: any, private and loopback only if the signalling comes from such or a gateway is
+    /// such an address.
     pub media_allow: Vec<IpNet>,
     /// Where the caller's number is read; the first place that holds a number decides. Never empty.
     pub caller_from: Vec<CallerFrom>,

@@ -149,8 +149,8 @@ pub struct Plan {
     pub both_hang_up_after: Option<Duration>,
     /// The gateway URIs name a transport.
     pub pinned: bool,
-    /// Nothing can be sent by TCP to the gateways.
-    pub tcp_fails: bool,
+    /// Nothing can be sent by TCP to the gateways, which is found so long after it was tried.
+    pub tcp_fails: Option<Duration>,
     /// Early media of the B-leg may pass.
     pub early_media: bool,
     /// Reliable provisional responses, on both trunks.
@@ -263,7 +263,7 @@ impl Plan {
             delete_at: None,
             both_hang_up_after: None,
             pinned: true,
-            tcp_fails: false,
+            tcp_fails: None,
             early_media: true,
             prack: Prack::Supported,
             session_timer: None,
@@ -358,7 +358,7 @@ impl Plan {
             plan.callers.iter_mut().for_each(|caller| (caller.tcp, caller.repeats) = (true, vec![]));
             let tcp = random.random_bool(0.6);
             plan.gateways.iter_mut().for_each(|gateway| gateway.tcp = tcp);
-            plan.tcp_fails = tcp && random.random_bool(0.1);
+            plan.tcp_fails = (tcp && random.random_bool(0.1)).then_some(ms(50));
         }
         plan
     }

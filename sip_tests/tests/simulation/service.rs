@@ -19,7 +19,7 @@ use maskline::prompts::PromptLibrary;
 use maskline::sip::encode::HeaderOut;
 use maskline::sip::key::{DialogKey, TransactionKey};
 use maskline::sip::message::{Message, Method, Request};
-use maskline::sip::transport::{Flow, Protocol, SendFault};
+use maskline::sip::transport::{ConnectionId, Flow, Protocol, SendFault};
 use maskline::sip::wire::ByteStr;
 use maskline::store::{Cdr, Route, VirtualNumber};
 use maskline::trunk::resolve::Target;
@@ -219,7 +219,7 @@ impl Service {
 
     /// A message has arrived: the same way as `Dispatcher::route` takes.
     pub fn receive(&mut self, wire: &Bytes, from: SocketAddr, protocol: Protocol, now: Instant) {
-        let connection = (protocol != Protocol::Udp).then_some(7);
+        let connection = (protocol != Protocol::Udp).then(|| ConnectionId::new(protocol, 7));
         let flow = Flow { protocol, local: self.address, peer: from, connection };
         let message = match Message::parse(wire.clone()) {
             Ok(message) => message,
@@ -394,10 +394,11 @@ impl Service {
             self.judge.action(index, &action, now);
             match action {
                 Action::Send { wire, to } => {
-                    if to.protocol == Protocol::Tcp && to.connection.is_none() && self.plan.tcp_fails {
+                    let by_new_connection = to.protocol == Protocol::Tcp && to.connection.is_none();
+                    if let Some(after) = self.plan.tcp_fails.filter(|_| by_new_connection) {
                         let Some(token) = to.token else { continue };
                         let event = Event::SendFailed(token.branch, SendFault::NotSent);
-                        self.later(now + Duration::from_millis(50), index, Pending::Event(event));
+                        self.later(now + after, index, Pending::Event(event));
                     } else {
                         self.send(wire, &to);
                     }
