@@ -74,7 +74,7 @@ use crate::trunk::Trunk;
 use crate::trunk::health::Outcome;
 use crate::trunk::resolve::Target;
 use bytes::Bytes;
-use media::{MediaCommand, MediaEvent, RecordingReport};
+use media::{MediaCommand, MediaEvent, RecordingReport, Side};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -234,9 +234,9 @@ pub enum Action {
     CloseCall(Box<Cdr>),
     /// The call is answered on both legs; for counters.
     Bridged,
-    /// A B-leg wants to leave by this trunk, which takes only so many, at one time or per second; the answer is
-    /// [`Event::Paced`].
-    Pace(String),
+    /// An INVITE of ours wants to leave by this trunk, which takes only so many, at one time or per second; the answer is
+    /// [`Event::Paced`]. That of the first party in a call of ours has its place already, and waits for its turn only.
+    Pace(Side, String),
     /// What became of an INVITE, as far as it is news about the gateway that it went to.
     Learned(Box<Learned>),
     /// A carrier asked for credentials and did not get them, or did not take them; for counters and log.

@@ -151,6 +151,10 @@ pub struct Plan {
     pub pinned: bool,
     /// Nothing can be sent by TCP to the gateways, which is found so long after it was tried.
     pub tcp_fails: Option<Duration>,
+    /// INVITEs per second that the service's trunk to the gateways takes.
+    pub calls_per_second: Option<u32>,
+    /// For how long an INVITE may wait for its turn.
+    pub longest_queue: Duration,
     /// Early media of the B-leg may pass.
     pub early_media: bool,
     /// Reliable provisional responses, on both trunks.
@@ -264,6 +268,8 @@ impl Plan {
             both_hang_up_after: None,
             pinned: true,
             tcp_fails: None,
+            calls_per_second: None,
+            longest_queue: s(1),
             early_media: true,
             prack: Prack::Supported,
             session_timer: None,

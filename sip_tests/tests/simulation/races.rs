@@ -648,6 +648,39 @@ fn hold_and_late_offers_on_a_leg_that_we_made_are_answered_there() {
     sees(&world, GATEWAY, &["INVITE", "ACK", "BYE"]);
 }
 
+/// A placed call whose first party has a full gateway before a good one, on a trunk that takes one INVITE per second.
+fn paced(seed: u64) -> Plan {
+    let mut plan = Plan::placed(seed);
+    plan.calls_per_second = Some(1);
+    another_gateway(&mut plan);
+    let phone = plan.first().clone();
+    plan.parties.first_mut().unwrap().phones.push(phone);
+    plan.first().steps = vec![(ms(50), Step::Reject(503))];
+    plan
+}
+
+#[test]
+fn the_invites_of_a_placed_call_wait_for_their_turn() {
+    let world = run(paced(61));
+    let rung = |name| world.first(name, "INVITE").unwrap_or_else(|| panic!("{name}\n{}", world.ladder()));
+    about(Some(rung(FIRST)), ms(0));
+    about(Some(rung("party 0 at 1")), s(1));
+    // His answer comes a second later, and one more turn with it.
+    about(Some(rung(GATEWAY)), s(2));
+    let turns = ["Pace(A", "Pace(B"].map(|turn| world.service.judge.noted(turn));
+    assert_eq!(turns, [2, 1], "{}", world.ladder());
+}
+
+#[test]
+fn a_placed_call_ends_where_too_many_wait_for_their_turn() {
+    let mut plan = paced(62);
+    plan.longest_queue = ms(500);
+    let world = run(plan);
+    sees(&world, FIRST, &["INVITE", "ACK"]);
+    sees(&world, "party 0 at 1", &[]);
+    records(&world, r#"[(A, "Network congestion from carrier")]"#);
+}
+
 #[test]
 fn a_placed_call_without_a_free_port_rings_nobody() {
     let mut plan = Plan::placed(60);

@@ -141,8 +141,8 @@ impl Outgoing {
     }
 
     /// The trunk that it leaves by.
-    pub(super) fn trunk_name(&self) -> String {
-        self.trunk.name.clone()
+    pub(super) fn trunk(&self) -> &Trunk {
+        &self.trunk
     }
 
     /// Whether somebody beyond the gateway has been reached.

@@ -30,6 +30,7 @@ use crate::sip::transaction::{invite_server, non_invite_client, non_invite_serve
 use crate::sip::transport::{ConnectionId, Flow, Protocol, SendFault, SendToken};
 use crate::sip::uri::{Scheme, Uri};
 use crate::sip::wire::ByteStr;
+use crate::trunk::Trunk;
 use bytes::Bytes;
 use callee::Outgoing;
 use caller::Incoming;
@@ -163,6 +164,20 @@ impl Leg {
     #[must_use]
     pub fn owns(&self, message: &Message) -> bool {
         message.head().call_id == self.call_id
+    }
+
+    /// Whether a message from there needs no further proof of where it comes from: the INVITE went there, or came from
+    /// there, or went to a name of which the leg knows no address.
+    pub(crate) fn is_peer(&self, source: IpAddr) -> bool {
+        self.route.peer.is_none_or(|peer| peer.ip().to_canonical() == source.to_canonical())
+    }
+
+    /// The trunk that a leg of ours left by.
+    pub(crate) fn left_by(&self) -> Option<&Trunk> {
+        match &self.set_up {
+            SetUp::Outgoing(outgoing) => Some(outgoing.trunk()),
+            SetUp::Incoming(_) => None,
+        }
     }
 
     /// What finds this leg's call for requests inside the dialog and responses to its own requests.
@@ -340,7 +355,12 @@ impl Leg {
         // RFC 5922 §4: whoever is reached by a name must prove that one and no other.
         let name = match &place {
             Place::Name(name, _) => Some(Arc::from(name.as_str())),
-            Place::Address(_) => route.name.clone(),
+            // A gateway without a name can only prove its own address.
+            Place::Address(address) => {
+                let may_prove =
+                    |name: &Arc<str>| name.parse().ok().is_none_or(|ip: IpAddr| ip == address.ip());
+                route.name.clone().filter(may_prove)
+            }
         };
         Some(Hop {
             protocol,

@@ -325,7 +325,7 @@ impl Call {
         let trunk = self.outlets.get(index).map(|outlet| &outlet.trunk);
         let limited = |trunk: &&Arc<Trunk>| trunk.max_calls.is_some() || trunk.max_calls_per_second.is_some();
         if let Some(paced) = trunk.filter(limited) {
-            actions.push(Action::Pace(paced.name.clone()));
+            actions.push(Action::Pace(Side::B, paced.name.clone()));
             self.state = State::Pacing { plan: target, attempt, until };
             return;
         }
@@ -334,7 +334,9 @@ impl Call {
 
     /// The INVITE's turn has come, or the trunk is full: all targets are of this one trunk.
     pub(super) fn on_paced(&mut self, goes: bool, actions: &mut Vec<Action>, now: Instant) {
-        let State::Pacing { plan, attempt, until } = &self.state else { return };
+        let State::Pacing { plan, attempt, until } = &self.state else {
+            return self.on_first_paced(goes, actions, now);
+        };
         let (plan, attempt, until) = (plan.clone(), *attempt, *until);
         if goes {
             return self.send_invite(plan, attempt, until, actions, now);
