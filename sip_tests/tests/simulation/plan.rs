@@ -460,6 +460,10 @@ impl Plan {
             let start = ms(random.random_range(0..60_000));
             self.callers.push(CallerPlan { start, ..CallerPlan::random(&first, random) });
         }
+        if random.random_bool(0.1) {
+            self.calls_per_second = Some(random.random_range(1..4));
+            self.longest_queue = ms(random.random_range(0..1000));
+        }
     }
 
     /// One or two strangers call the known party, which calls as well.
