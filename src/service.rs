@@ -32,11 +32,13 @@ use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-/// How many things may wait for the disk, or for the system's resolver, at one time.
+/// How many things may wait for the disk at one time. One of them may wait for the system's resolver instead, which
+/// is asked for gateways only ([`crate::trunk::dns`]); all other names are looked up without a thread.
 const BLOCKING_THREADS: usize = 4;
-/// How often the store learns that this process lives; the end of an orphaned call is known as exactly. As often it is
-/// looked for processes that have died.
+/// How often the store learns that this process lives; the end of an orphaned call is known as exactly.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How often it is looked for processes that have died.
+const ORPHANS: Duration = Duration::from_secs(3);
 /// A database that was away was so for others as well: who gets through again is not the one to call them dead, until
 /// they had so much time for a heartbeat of their own.
 const STEADY: Duration = Duration::from_secs(5);
@@ -167,7 +169,7 @@ impl Service {
         let (prompts, loader) = PromptLibrary::with_loader(&config.http.fetch_allow)?;
         for entry in store.all_numbers() {
             if let NoSession::Play(url) = &entry.number.no_session {
-                prompts.prefetch(url);
+                prompts.prefetch(&entry.number.account, url);
             }
         }
         let engine = Engine::start(config.media.limits.clone()).map_err(StartError::Media)?;
@@ -177,6 +179,7 @@ impl Service {
             engine,
             trunks: config.trunks.clone(),
             prompts: prompts.clone(),
+            forwarding: config.forwarding(),
             recordings: config.recordings.directory.clone(),
             filing: recordings.clone(),
             sip_public: config.sip.public_address,
@@ -212,6 +215,7 @@ impl Service {
                 config.http.trusted_proxies.clone(),
             )),
             trunks: dialable_trunks(config),
+            forwarding: config.forwarding(),
             metrics: Some(metrics),
             gateways: Some(Arc::clone(&shell.gateways)),
             base_url: config.http.public_url.clone(),
@@ -438,6 +442,11 @@ fn warn_of_numbers(store: &Store, config: &Checked) {
         if config.trunks.get(&entry.number.trunk).is_none_or(|trunk| trunk.gateways.is_empty()) {
             warn!(%number, trunk = entry.number.trunk, "the trunk of this number cannot dial: its calls fail");
         }
+        if let NoSession::Sip(uri) = &entry.number.no_session
+            && let Err(reason) = config.forwarding().check(uri)
+        {
+            warn!(%number, "no_session of this number is not followed, strangers get 404: {reason}");
+        }
         if let Some(subaccount) = entry.subaccount
             && store.subaccount(account, &subaccount).is_none()
         {
@@ -468,7 +477,7 @@ async fn heartbeat(store: Store, steady_since: watch::Sender<Option<Instant>>) {
 /// the process before are closed.
 async fn look_after_others(store: Store, steady_since: watch::Receiver<Option<Instant>>, mut are_left: bool) {
     while are_left {
-        clock::sleep(HEARTBEAT).await;
+        clock::sleep(ORPHANS).await;
         let is_steady = steady_since.borrow().is_some_and(|since| clock::now() >= since + STEADY);
         if is_steady || !store.is_shared() {
             are_left = !close_orphans(&store).await || store.is_shared();

@@ -19,7 +19,7 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 
 use super::outbox;
 use super::row::{Columns, duration_micros, micros};
-use super::sql::{Connection, Options, Row, lock_key, query};
+use super::sql::{Connection, Options, Query, lock_key, query};
 use super::statements::Statements;
 use super::writer::Write;
 use super::{Inner, Store, StoreError};
@@ -30,8 +30,8 @@ const SILENCE: Duration = Duration::from_secs(15);
 /// The hang-up cause of a leg that was open when its process died, and who hung up.
 const ORPHAN_CAUSE: (&str, i64) = ("process ended", 5010);
 const ORPHAN_SOURCE: &str = "System";
-/// The calls of so many legs of a dead process are closed in each transaction.
-const ORPHANS: i64 = 50;
+/// So many calls of a dead process are closed in each transaction.
+const ORPHANS: usize = 50;
 /// Who closes calls of dead processes has this lock.
 const CLOSING: &str = "maskline_closing";
 
@@ -61,7 +61,7 @@ impl Store {
 
     /// Closes the calls that dead processes have left open, each at the process' last heartbeat: some in each
     /// transaction, so that nobody else who writes has to wait for long. Of two processes that do it at once one goes
-    /// on. Call it at start, and every second or so where several processes share the database. Returns how many legs
+    /// on. Call it at start, and every few seconds where several processes share the database. Returns how many legs
     /// it closed.
     ///
     /// # Errors
@@ -74,44 +74,63 @@ impl Store {
         };
         let (mut closed, mut failure) = (0, None);
         for node in self.dead_nodes(silent_since).await? {
-            loop {
-                let write = CloseOrphans { node: node.clone(), silent_since, now };
-                match self.write(write).await {
-                    Ok(Progress::Elsewhere) => return failure.map_or(Ok(closed), Err),
-                    Ok(Progress::Closed(legs)) => closed += legs,
-                    Ok(Progress::Done) => break,
-                    Err(error) => {
-                        // What is wrong with this one's calls must not keep the others open.
-                        failure.get_or_insert(error);
-                        break;
-                    }
-                }
+            match self.close_node(node, silent_since, now, &mut closed).await {
+                Ok(Progress::Elsewhere) => break,
+                Ok(Progress::Closed(_) | Progress::Done) => {}
+                // What is wrong with this one's calls must not keep the others open.
+                Err(error) => drop(failure.get_or_insert(error)),
             }
         }
         failure.map_or(Ok(closed), Err)
     }
 
+    /// Closes what a dead node has left, and says why it stopped; adds to `closed` how many legs.
+    async fn close_node(
+        &self,
+        node: String,
+        silent_since: i64,
+        now: Timestamp,
+        closed: &mut u64,
+    ) -> Result<Progress, StoreError> {
+        loop {
+            let calls = self.calls_left_by(&node).await?;
+            let before = *closed;
+            for some in calls.chunks(ORPHANS) {
+                let write = CloseOrphans { node: node.clone(), calls: some.to_vec(), silent_since, now };
+                match self.write(write).await? {
+                    Progress::Closed(legs) => *closed += legs,
+                    stopped => return Ok(stopped),
+                }
+            }
+            // It may have opened more, or come to life and closed all of them.
+            if *closed == before {
+                return self.write(CloseOrphans { node, calls: vec![], silent_since, now }).await;
+            }
+        }
+    }
+
     /// Other processes that have been silent since then: by their heartbeats, or by legs of theirs that are open though
-    /// no heartbeat was ever heard. It looks at nothing but the names of those who have legs open.
+    /// no heartbeat was ever heard.
     async fn dead_nodes(&self, silent_since: i64) -> Result<Vec<String>, StoreError> {
         let rows = query(
-            "WITH RECURSIVE busy (node) AS (
-                 SELECT MIN(node) FROM legs WHERE ended_at IS NULL
-                 UNION ALL
-                 SELECT (SELECT MIN(l.node) FROM legs l WHERE l.ended_at IS NULL AND l.node > busy.node)
-                 FROM busy WHERE busy.node IS NOT NULL)
-             SELECT node FROM nodes WHERE node <> $1 AND beat_at <= $2
-             UNION ALL
-             SELECT node FROM busy WHERE node <> $1
-                 AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.node = busy.node)
-                 AND EXISTS (SELECT 1 FROM legs l
-                             WHERE l.node = busy.node AND l.ended_at IS NULL AND l.started_at <= $2)",
+            "SELECT node FROM nodes WHERE node <> $1 AND beat_at <= $2
+             UNION SELECT node FROM legs WHERE ended_at IS NULL AND node <> $1 AND started_at <= $2
+                 AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.node = legs.node)",
         )
         .bind(self.node())
         .bind(silent_since)
         .fetch_all(self.readers())
         .await?;
         rows.iter().map(|row| row.text("node")).collect()
+    }
+
+    /// Looked for once and not for each transaction: no index has the node, every call would pay for it.
+    async fn calls_left_by(&self, node: &str) -> Result<Vec<String>, StoreError> {
+        let rows = query("SELECT DISTINCT interaction FROM legs WHERE ended_at IS NULL AND node = $1")
+            .bind(node)
+            .fetch_all(self.readers())
+            .await?;
+        rows.iter().map(|row| row.text("interaction")).collect()
     }
 
     /// Does a write that changes accounts or numbers. When it returns, this process sees the change; the others
@@ -200,6 +219,8 @@ enum Progress {
 /// then anybody finds it who has to go on.
 struct CloseOrphans {
     node: String,
+    /// None: nothing of it was found any more.
+    calls: Vec<String>,
     silent_since: i64,
     now: Timestamp,
 }
@@ -219,42 +240,29 @@ impl Write for CloseOrphans {
             // Of a node without any heartbeat the latest moment that the row itself knows is the best that can be said.
             None => i64::MIN,
         };
-        let legs = self.close_legs(connection, beat).await?;
-        if legs.is_empty() {
+        if self.calls.is_empty() {
             self.bury(connection).await?;
             return Ok(Progress::Done);
         }
-        let interactions: BTreeSet<String> =
-            legs.iter().map(|leg| leg.text("interaction")).collect::<Result<_, _>>()?;
+        let (mut legs, mut interactions) = (0, BTreeSet::new());
+        let bind = |query: Query<'static>, call: &String| {
+            query.bind(call.clone()).bind(self.node.clone()).bind(beat)
+        };
+        for query in LEGS.all(self.calls.iter(), bind) {
+            for row in query.fetch_all(&mut *connection).await? {
+                legs += 1;
+                interactions.insert(row.text("interaction")?);
+            }
+        }
         for query in ENDS.all(interactions.iter(), |query, interaction| query.bind(interaction)) {
             query.execute(&mut *connection).await?;
         }
         outbox::report_orphans(connection, &interactions).await?;
-        Ok(Progress::Closed(legs.len() as u64))
+        Ok(Progress::Closed(legs))
     }
 }
 
 impl CloseOrphans {
-    /// Closes all open legs of some calls. None: there are no more.
-    async fn close_legs(&self, connection: &mut Connection, beat: i64) -> Result<Vec<Row>, StoreError> {
-        query(
-            "UPDATE legs SET hangup_cause_name = $2, hangup_cause_code = $3, hangup_source = $4,
-                 ended_at = CASE WHEN COALESCE(answered_at, ringing_at, started_at) > $1
-                                 THEN COALESCE(answered_at, ringing_at, started_at) ELSE $1 END
-             WHERE ended_at IS NULL AND node = $5 AND interaction IN
-                 (SELECT interaction FROM legs WHERE ended_at IS NULL AND node = $5 LIMIT $6)
-             RETURNING interaction",
-        )
-        .bind(beat)
-        .bind(ORPHAN_CAUSE.0)
-        .bind(ORPHAN_CAUSE.1)
-        .bind(ORPHAN_SOURCE)
-        .bind(&self.node)
-        .bind(ORPHANS)
-        .fetch_all(connection)
-        .await
-    }
-
     /// Nobody has to look for this node again; unless it has been heard of just now.
     async fn bury(&self, connection: &mut Connection) -> Result<(), StoreError> {
         query(
@@ -268,6 +276,22 @@ impl CloseOrphans {
         Ok(())
     }
 }
+
+/// The open legs of these calls of that node, at its last heartbeat.
+static LEGS: LazyLock<Statements> = LazyLock::new(|| {
+    let (cause, code) = ORPHAN_CAUSE;
+    Statements::new(3, |values| {
+        format!(
+            "UPDATE legs SET hangup_cause_name = '{cause}', hangup_cause_code = {code}, \
+                 hangup_source = '{ORPHAN_SOURCE}', \
+                 ended_at = CASE WHEN COALESCE(answered_at, ringing_at, started_at) > dead.column3 \
+                                 THEN COALESCE(answered_at, ringing_at, started_at) ELSE dead.column3 END \
+             FROM ({values}) AS dead \
+             WHERE legs.interaction = dead.column1 AND legs.node = dead.column2 AND legs.ended_at IS NULL \
+             RETURNING legs.interaction AS interaction"
+        )
+    })
+});
 
 /// A call ends with the last of its legs.
 static ENDS: LazyLock<Statements> = LazyLock::new(|| {
