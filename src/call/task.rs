@@ -270,13 +270,17 @@ async fn next(
     from_media: &mut mpsc::UnboundedReceiver<Box<MediaEvent>>,
     inbox: &mut mpsc::Receiver<Event>,
 ) -> Event {
+    // A sleep is told of by the runtime's clock, which stands still while there is always something else to do.
+    if deadline.is_some_and(|deadline| deadline <= clock::now()) {
+        return Event::Timeout;
+    }
     tokio::select! {
         biased;
-        () = clock::sleep_until(deadline) => Event::Timeout,
         // A job that panics yields no event; the machine's own deadline covers it.
         Some(Ok(event)) = jobs.join_next() => event,
         Some(event) = from_media.recv() => Event::Media(event),
         Some(event) = inbox.recv() => event,
+        () = clock::sleep_until(deadline) => Event::Timeout,
     }
 }
 
