@@ -278,3 +278,18 @@ async fn the_session_stays_open_for_ordinary_calls() {
     assert_eq!(scene.server.interactions(&scene.session).await.len(), 2);
     scene.quiet(2).await;
 }
+
+/// One a second: the second call has its turn a second after the first one, and is no call in that comes too fast.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_we_place_wait_for_their_turn() {
+    let setup = Setup { trunk: "max_calls_per_second = 1", numbers: 2, ..Setup::default() };
+    let scene = Scene::with(setup, json!({ "record": false })).await;
+    let body = json!({ "initiate_call_to_first_party": true, "record": false, "first_party": SECOND, "second_party": FIRST });
+    scene.server.session(body).await;
+    for _ in 0..2 {
+        let incoming = scene.carrier.next_call(PATIENCE).await.unwrap();
+        incoming.reject(486, None, &[], None).await.unwrap();
+    }
+    scene.server.settled().await;
+    scene.quiet(2).await;
+}

@@ -5,9 +5,12 @@
 
 mod common;
 
-use common::{FIRST, PATIENCE, Scene};
-use sip_tests::phone::CallOptions;
+use common::{FIRST, PATIENCE, Scene, Setup};
+use sip_tests::message::Message;
+use sip_tests::phone::{CallOptions, PhoneConfig};
 use sip_tests::sdp::SdpOptions;
+use std::net::SocketAddr;
+use tokio::net::UdpSocket;
 
 fn bare(user: &str) -> CallOptions {
     CallOptions { sdp: None, ..CallOptions::from(user) }
@@ -54,6 +57,60 @@ async fn another_tag_in_a_live_dialog_is_another_dialog() {
     assert_eq!(call.end(), None);
     scene.both_hear(&call, &incoming).await;
     scene.hang_up(&call, &incoming).await;
+}
+
+/// Sends a request of the dialog that `known` is a response of, from another address, and returns the answer's status.
+/// A CANCEL belongs to the transaction.
+async fn from_elsewhere(address: &str, server: SocketAddr, method: &str, known: &Message) -> Option<u16> {
+    let socket = UdpSocket::bind(format!("{address}:0")).await.unwrap();
+    let header = |name| known.header(name).unwrap();
+    let (via, to) = match method {
+        "CANCEL" => (header("Via").to_owned(), header("To").split(";tag=").next().unwrap()),
+        _ => {
+            let own = socket.local_addr().unwrap();
+            (format!("SIP/2.0/UDP {own};rport;branch=z9hG4bK{method}{}", own.port()), header("To"))
+        }
+    };
+    let number = if method == "CANCEL" { known.cseq().0 } else { known.cseq().0 + 100 };
+    let request = format!(
+        "{method} sip:maskline@{server} SIP/2.0\r\nVia: {via}\r\nFrom: {}\r\nTo: {to}\r\nCall-ID: {}\r\n\
+         CSeq: {number} {method}\r\nMax-Forwards: 70\r\nContent-Length: 0\r\n\r\n",
+        header("From"),
+        header("Call-ID"),
+    );
+    socket.send_to(request.as_bytes(), server).await.unwrap();
+    let mut buffer = [0; 4096];
+    let received =
+        tokio::time::timeout(PATIENCE, socket.recv(&mut buffer)).await.expect("no answer").unwrap();
+    Message::read(&buffer[..received]).unwrap().status()
+}
+
+/// Whoever has learned a call's tags must still be of its trunk; the trunk's addresses are as good as each other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dialog_is_heard_from_its_own_trunk_only() {
+    let setup = Setup {
+        allow: "127.0.0.1/32\", \"127.0.0.3/32",
+        trunk: "[[trunks]]\nname = \"other\"\ngateways = [\"sip:127.0.0.4\"]\nallow = [\"127.0.0.2/32\"]",
+        ..Setup::default()
+    };
+    let scene = Scene::with(PhoneConfig::named("caller"), PhoneConfig::named("callee"), setup).await;
+    let server = scene.server.sip;
+
+    let (ringing, rung) = scene.dial().await;
+    rung.ring().await.unwrap();
+    let known = ringing.ringing(PATIENCE).await.unwrap();
+    assert_eq!(from_elsewhere("127.0.0.2", server, "CANCEL", &known).await, Some(481));
+    rung.answer(SdpOptions::default()).await.unwrap();
+    let known = ringing.answered(PATIENCE).await.unwrap();
+    rung.wait_ack(PATIENCE).await.unwrap();
+    for (address, method) in [("127.0.0.2", "BYE"), ("127.0.0.4", "BYE"), ("127.0.0.2", "INFO")] {
+        assert_eq!(from_elsewhere(address, server, method, &known).await, Some(481), "{address} {method}");
+    }
+    scene.both_hear(&ringing, &rung).await;
+    assert_eq!((ringing.end(), rung.end()), (None, None));
+    assert_eq!(from_elsewhere("127.0.0.3", server, "BYE", &known).await, Some(200));
+    rung.wait_bye(PATIENCE).await.unwrap();
+    scene.server.settled().await;
 }
 
 /// RFC 3261 §8.2.2.2.

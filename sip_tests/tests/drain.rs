@@ -78,3 +78,32 @@ async fn an_idle_service_drains_at_once() {
     let (service, _folder) = server.into_service();
     tokio::time::timeout(PATIENCE, service.drain(Duration::from_secs(3600))).await.unwrap();
 }
+
+/// A call is forgotten when its transactions have ended; what it leaves is not.
+#[tokio::test]
+async fn a_record_outlives_its_call_while_the_database_stalls() {
+    use sqlx::{Connection, SqliteConnection};
+    let scene = Scene::new().await;
+    let (call, incoming) = scene.talk().await;
+    let url = format!("sqlite://{}/maskline.db", scene.server.folder.display());
+    let mut database = SqliteConnection::connect(&url).await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut database).await.unwrap();
+    scene.hang_up(&call, &incoming).await;
+    let shell = scene.server.service.shell();
+    until("the call is over", || (shell.live_calls() == 0).then_some(())).await;
+
+    // Nothing of a call takes longer than this, so the clock may run.
+    tokio::time::pause();
+    for _ in 0..120 {
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    tokio::time::resume();
+    until("the call is forgotten", || (shell.call_tasks() == 0).then_some(())).await;
+    assert_eq!(shell.unsettled_calls(), 1, "a drain waits for the record");
+
+    sqlx::query("ROLLBACK").execute(&mut database).await.unwrap();
+    scene.server.settled().await;
+    let session = scene.session["session_uuid"].as_str().unwrap().parse().unwrap();
+    let calls = shell.store.interactions(session).await.unwrap();
+    assert!(calls.len() == 1 && calls[0].ended_at.is_some(), "{calls:?}");
+}

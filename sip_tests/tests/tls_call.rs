@@ -294,6 +294,29 @@ async fn a_gateway_that_speaks_no_tls_gets_no_invite() {
     until("the call is stored", || (server.service.shell().live_calls() == 0).then_some(())).await;
 }
 
+/// A caller's connection is gone, or was none of TLS: the one that is opened to the address of his Contact must prove the
+/// name of the gateway there (RFC 5922 §4).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_at_the_address_of_a_gateway_proves_its_name() {
+    let authority = Authority::new();
+    let far = phone("far", Secret::new(&authority, &authority.sign("localhost"), OURS, true)).await;
+    let (caller, callee) = (common::phone("caller").await, common::phone("callee").await);
+    let gateways = vec![format!("sip:localhost:{};transport=udp", callee.address().port())];
+    let tls = Some(authority.lines(&authority.sign(OURS)));
+    let server = Server::with(callee.address(), Setup { gateways, tls, ..Setup::default() }).await;
+    let session = server.session(json!({ "record": false })).await;
+    let contact = Some(format!("<sip:far@{};transport=tls>", far.address()));
+    let options = CallOptions { contact, ..CallOptions::from(FIRST) };
+    let call = caller.call(server.sip, &Server::number(&session), options).await.unwrap();
+    let incoming = callee.next_call(PATIENCE).await.unwrap();
+    incoming.answer(SdpOptions::default()).await.unwrap();
+    call.answered(PATIENCE).await.unwrap();
+    incoming.wait_ack(PATIENCE).await.unwrap();
+    incoming.bye().await.unwrap();
+    let bye = far.wait_received("BYE", PATIENCE, |message| message.is("BYE")).await.unwrap();
+    assert!(bye.header("Via").unwrap().starts_with("SIP/2.0/TLS "), "{bye:?}");
+}
+
 /// What `maskline trunk-check` finds with this gateway: how many faults, and the report.
 async fn checked(gateway: &str, tls: &str) -> (usize, String) {
     let text = format!(

@@ -67,14 +67,14 @@ use crate::recording::manifest::Names;
 use crate::sip::digest::Unanswered;
 use crate::sip::key::DialogKey;
 use crate::sip::message::Message;
-use crate::sip::transport::{Flow, Protocol, SendFault, SendToken};
+use crate::sip::transport::{ConnectionId, Flow, Protocol, SendFault, SendToken};
 use crate::sip::wire::ByteStr;
 use crate::store::{Cdr, LegOpened, Route};
 use crate::trunk::Trunk;
 use crate::trunk::health::Outcome;
 use crate::trunk::resolve::Target;
 use bytes::Bytes;
-use media::{MediaCommand, MediaEvent, RecordingReport};
+use media::{MediaCommand, MediaEvent, RecordingReport, Side};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -88,7 +88,7 @@ pub struct Hop {
     /// The peer.
     pub place: Place,
     /// A connection that should be used if it still lives.
-    pub connection: Option<u64>,
+    pub connection: Option<ConnectionId>,
     /// The socket of ours to send from, when it matters.
     pub local: Option<SocketAddr>,
     /// The transport was named, by a gateway or a URI: size does not change it.
@@ -120,7 +120,7 @@ impl Hop {
 
     /// The same place by UDP, for a request that only was too large for it; `None` when it was not on TCP by
     /// our own choice.
-    fn fall_back_to_udp(&self) -> Option<Self> {
+    fn by_udp(&self) -> Option<Self> {
         let by_size = self.protocol == Protocol::Tcp && !self.pinned;
         by_size.then(|| Self { protocol: Protocol::Udp, connection: None, ..self.clone() })
     }
@@ -234,9 +234,9 @@ pub enum Action {
     CloseCall(Box<Cdr>),
     /// The call is answered on both legs; for counters.
     Bridged,
-    /// A B-leg wants to leave by this trunk, which takes only so many, at one time or per second; the answer is
-    /// [`Event::Paced`].
-    Pace(String),
+    /// An INVITE of ours wants to leave by this trunk, which takes only so many, at one time or per second; the answer is
+    /// [`Event::Paced`]. That of the first party in a call of ours has its place already, and waits for its turn only.
+    Pace(Side, String),
     /// What became of an INVITE, as far as it is news about the gateway that it went to.
     Learned(Box<Learned>),
     /// A carrier asked for credentials and did not get them, or did not take them; for counters and log.

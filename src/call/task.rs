@@ -2,10 +2,15 @@
 
 use super::cdr::HangupCause;
 use super::dispatch::{CallHandle, KeyGuard};
+use super::identity;
+use super::leg::response_hop;
 use super::registry::{Permit, Shell, TrunkLeg, Unsettled};
 use super::{Action, Call, Event, NoPort, sound};
 use crate::clock;
-use crate::store::Note;
+use crate::ids::IdSource;
+use crate::sip::message::{Message, Method, Request};
+use crate::sip::transport::Flow;
+use crate::store::{Cdr, Note};
 use media::engine::MediaHandle;
 use media::{MediaEvent, Side};
 use std::net::IpAddr;
@@ -30,7 +35,7 @@ pub(super) struct CallTask {
     pub(super) permit: Option<Permit>,
     /// The place of the B-leg on its trunk, where that takes only so many.
     pub(super) callee_leg: Option<TrunkLeg>,
-    /// Given back when the record is stored: a drain waits for it.
+    /// Goes with the record, and is given back when that is stored: a drain waits for it.
     pub(super) unsettled: Option<Unsettled>,
     pub(super) keys: KeyGuard,
     /// What the registry knows of it.
@@ -39,11 +44,10 @@ pub(super) struct CallTask {
 
 /// So many bugs that one call meets are too many: it is dropped instead of ended in order.
 const MAX_FAULTS: u32 = 3;
-/// What is still being stored when a call is dropped gets so long.
-const LAST_WORDS: Duration = Duration::from_secs(20);
 
 /// What a running task has beside the call.
 struct Hands {
+    /// What nobody needs any more once the call is over.
     jobs: JoinSet<Event>,
     media: Option<MediaHandle>,
     /// Not bounded: the engine tells one event per key press or step of a call's media, at most some fifty a second.
@@ -76,26 +80,43 @@ impl CallTask {
                 Some(event) => event,
                 None => {
                     let deadline = hands.deadline.map(|at| self.wake_up_at(at));
-                    tokio::select! {
-                        biased;
-                        Some(event) = self.inbox.recv() => event,
-                        Some(event) = from_media.recv() => {
-                            sound::observe(&event, self.handle.id);
-                            Event::Media(event)
-                        }
-                        // A job that panics yields no event; the machine's own deadline covers it.
-                        Some(Ok(event)) = hands.jobs.join_next() => event,
-                        () = clock::sleep_until(deadline) => Event::Timeout,
-                    }
+                    next(deadline, &mut hands.jobs, &mut from_media, &mut self.inbox).await
                 }
             };
+            match &event {
+                Event::Media(event) => sound::observe(event, self.handle.id),
+                Event::Message(received) if self.refuses(&received.0, &received.1) => continue,
+                _ => {}
+            }
             goes_on = self.guarded(&mut hands, |call, now| call.handle(event, now))
                 || self.end_after_fault(&mut hands);
         }
         if !goes_on {
-            Box::pin(self.drop_call(hands)).await;
+            self.drop_call(hands);
         }
         debug!("call ended");
+    }
+
+    /// Is it a request from an address that is none of its leg's trunk? Such a one gets 481, as if there were no dialog:
+    /// who has learned the tags of a call must still be its peer to end it.
+    fn refuses(&self, message: &Message, flow: &Flow) -> bool {
+        let Message::Request(request) = message else { return false };
+        let source = flow.peer.ip();
+        let trunk = self.call.trunk_to_ask(message, source);
+        let refuses = trunk.is_some_and(|trunk| !self.shell.speaks_for(trunk, source));
+        if refuses {
+            self.refuse(request, flow);
+        }
+        refuses
+    }
+
+    fn refuse(&self, request: &Request, flow: &Flow) {
+        self.shell.counters.refused_source.increment(1);
+        if request.method != Method::ACK {
+            let tag = IdSource::from_system().tag();
+            let response = identity::response(&request.response_head(flow.peer), 481, Some(&tag));
+            self.shell.send(response.encode(), &response_hop(request, flow));
+        }
     }
 
     /// When to wake up for a deadline. Once a call is over only transactions linger, and thousands of calls do so at
@@ -137,7 +158,7 @@ impl CallTask {
     }
 
     /// The call cannot even be ended in order: its keys, ports and places are given back, and it leaves its record.
-    async fn drop_call(&mut self, mut hands: Hands) {
+    fn drop_call(&mut self, mut hands: Hands) {
         hands.media = None;
         self.permit = None;
         self.callee_leg = None;
@@ -145,11 +166,20 @@ impl CallTask {
         // An account of it that would be the next bug is left out.
         let record = catch_unwind(AssertUnwindSafe(|| call.give_up(clock::now()))).ok().flatten();
         if let Some(record) = record {
-            self.shell.close_call(*record).await;
+            self.close(record);
         }
-        // What it had handed over to be stored before.
-        let storing = async { while hands.jobs.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(LAST_WORDS, storing).await;
+    }
+
+    /// Stores the record, however long that takes and whatever becomes of the call meanwhile.
+    fn close(&mut self, cdr: Box<Cdr>) {
+        let (shell, inbox) = (Arc::clone(&self.shell), self.handle.inbox.clone());
+        let unsettled = self.unsettled.take();
+        self.shell.outlive(async move {
+            shell.close_call(*cdr).await;
+            drop(unsettled);
+            // The call may have ended without waiting for it.
+            let _ = inbox.send(Event::CdrStored).await;
+        });
     }
 
     /// Never awaits: a CANCEL must reach the machine while a look-up is still running.
@@ -176,25 +206,29 @@ impl CallTask {
                 Action::LegAnswered(leg, at) => notes.push(Note::Answer(leg, at)),
                 Action::Happened(event) => notes.push(Note::Event(event)),
                 Action::FileRecording(names, report) => {
-                    jobs.spawn(async move {
+                    let (inbox, unsettled) = (self.handle.inbox.clone(), shell.unsettled());
+                    self.shell.outlive(async move {
                         shell.file_recording(names, *report).await;
-                        Event::RecordingFiled
+                        drop(unsettled);
+                        let _ = inbox.send(Event::RecordingFiled).await;
                     });
                 }
-                Action::CloseCall(cdr) => {
-                    jobs.spawn(async move {
-                        shell.close_call(*cdr).await;
-                        Event::CdrStored
-                    });
-                }
+                Action::CloseCall(cdr) => self.close(cdr),
                 Action::Bridged => shell.counters.bridged.increment(1),
                 Action::Unauthorized { trunk, why } => shell.unauthorized(&trunk, why),
-                Action::Pace(trunk) => {
-                    // The attempt before this one is over.
-                    self.callee_leg = None;
-                    let place = shell.leave_by(&trunk);
-                    let wait = place.as_ref().map(|(_, wait)| *wait);
-                    self.callee_leg = place.map(|(leg, _)| leg);
+                Action::Pace(side, trunk) => {
+                    let wait = match side {
+                        // Its place is the permit's.
+                        Side::A => shell.turn(&trunk),
+                        Side::B => {
+                            // The attempt before this one is over.
+                            self.callee_leg = None;
+                            let place = shell.leave_by(&trunk);
+                            let wait = place.as_ref().map(|(_, wait)| *wait);
+                            self.callee_leg = place.map(|(leg, _)| leg);
+                            wait
+                        }
+                    };
                     match wait {
                         Some(wait) if !wait.is_zero() => {
                             jobs.spawn(async move {
@@ -225,9 +259,24 @@ impl CallTask {
         {
             permit.set_up();
         }
-        if self.call.is_settled() {
-            self.unsettled = None;
-        }
+    }
+}
+
+/// The next event of a call. What a peer may send as often as it likes comes last, so that it keeps nothing else waiting:
+/// a timer that has fired moves on, and of jobs and media there are few.
+async fn next(
+    deadline: Option<Instant>,
+    jobs: &mut JoinSet<Event>,
+    from_media: &mut mpsc::UnboundedReceiver<Box<MediaEvent>>,
+    inbox: &mut mpsc::Receiver<Event>,
+) -> Event {
+    tokio::select! {
+        biased;
+        () = clock::sleep_until(deadline) => Event::Timeout,
+        // A job that panics yields no event; the machine's own deadline covers it.
+        Some(Ok(event)) = jobs.join_next() => event,
+        Some(event) = from_media.recv() => Event::Media(event),
+        Some(event) = inbox.recv() => event,
     }
 }
 
@@ -251,5 +300,33 @@ impl Hands {
             }
         };
         self.immediate.push(Event::MediaOpened(opened));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sixty-four messages wait, and a peer sends more than one for each that is taken.
+    #[tokio::test]
+    async fn a_full_inbox_keeps_no_timer_job_or_media_waiting() {
+        let (peer, mut inbox) = mpsc::channel(64);
+        let (media, mut from_media) = mpsc::unbounded_channel();
+        let mut jobs = JoinSet::new();
+        jobs.spawn(async { Event::Paced(true) });
+        while jobs.len() > 0 && !media.is_closed() && peer.capacity() > 0 {
+            peer.send(Event::HangUp(HangupCause::Normal)).await.unwrap();
+        }
+        media.send(Box::new(MediaEvent::Silence)).unwrap();
+        tokio::task::yield_now().await;
+        let due = Some(clock::now());
+        let timer = next(due, &mut jobs, &mut from_media, &mut inbox).await;
+        let job = next(None, &mut jobs, &mut from_media, &mut inbox).await;
+        let silence = next(None, &mut jobs, &mut from_media, &mut inbox).await;
+        let message = next(None, &mut jobs, &mut from_media, &mut inbox).await;
+        assert!(matches!(timer, Event::Timeout), "{timer:?}");
+        assert!(matches!(job, Event::Paced(true)), "{job:?}");
+        assert!(matches!(silence, Event::Media(_)), "{silence:?}");
+        assert!(matches!(message, Event::HangUp(_)), "{message:?}");
     }
 }

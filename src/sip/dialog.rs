@@ -113,14 +113,15 @@ impl Dialog {
         }
     }
 
-    /// Where the next request of the dialog goes: the first route, or else the remote target. `None`
-    /// when that is no SIP URI; such a peer cannot be reached any more.
+    /// Where the next request of the dialog goes: the first route, or else the remote target. `None` when that is no
+    /// SIP URI, so that it says nothing of where the peer is.
     #[must_use]
     pub fn next_hop(&self) -> Option<Uri> {
-        match self.route_set.first() {
+        let next = match self.route_set.first() {
             Some(route) => route_uri(route),
             None => Uri::parse(&self.remote_target),
-        }
+        };
+        next.filter(|uri| matches!(uri.scheme(), Scheme::Sip | Scheme::Sips))
     }
 
     /// Must the Contact of our answer to `invite`, which this dialog is of, be a SIPS URI (RFC 3261 §12.1.1)? When

@@ -42,8 +42,8 @@ pub struct Way {
 /// See the module.
 pub struct Gateways {
     trunks: Vec<OfTrunk>,
-    /// Addresses behind names, and until when they are known.
-    behind_names: RwLock<HashMap<IpAddr, Instant>>,
+    /// Addresses behind names: of which trunks, and until when they are known.
+    behind_names: RwLock<HashMap<IpAddr, BTreeMap<TrunkId, Instant>>>,
     /// Counts the gateways whose first look-up has ended.
     looked_up: watch::Sender<usize>,
 }
@@ -137,6 +137,41 @@ impl Gateways {
     pub fn has_address(&self, source: IpAddr) -> bool {
         let known = self.behind_names.read().unwrap_or_else(PoisonError::into_inner);
         known.contains_key(&source.to_canonical())
+    }
+
+    /// Whether a name of this trunk's gateways leads, or has led of late, to this address.
+    #[must_use]
+    pub fn leads_to(&self, trunk: TrunkId, source: IpAddr) -> bool {
+        let known = self.behind_names.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(&source.to_canonical()).is_some_and(|trunks| trunks.contains_key(&trunk))
+    }
+
+    /// The name of the gateway at this address, if there is one, and no other one may be meant: that at the very port
+    /// comes first, then one of `likely`.
+    #[must_use]
+    pub fn name_at(&self, address: SocketAddr, likely: Option<TrunkId>) -> Option<Arc<str>> {
+        let ip = address.ip().to_canonical();
+        let is_there = |gateway: &OfGateway, exactly: bool| {
+            gateway.choice().0.all().any(|target| {
+                let port = target.address.port();
+                target.address.ip().to_canonical() == ip && (!exactly || port == address.port())
+            })
+        };
+        let found = |trunks: &[OfTrunk], exactly| {
+            let mut names = trunks
+                .iter()
+                .flat_map(|trunk| &trunk.gateways)
+                .filter(|gateway| is_there(gateway, exactly))
+                .map(|gateway| gateway.named.as_ref().map(|_| gateway.gateway.host.clone()));
+            let first = names.next()?;
+            // Two names at one address: nobody can tell.
+            Some(first.filter(|first| names.all(|name| name.as_ref() == Some(first))))
+        };
+        let likely = likely.and_then(|id| self.trunks.get(id.index())).map_or(&[][..], std::slice::from_ref);
+        let name = [true, false]
+            .into_iter()
+            .find_map(|exactly| found(likely, exactly).or_else(|| found(&self.trunks, exactly)));
+        name.flatten().map(Arc::from)
     }
 
     /// The targets of a trunk in the order in which a call tries them: gateway after gateway, what is down last.
@@ -266,7 +301,7 @@ impl Gateways {
             let error = found.as_ref().err().cloned();
             let now = clock::now();
             let news = cached.learn(found.ok(), now);
-            self.remember(cached.choice(), now);
+            self.remember(TrunkId(trunk), cached.choice(), now);
             let state = (Arc::new(cached.choice().clone()), cached.is_stale());
             *named.choice.write().unwrap_or_else(PoisonError::into_inner) = state;
             if news {
@@ -296,12 +331,16 @@ impl Gateways {
         }
     }
 
-    fn remember(&self, choice: &Choice, now: Instant) {
+    fn remember(&self, trunk: TrunkId, choice: &Choice, now: Instant) {
         let mut known = self.behind_names.write().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|_, until| *until > now);
+        known.retain(|_, trunks| {
+            trunks.retain(|_, until| *until > now);
+            !trunks.is_empty()
+        });
         for target in choice.all() {
-            if known.len() < MAX_ADDRESSES {
-                known.insert(target.address.ip().to_canonical(), now + REMEMBERED);
+            let address = target.address.ip().to_canonical();
+            if known.len() < MAX_ADDRESSES || known.contains_key(&address) {
+                known.entry(address).or_default().insert(trunk, now + REMEMBERED);
             }
         }
     }

@@ -6,6 +6,7 @@
 //! itself.
 
 pub mod dns;
+pub mod forward;
 pub mod gateways;
 pub mod health;
 mod rate;
@@ -306,7 +307,8 @@ pub struct Trunk {
     pub gateways: Vec<Gateway>,
     /// Who may call in as this trunk.
     pub allow: Vec<IpNet>,
-    /// Networks that RTP may go to; empty: any, private and loopback only if the signalling comes from such.
+    /// Networks that RTP may go to; empty: any, private and loopback only if the signalling comes from such or a gateway is
+    /// such an address.
     pub media_allow: Vec<IpNet>,
     /// Where the caller's number is read; the first place that holds a number decides. Never empty.
     pub caller_from: Vec<CallerFrom>,
@@ -324,7 +326,7 @@ pub struct Trunk {
     pub default_country: Option<Country>,
     /// Legs of this trunk at one time, both directions; `None`: only `sip.max_calls` limits them.
     pub max_calls: Option<u32>,
-    /// New legs of this trunk per second, both directions; `None`: only the limit of the whole service holds.
+    /// New legs of this trunk per second, in each direction; `None`: only the limit of the whole service holds.
     pub max_calls_per_second: Option<u32>,
     /// Reliable provisional responses.
     pub prack: Prack,
@@ -491,6 +493,17 @@ impl Trunks {
         let source = source.to_canonical();
         self.position(|trunk| {
             trunk.gateways.iter().any(|g| g.ip().map(|ip| ip.to_canonical()) == Some(source))
+        })
+    }
+
+    /// Whether the address is one of this trunk's: in its access list, or that of a gateway that is an address.
+    #[must_use]
+    pub fn has_address(&self, id: TrunkId, source: IpAddr) -> bool {
+        let source = source.to_canonical();
+        let is_gateway = |gateway: &Gateway| gateway.ip().is_some_and(|ip| ip.to_canonical() == source);
+        self.trunk(id).is_some_and(|trunk| {
+            trunk.allow.iter().any(|network| network.contains(&source))
+                || trunk.gateways.iter().any(is_gateway)
         })
     }
 

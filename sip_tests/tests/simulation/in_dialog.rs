@@ -314,6 +314,19 @@ fn a_lost_prack_comes_again() {
     about(world.first(GATEWAY, "PRACK"), ms(1600));
 }
 
+/// Each PRACK is a transaction, so only so many are under way at one time.
+#[test]
+fn a_flood_of_reliable_responses_is_acknowledged_for_a_while() {
+    let mut plan = Plan::plain(124);
+    let flood = (1..=100).map(|rseq| (ms(100 + u64::from(rseq)), Step::Reliable(0, rseq, false)));
+    plan.gateway().steps = flood.chain([(s(2), Step::Answer(0))]).collect();
+    let world = run(plan);
+    let received = world.received(GATEWAY);
+    let pracks = received.iter().filter(|label| *label == "PRACK").count();
+    assert_eq!(pracks, 16, "{}", world.ladder());
+    assert!(received.ends_with(&["ACK".to_owned(), "BYE".to_owned()]), "{}", world.ladder());
+}
+
 fn requires_100rel(plan: &mut Plan) {
     plan.caller().headers = vec![("Require", "100rel".into())];
 }

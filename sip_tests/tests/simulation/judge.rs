@@ -6,7 +6,7 @@ use super::plan::{Plan, caller_address, gateway_address, s};
 use bytes::Bytes;
 use maskline::call::{Action, Call, Event, Found};
 use maskline::number::E164;
-use maskline::sip::transport::Protocol;
+use maskline::sip::transport::{ConnectionId, Protocol};
 use maskline::store::{Cdr, NoSession};
 use media::{MediaCommand, Side};
 use sip_tests::message::{self, Message};
@@ -372,7 +372,7 @@ impl Judge {
         call: usize,
         wire: &Bytes,
         to: Option<SocketAddr>,
-        (protocol, connection): (Protocol, Option<u64>),
+        (protocol, connection): (Protocol, Option<ConnectionId>),
         now: Instant,
     ) {
         let Some(message) = Message::read(wire) else {

@@ -149,8 +149,12 @@ pub struct Plan {
     pub both_hang_up_after: Option<Duration>,
     /// The gateway URIs name a transport.
     pub pinned: bool,
-    /// Nothing can be sent by TCP to the gateways.
-    pub tcp_fails: bool,
+    /// Nothing can be sent by TCP to the gateways, which is found so long after it was tried.
+    pub tcp_fails: Option<Duration>,
+    /// INVITEs per second that the service's trunk to the gateways takes.
+    pub calls_per_second: Option<u32>,
+    /// For how long an INVITE may wait for its turn.
+    pub longest_queue: Duration,
     /// Early media of the B-leg may pass.
     pub early_media: bool,
     /// Reliable provisional responses, on both trunks.
@@ -263,7 +267,9 @@ impl Plan {
             delete_at: None,
             both_hang_up_after: None,
             pinned: true,
-            tcp_fails: false,
+            tcp_fails: None,
+            calls_per_second: None,
+            longest_queue: s(1),
             early_media: true,
             prack: Prack::Supported,
             session_timer: None,
@@ -358,7 +364,7 @@ impl Plan {
             plan.callers.iter_mut().for_each(|caller| (caller.tcp, caller.repeats) = (true, vec![]));
             let tcp = random.random_bool(0.6);
             plan.gateways.iter_mut().for_each(|gateway| gateway.tcp = tcp);
-            plan.tcp_fails = tcp && random.random_bool(0.1);
+            plan.tcp_fails = (tcp && random.random_bool(0.1)).then_some(ms(50));
         }
         plan
     }
@@ -453,6 +459,10 @@ impl Plan {
         if random.random_bool(0.2) {
             let start = ms(random.random_range(0..60_000));
             self.callers.push(CallerPlan { start, ..CallerPlan::random(&first, random) });
+        }
+        if random.random_bool(0.1) {
+            self.calls_per_second = Some(random.random_range(1..4));
+            self.longest_queue = ms(random.random_range(0..1000));
         }
     }
 

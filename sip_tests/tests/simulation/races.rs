@@ -335,7 +335,7 @@ fn an_invite_too_large_for_udp_falls_back_to_it_when_tcp_fails() {
     let mut plan = Plan::plain(25);
     plan.sessions.clear();
     plan.no_session = NoSession::Sip(format!("sip:desk{}@192.0.2.21:5070", "a".repeat(300)));
-    plan.tcp_fails = true;
+    plan.tcp_fails = Some(ms(50));
     let world = run(plan);
     assert_eq!(world.service.judge.noted("◀ SendFailed"), 1);
     let invites: Vec<_> =
@@ -343,6 +343,32 @@ fn an_invite_too_large_for_udp_falls_back_to_it_when_tcp_fails() {
     let [invite] = invites.as_slice() else { panic!("{}", world.ladder()) };
     assert!(invite.raw().len() > 1300 && invite.values("via")[0].starts_with("SIP/2.0/UDP "));
     sees(&world, CALLER, &["100 INVITE", "180 INVITE", "200 INVITE", "200 BYE"]);
+}
+
+/// The connection is found to be dead long after the caller has gone: nobody is rung for him.
+#[test]
+fn an_invite_of_a_call_that_is_over_does_not_fall_back_to_udp() {
+    let mut plan = Plan::plain(43);
+    plan.sessions.clear();
+    plan.no_session = NoSession::Sip(format!("sip:desk{}@192.0.2.21:5070", "a".repeat(300)));
+    plan.tcp_fails = Some(s(5));
+    plan.caller().cancel_after = Some(ms(500));
+    let world = run(plan);
+    assert_eq!(world.service.judge.noted("◀ SendFailed"), 1);
+    sees(&world, CALLER, &["100 INVITE", "200 CANCEL", "487 INVITE"]);
+    sees(&world, GATEWAY, &[]);
+}
+
+/// RFC 3261 §15: who is told goodbye is not told again that his re-INVITE was taken.
+#[test]
+fn a_hang_up_ends_the_repeating_of_a_200_to_the_callee() {
+    let mut plan = Plan::plain(44);
+    plan.gateway().deeds = vec![(ms(500), Deed::Hold)];
+    plan.lost = vec![Lost { from: GATEWAY, what: "ACK", times: 1000 }];
+    plan.caller().deeds = vec![(ms(1200), Deed::Bye)];
+    let world = run(plan);
+    // The 200 leaves half a second after the answer, is repeated 500 ms later, and would be again after one second.
+    sees(&world, GATEWAY, &["INVITE", "ACK", "200 INVITE", "200 INVITE", "BYE"]);
 }
 
 #[test]
@@ -620,6 +646,39 @@ fn hold_and_late_offers_on_a_leg_that_we_made_are_answered_there() {
     let answers = world.received(FIRST).iter().filter(|label| label.starts_with("200")).count();
     assert_eq!(answers, 6, "{}", world.ladder());
     sees(&world, GATEWAY, &["INVITE", "ACK", "BYE"]);
+}
+
+/// A placed call whose first party has a full gateway before a good one, on a trunk that takes one INVITE per second.
+fn paced(seed: u64) -> Plan {
+    let mut plan = Plan::placed(seed);
+    plan.calls_per_second = Some(1);
+    another_gateway(&mut plan);
+    let phone = plan.first().clone();
+    plan.parties.first_mut().unwrap().phones.push(phone);
+    plan.first().steps = vec![(ms(50), Step::Reject(503))];
+    plan
+}
+
+#[test]
+fn the_invites_of_a_placed_call_wait_for_their_turn() {
+    let world = run(paced(61));
+    let rung = |name| world.first(name, "INVITE").unwrap_or_else(|| panic!("{name}\n{}", world.ladder()));
+    about(Some(rung(FIRST)), ms(0));
+    about(Some(rung("party 0 at 1")), s(1));
+    // His answer comes a second later, and one more turn with it.
+    about(Some(rung(GATEWAY)), s(2));
+    let turns = ["Pace(A", "Pace(B"].map(|turn| world.service.judge.noted(turn));
+    assert_eq!(turns, [2, 1], "{}", world.ladder());
+}
+
+#[test]
+fn a_placed_call_ends_where_too_many_wait_for_their_turn() {
+    let mut plan = paced(62);
+    plan.longest_queue = ms(500);
+    let world = run(plan);
+    sees(&world, FIRST, &["INVITE", "ACK"]);
+    sees(&world, "party 0 at 1", &[]);
+    records(&world, r#"[(A, "Network congestion from carrier")]"#);
 }
 
 #[test]

@@ -19,11 +19,11 @@ use maskline::prompts::PromptLibrary;
 use maskline::sip::encode::HeaderOut;
 use maskline::sip::key::{DialogKey, TransactionKey};
 use maskline::sip::message::{Message, Method, Request};
-use maskline::sip::transport::{Flow, Protocol, SendFault};
+use maskline::sip::transport::{ConnectionId, Flow, Protocol, SendFault};
 use maskline::sip::wire::ByteStr;
 use maskline::store::{Cdr, Route, VirtualNumber};
 use maskline::trunk::resolve::Target;
-use maskline::trunk::{CallerFrom, Transport, Trunk};
+use maskline::trunk::{CallerFrom, RateLimit, Transport, Trunk};
 use media::{CallStatistics, Codec, Digit, LegRecording, MediaCommand, MediaEvent, PlayMode};
 use media::{RecordingReport, Side};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -99,6 +99,7 @@ pub struct Service {
     prompts: PromptLibrary,
     trunk_in: Arc<Trunk>,
     trunk_out: Arc<Trunk>,
+    pace: Option<RateLimit>,
     ids: IdSource,
     calls: Vec<Running>,
     dialogs: BTreeMap<DialogKey, usize>,
@@ -120,6 +121,7 @@ fn trunk(name: &str, network: &str, early_media: bool, plan: &Plan) -> Arc<Trunk
         early_media,
         prack: plan.prack,
         session_timer: plan.session_timer,
+        max_calls_per_second: plan.calls_per_second,
         ..Trunk::named(name)
     })
 }
@@ -135,6 +137,7 @@ impl Service {
             prompts,
             trunk_in: trunk("carrier-in", "198.51.100.0/24", true, &plan),
             trunk_out: trunk("carrier-out", "192.0.2.0/24", plan.early_media, &plan),
+            pace: plan.calls_per_second.map(RateLimit::per_second),
             ids: IdSource::from_seed(plan.seed ^ 0x6964_7321),
             calls: vec![],
             dialogs: BTreeMap::new(),
@@ -219,7 +222,7 @@ impl Service {
 
     /// A message has arrived: the same way as `Dispatcher::route` takes.
     pub fn receive(&mut self, wire: &Bytes, from: SocketAddr, protocol: Protocol, now: Instant) {
-        let connection = (protocol != Protocol::Udp).then_some(7);
+        let connection = (protocol != Protocol::Udp).then(|| ConnectionId::new(protocol, 7));
         let flow = Flow { protocol, local: self.address, peer: from, connection };
         let message = match Message::parse(wire.clone()) {
             Ok(message) => message,
@@ -394,10 +397,11 @@ impl Service {
             self.judge.action(index, &action, now);
             match action {
                 Action::Send { wire, to } => {
-                    if to.protocol == Protocol::Tcp && to.connection.is_none() && self.plan.tcp_fails {
+                    let by_new_connection = to.protocol == Protocol::Tcp && to.connection.is_none();
+                    if let Some(after) = self.plan.tcp_fails.filter(|_| by_new_connection) {
                         let Some(token) = to.token else { continue };
                         let event = Event::SendFailed(token.branch, SendFault::NotSent);
-                        self.later(now + Duration::from_millis(50), index, Pending::Event(event));
+                        self.later(now + after, index, Pending::Event(event));
                     } else {
                         self.send(wire, &to);
                     }
@@ -415,7 +419,14 @@ impl Service {
                 | Action::ForgiveGuess(_)
                 | Action::Unauthorized { .. }
                 | Action::Learned(_) => {}
-                Action::Pace(_) => self.later(now, index, Pending::Event(Event::Paced(true))),
+                Action::Pace(..) => {
+                    let turn = self
+                        .pace
+                        .as_mut()
+                        .map_or(Some(Duration::ZERO), |pace| pace.reserve(now, self.plan.longest_queue));
+                    let event = Event::Paced(turn.is_some());
+                    self.later(now + turn.unwrap_or_default(), index, Pending::Event(event));
+                }
                 Action::FileRecording(..) => {
                     let at = now + self.plan.media.filing_delay;
                     self.later(at, index, Pending::Event(Event::RecordingFiled));

@@ -141,8 +141,8 @@ impl Outgoing {
     }
 
     /// The trunk that it leaves by.
-    pub(super) fn trunk_name(&self) -> String {
-        self.trunk.name.clone()
+    pub(super) fn trunk(&self) -> &Trunk {
+        &self.trunk
     }
 
     /// Whether somebody beyond the gateway has been reached.
@@ -493,18 +493,14 @@ impl Leg {
         }
     }
 
-    /// Our INVITE could not be sent: over UDP when it only was too large for it, else the leg has failed
-    /// like with a 503 (RFC 3261 §8.1.3.1).
+    /// Our INVITE could not be sent: over UDP when it only was too large for it and somebody still waits for an answer,
+    /// else the leg has failed like with a 503 (RFC 3261 §8.1.3.1).
     pub(super) fn on_invite_not_sent(&mut self, why: SendFault, out: &mut Output<'_>) {
         let SetUp::Outgoing(outgoing) = &mut self.set_up else { return };
-        if outgoing.machine.is_calling()
-            && let Some(mut hop) = outgoing.hop.fall_back_to_udp()
+        if self.state == State::SettingUp
+            && outgoing.machine.is_calling()
+            && let Some(hop) = Self::fall_back_to_udp(&mut outgoing.invite, &outgoing.hop, out.ids)
         {
-            outgoing.invite.via.transport = Protocol::Udp.via_name();
-            outgoing.invite.via.branch = out.ids.branch();
-            if let Some(token) = &mut hop.token {
-                token.branch = ByteStr::from(outgoing.branch());
-            }
             outgoing.hop = hop;
             let (machine, actions) = InviteClient::start(outgoing.invite.encode(), false, out.now);
             outgoing.machine = machine;

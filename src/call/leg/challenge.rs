@@ -58,7 +58,7 @@ impl Leg {
             Some(credentials) => credentials.answer(request, response, answered, &out.ids.tag()),
         };
         if let (Err(why), SetUp::Outgoing(outgoing)) = (outcome, &self.set_up) {
-            out.actions.push(Action::Unauthorized { trunk: outgoing.trunk_name(), why });
+            out.actions.push(Action::Unauthorized { trunk: outgoing.trunk().name.clone(), why });
         }
         outcome
     }

@@ -11,6 +11,8 @@ mod challenge;
 mod in_dialog;
 mod refresh;
 mod reliable;
+#[cfg(test)]
+mod tests;
 
 use super::cdr::HangupCause;
 use super::identity::{self, LegAddress};
@@ -25,9 +27,10 @@ use crate::sip::message::{Message, Method, Request, Response};
 use crate::sip::transaction::timer::{T1, T2};
 use crate::sip::transaction::{InviteServer, NonInviteClient, NonInviteServer};
 use crate::sip::transaction::{invite_server, non_invite_client, non_invite_server};
-use crate::sip::transport::{Flow, Protocol, SendFault, SendToken};
+use crate::sip::transport::{ConnectionId, Flow, Protocol, SendFault, SendToken};
 use crate::sip::uri::{Scheme, Uri};
 use crate::sip::wire::ByteStr;
+use crate::trunk::Trunk;
 use bytes::Bytes;
 use callee::Outgoing;
 use caller::Incoming;
@@ -98,9 +101,9 @@ enum State {
 pub(crate) struct Route {
     pub(crate) protocol: Protocol,
     pub(crate) peer: Option<SocketAddr>,
-    pub(crate) connection: Option<u64>,
+    pub(crate) connection: Option<ConnectionId>,
     pub(crate) local: Option<SocketAddr>,
-    /// The gateway's name, which the far end of a new TLS connection must prove.
+    /// The gateway's name, which the far end of a new TLS connection must prove where a target names none.
     pub(crate) name: Option<Arc<str>>,
 }
 
@@ -161,6 +164,20 @@ impl Leg {
     #[must_use]
     pub fn owns(&self, message: &Message) -> bool {
         message.head().call_id == self.call_id
+    }
+
+    /// Whether a message from there needs no further proof of where it comes from: the INVITE went there, or came from
+    /// there, or went to a name of which the leg knows no address.
+    pub(crate) fn is_peer(&self, source: IpAddr) -> bool {
+        self.route.peer.is_none_or(|peer| peer.ip().to_canonical() == source.to_canonical())
+    }
+
+    /// The trunk that a leg of ours left by.
+    pub(crate) fn left_by(&self) -> Option<&Trunk> {
+        match &self.set_up {
+            SetUp::Outgoing(outgoing) => Some(outgoing.trunk()),
+            SetUp::Incoming(_) => None,
+        }
     }
 
     /// What finds this leg's call for requests inside the dialog and responses to its own requests.
@@ -286,9 +303,10 @@ impl Leg {
     }
 
     fn send_bye(&mut self, cause: Option<HangupCause>, out: &mut Output<'_>) {
-        let Some(dialog) = self.dialog.clone() else { return };
-        let mut dialog = dialog;
+        let Some(mut dialog) = self.dialog.clone() else { return };
         self.said = cause.map(HangupCause::q850);
+        // The dialog is over: no 2xx is repeated into it.
+        self.ok = None;
         self.send_bye_on(&mut dialog, cause, out);
         self.dialog = Some(dialog);
     }
@@ -327,21 +345,30 @@ impl Leg {
             // A peer on a stream that names no transport is reached over that stream.
             None => route.protocol,
         };
-        let port = target.port().unwrap_or(if protocol == Protocol::Tls { 5061 } else { 5060 });
+        let port = target.port().unwrap_or(protocol.default_port());
         let maddr = target.maddr();
         let host = maddr.as_deref().unwrap_or(target.host());
         let place = match host.parse::<IpAddr>() {
             Ok(ip) => Place::Address(SocketAddr::new(ip, port)),
             Err(_) => Place::Name(host.to_owned(), port),
         };
-        let named = matches!(place, Place::Name(..)).then(|| Arc::from(host));
+        // RFC 5922 §4: whoever is reached by a name must prove that one and no other.
+        let name = match &place {
+            Place::Name(name, _) => Some(Arc::from(name.as_str())),
+            // A gateway without a name can only prove its own address.
+            Place::Address(address) => {
+                let may_prove =
+                    |name: &Arc<str>| name.parse().ok().is_none_or(|ip: IpAddr| ip == address.ip());
+                route.name.clone().filter(may_prove)
+            }
+        };
         Some(Hop {
             protocol,
             place,
-            connection: route.connection.filter(|_| protocol != Protocol::Udp),
+            connection: route.connection.filter(|connection| connection.protocol() == protocol),
             local: route.local.filter(|_| protocol == Protocol::Udp),
             pinned: target.transport().is_some() || protocol == Protocol::Tls,
-            name: route.name.clone().or(named).filter(|_| protocol == Protocol::Tls),
+            name: name.filter(|_| protocol == Protocol::Tls),
             token: None,
         })
     }
@@ -363,7 +390,7 @@ impl Leg {
     }
 
     /// Gives the hop its failure token, and moves a request that is too large for a datagram to TCP
-    /// (RFC 3261 §18.1.1). [`Self::on_send_failed`] moves it back.
+    /// (RFC 3261 §18.1.1). [`Self::fall_back_to_udp`] moves it back.
     fn choose_transport(dialog: DialogKey, request: &mut RequestOut, mut hop: Hop) -> Hop {
         if hop.protocol == Protocol::Udp && !hop.pinned && request.encode().len() > LARGEST_UDP_REQUEST {
             hop.protocol = Protocol::Tcp;
@@ -371,6 +398,18 @@ impl Leg {
         }
         hop.token = Some(SendToken { dialog, branch: ByteStr::from(request.via.branch.as_str()) });
         hop
+    }
+
+    /// A request that went by TCP for its size alone, and could not be sent there, becomes one over UDP, of a transaction
+    /// of its own (RFC 3261 §18.1.1). `None` when it went by `hop` for another reason.
+    fn fall_back_to_udp(request: &mut RequestOut, hop: &Hop, ids: &mut IdSource) -> Option<Hop> {
+        let mut hop = hop.by_udp()?;
+        request.via.transport = Protocol::Udp.via_name();
+        request.via.branch = ids.branch();
+        if let Some(token) = &mut hop.token {
+            token.branch = ByteStr::from(request.via.branch.as_str());
+        }
+        Some(hop)
     }
 
     /// A request of ours could not be sent.
@@ -387,9 +426,7 @@ impl Leg {
             return;
         };
         let mut client = self.clients.swap_remove(index);
-        if let Some(hop) = client.hop.fall_back_to_udp() {
-            client.request.via.transport = Protocol::Udp.via_name();
-            client.request.via.branch = out.ids.branch();
+        if let Some(hop) = Self::fall_back_to_udp(&mut client.request, &client.hop, out.ids) {
             client.hop = hop;
             let (machine, actions) = NonInviteClient::start(client.request.encode(), false, out.now);
             client.machine = machine;
@@ -585,15 +622,16 @@ impl Client {
     }
 }
 
-/// Where a response goes: to the source address; to the source port only with `rport` (RFC 3581 §4),
-/// otherwise to the Via's port. `maddr` is ignored: answers go only where the question came from.
+/// Where a response goes: to the source address. By UDP to the source port only with `rport` (RFC 3581 §4), otherwise
+/// to the Via's port; on a stream over its connection, and when that is gone over a new one to the Via's port
+/// (RFC 3261 §18.2.2), because nobody listens at the port that a connection came from. `maddr` is ignored: answers go
+/// only where the question came from.
 #[must_use]
 pub fn response_hop(request: &Request, flow: &Flow) -> Hop {
     let via = &request.head.via;
-    let port = if flow.protocol != Protocol::Udp || via.rport.is_some() {
-        flow.peer.port()
-    } else {
-        via.port.unwrap_or(5060)
+    let port = match flow.protocol {
+        Protocol::Udp if via.rport.is_some() => flow.peer.port(),
+        protocol => via.port.unwrap_or(protocol.default_port()),
     };
     Hop {
         protocol: flow.protocol,

@@ -360,14 +360,10 @@ impl Leg {
     /// It was too large for UDP, and TCP failed; or it cannot be sent at all (RFC 3261 §8.1.3.1: like a 503).
     pub(super) fn on_reinvite_not_sent(&mut self, index: usize, out: &mut Output<'_>) {
         let Some(reinvite) = self.reinvites.get_mut(index) else { return };
-        if reinvite.machine.is_calling()
-            && let Some(mut hop) = reinvite.hop.fall_back_to_udp()
+        if self.state == State::Answered
+            && reinvite.machine.is_calling()
+            && let Some(hop) = Self::fall_back_to_udp(&mut reinvite.request, &reinvite.hop, out.ids)
         {
-            reinvite.request.via.transport = Protocol::Udp.via_name();
-            reinvite.request.via.branch = out.ids.branch();
-            if let Some(token) = &mut hop.token {
-                token.branch = reinvite.request.via.branch.as_str().into();
-            }
             reinvite.hop = hop;
             let (machine, actions) = InviteClient::start(reinvite.request.encode(), false, out.now);
             reinvite.machine = machine;

@@ -24,6 +24,9 @@ use crate::sip::transport::Flow;
 use bytes::Bytes;
 use std::time::{Duration, Instant};
 
+/// PRACKs of a leg that are under way at one time; a response beyond is not looked at, and comes again.
+const MAX_PRACKS: usize = 16;
+
 /// What a reliable leg of a caller has told.
 #[derive(Debug)]
 pub(super) struct Reliable {
@@ -268,7 +271,7 @@ impl Leg {
     }
 
     /// A provisional response of a leg of ours: acknowledges it when it wants to be, and says whether it did. `None` when
-    /// it is not to be looked at: it comes again, or too early (RFC 3262 §4).
+    /// it is not to be looked at: it comes again, or too early (RFC 3262 §4), or is one of too many.
     pub(super) fn acknowledge(
         &mut self,
         response: &Response,
@@ -276,6 +279,10 @@ impl Leg {
         out: &mut Output<'_>,
     ) -> Option<bool> {
         let Some(rseq) = reliable_number(&response.head) else { return Some(false) };
+        let is_prack = |client: &&super::Client| client.request.method == Method::PRACK;
+        if self.clients.iter().filter(is_prack).count() >= MAX_PRACKS {
+            return None;
+        }
         let SetUp::Outgoing(outgoing) = &mut self.set_up else { return None };
         let cseq = outgoing.invite_cseq();
         let (invite, fork) = outgoing.fork(tag)?;

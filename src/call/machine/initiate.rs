@@ -62,12 +62,46 @@ impl Call {
         let _ = self.cdr.open(leg, now);
     }
 
-    /// Sends the first party's INVITE through the next gateway. It carries our offer: there is no other side yet
-    /// whose codecs would matter, and many carriers take no INVITE without one.
+    /// The next attempt to call the first party; at once, or in its turn where the trunk takes only so many per second.
     pub(super) fn call_first(
         &mut self,
         next: Box<Decision>,
         attempt: u8,
+        actions: &mut Vec<Action>,
+        now: Instant,
+    ) {
+        let ring_timeout = self.session.as_ref().map(|session| session.ring_timeout);
+        let until = match &self.state {
+            State::CallingFirst { until, .. } | State::PacingFirst { until, .. } => *until,
+            _ => now + ring_timeout.unwrap_or(super::DEFAULT_RING_TIMEOUT),
+        };
+        let trunk = self.outlets.get(usize::from(attempt.saturating_sub(1))).map(|outlet| &outlet.trunk);
+        if let Some(paced) = trunk.filter(|trunk| trunk.max_calls_per_second.is_some()) {
+            actions.push(Action::Pace(Side::A, paced.name.clone()));
+            self.state = State::PacingFirst { next, attempt, until };
+            return;
+        }
+        self.invite_first(next, attempt, until, actions, now);
+    }
+
+    /// Its turn has come, or too many wait already.
+    pub(super) fn on_first_paced(&mut self, goes: bool, actions: &mut Vec<Action>, now: Instant) {
+        let State::PacingFirst { next, attempt, until } = &self.state else { return };
+        if !goes {
+            return self.end(HangupCause::Congestion, HangupSource::System, actions, now);
+        }
+        let (next, attempt, until) = (next.clone(), *attempt, *until);
+        self.invite_first(next, attempt, until, actions, now);
+    }
+
+    /// Sends the first party's INVITE through the attempt's gateway. It carries our offer: there is no other side yet
+    /// whose codecs would matter, and many carriers take no INVITE without one. `until`: `ring_timeout` of all attempts
+    /// together.
+    fn invite_first(
+        &mut self,
+        next: Box<Decision>,
+        attempt: u8,
+        until: Instant,
         actions: &mut Vec<Action>,
         now: Instant,
     ) {
@@ -99,11 +133,6 @@ impl Call {
         if let Some(former) = self.a.replace(leg) {
             self.former.push(former);
         }
-        let ring_timeout = self.session.as_ref().map(|session| session.ring_timeout);
-        let until = match &self.state {
-            State::CallingFirst { until, .. } => *until,
-            _ => now + ring_timeout.unwrap_or(super::DEFAULT_RING_TIMEOUT),
-        };
         let heard_by = Some(now + UNHEARD);
         self.state = State::CallingFirst { next, attempt, ringing: false, heard_by, until };
     }

@@ -26,6 +26,7 @@ use crate::trunk::Trunk;
 use media::{MediaCommand, MediaEvent, Side, Stream};
 use pin_stage::PinStage;
 pub(crate) use set_up::MAX_ATTEMPTS;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -113,6 +114,12 @@ enum State {
     },
     Opening {
         next: Box<Decision>,
+        until: Instant,
+    },
+    /// The first party's INVITE waits for its turn.
+    PacingFirst {
+        next: Box<Decision>,
+        attempt: u8,
         until: Instant,
     },
     CallingFirst {
@@ -273,10 +280,13 @@ impl Call {
         self.a.as_ref().is_some_and(Leg::is_acknowledged)
     }
 
-    /// True when the call's record is stored.
+    /// The trunk that must have `source` among its addresses for `message` to be heard; `None` where that is plain, or
+    /// where no leg owns it.
     #[must_use]
-    pub fn is_settled(&self) -> bool {
-        matches!(self.state, State::Draining { cdr: CdrState::Closed, .. } | State::Done)
+    pub fn trunk_to_ask(&self, message: &Message, source: IpAddr) -> Option<&str> {
+        let leg = self.a.iter().chain(&self.b).chain(&self.former).find(|leg| leg.owns(message))?;
+        let trunk = leg.left_by().unwrap_or(&self.trunk);
+        (!leg.is_peer(source)).then_some(trunk.name.as_str())
     }
 
     /// True when nothing is left to wait for.
@@ -319,6 +329,7 @@ impl Call {
             | State::Opening { until, .. }
             | State::Announcing { until, .. }
             | State::Pacing { until, .. }
+            | State::PacingFirst { until, .. }
             | State::Greeting { until, .. } => Some(*until),
             State::CallingFirst { heard_by, until, .. } | State::Dialing { heard_by, until, .. } => {
                 Some(heard_by.map_or(*until, |heard_by| heard_by.min(*until)))
@@ -392,7 +403,7 @@ impl Call {
             State::Opening { until, .. } if *until <= now => {
                 self.refuse_caller(500, HangupCause::InternalError, actions, now);
             }
-            State::CallingFirst { until, .. } if *until <= now => {
+            State::CallingFirst { until, .. } | State::PacingFirst { until, .. } if *until <= now => {
                 self.end(HangupCause::RingTimeout, super::cdr::HangupSource::System, actions, now);
             }
             State::CollectingPin(_) => self.on_pin_timeout(actions, now),

@@ -15,7 +15,7 @@ use crate::prompts::BuiltIn;
 use crate::sip::transport::Protocol;
 use crate::sip::uri::{Scheme, Uri};
 use crate::trunk::health::Outcome;
-use crate::trunk::{SrtpPolicy, Trunk};
+use crate::trunk::{Gateway, SrtpPolicy, Trunk};
 use media::sdp::{LocalMedia, LocalSrtp, MediaAllow};
 use media::{Codec, MediaCommand, PlayMode, Prompt, Side};
 use std::net::{IpAddr, SocketAddr};
@@ -210,7 +210,7 @@ impl Call {
         if url.is_empty() {
             return None;
         }
-        let message = self.prompts.find(url);
+        let message = self.prompts.find(self.cdr.account_id(), url);
         if message.is_none() {
             let parameter = match self.cdr.role_of(side) {
                 Some(PartyRole::First) => "first_party_play_url",
@@ -231,7 +231,7 @@ impl Call {
         actions: &mut Vec<Action>,
         now: Instant,
     ) -> Prompt {
-        if let Some(prompt) = self.prompts.find(url) {
+        if let Some(prompt) = self.prompts.find(self.cdr.account_id(), url) {
             return prompt;
         }
         if !url.is_empty() {
@@ -325,22 +325,21 @@ impl Call {
         let trunk = self.outlets.get(index).map(|outlet| &outlet.trunk);
         let limited = |trunk: &&Arc<Trunk>| trunk.max_calls.is_some() || trunk.max_calls_per_second.is_some();
         if let Some(paced) = trunk.filter(limited) {
-            actions.push(Action::Pace(paced.name.clone()));
+            actions.push(Action::Pace(Side::B, paced.name.clone()));
             self.state = State::Pacing { plan: target, attempt, until };
             return;
         }
         self.send_invite(target, attempt, until, actions, now);
     }
 
-    /// The INVITE's turn has come, or the trunk is full: then by another one, if there is a target of one.
+    /// The INVITE's turn has come, or the trunk is full: all targets are of this one trunk.
     pub(super) fn on_paced(&mut self, goes: bool, actions: &mut Vec<Action>, now: Instant) {
-        let State::Pacing { plan, attempt, until } = &self.state else { return };
+        let State::Pacing { plan, attempt, until } = &self.state else {
+            return self.on_first_paced(goes, actions, now);
+        };
         let (plan, attempt, until) = (plan.clone(), *attempt, *until);
         if goes {
             return self.send_invite(plan, attempt, until, actions, now);
-        }
-        if let (Some(next), Target::Party(_)) = (self.by_another_trunk(attempt), &plan) {
-            return self.dial(plan, next, actions, now);
         }
         if self.a_answered.is_none() {
             self.refuse_with_retry(actions, now);
@@ -530,18 +529,6 @@ impl Call {
         (another && self.former.len() < MAX_FORMER_LEGS).then_some(next)
     }
 
-    /// The next attempt that does not leave by the trunk of this one.
-    fn by_another_trunk(&self, attempt: u8) -> Option<u8> {
-        let trunk = |attempt: u8| {
-            self.outlets.get(usize::from(attempt.saturating_sub(1))).map(|outlet| &outlet.trunk.name)
-        };
-        let mut next = self.another(attempt)?;
-        while trunk(next) == trunk(attempt) {
-            next = self.another(next)?;
-        }
-        Some(next)
-    }
-
     /// `ring_timeout`: nobody answered.
     pub(super) fn on_ring_timeout(&mut self, actions: &mut Vec<Action>, now: Instant) {
         let cause = HangupCause::RingTimeout;
@@ -591,13 +578,15 @@ impl Call {
     }
 }
 
-/// May this trunk's RTP come from private networks? When its own signalling does.
+/// May this trunk's RTP come from private networks? When its own signalling does: that of those who call in by it, or
+/// of a gateway that is an address.
 fn trunk_is_private(trunk: &Trunk) -> bool {
     let private = |ip: IpAddr| match ip.to_canonical() {
         IpAddr::V4(ip) => ip.is_private() || ip.is_loopback() || ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
     };
-    trunk.allow.iter().any(|net| net.prefix_len() > 0 && private(net.addr()))
+    let callers = trunk.allow.iter().filter(|net| net.prefix_len() > 0).map(|net| net.addr());
+    callers.chain(trunk.gateways.iter().filter_map(Gateway::ip)).any(private)
 }
 
 /// Where `no_session = "sip:…"` goes.
@@ -624,4 +613,30 @@ fn fixed_hop(uri: &str) -> Option<Hop> {
         name: host.parse::<IpAddr>().is_err().then(|| host.into()),
         token: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn media_may_be_private_where_the_signalling_is() {
+        let table = [
+            (&["10.0.0.0/24"][..], &[][..], true),
+            (&[], &["sip:10.0.0.5"], true),
+            (&["203.0.113.0/24"], &["sip:sbc.example", "sip:[fd00::5]:5080"], true),
+            (&["203.0.113.0/24"], &["sip:203.0.113.7", "sip:sbc.example"], false),
+            (&["0.0.0.0/0"], &[], false),
+            (&[], &["sip:127.0.0.1"], true),
+            (&[], &[], false),
+        ];
+        for (allow, gateways, expected) in table {
+            let trunk = Trunk {
+                allow: allow.iter().map(|net| net.parse().unwrap()).collect(),
+                gateways: gateways.iter().map(|uri| Gateway::parse(uri).unwrap()).collect(),
+                ..Trunk::named("carrier")
+            };
+            assert_eq!(trunk_is_private(&trunk), expected, "{allow:?} {gateways:?}");
+        }
+    }
 }

@@ -13,13 +13,15 @@ use crate::ids::IdSource;
 use crate::masking::guessing::Bucket;
 use crate::masking::route::Query;
 use crate::masking::session::MaskingSession;
+use crate::names::Names;
 use crate::number::E164;
 use crate::prompts::PromptLibrary;
 use crate::recording::{Recordings, manifest};
 use crate::sip::message::Request;
 use crate::sip::outside::Outside;
 use crate::sip::transport::{Flow, Transports};
-use crate::store::{Cdr, Route, Store, StoreError, Verdict};
+use crate::store::{Cdr, NoSession, Route, Store, StoreError, Verdict};
+use crate::trunk::forward::Forwarding;
 use crate::trunk::gateways::Gateways;
 use crate::trunk::{RateLimit, Trunk, TrunkId, Trunks};
 use dashmap::DashMap;
@@ -32,7 +34,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tracing::{Instrument, info, info_span};
+use tracing::{Instrument, debug, info, info_span};
 use uuid::Uuid;
 
 mod figures;
@@ -74,6 +76,9 @@ pub struct Shell {
     pub outside: Outside,
     /// What callers hear.
     pub prompts: PromptLibrary,
+    /// Where the hosts are that peers and `no_session` name.
+    names: Names,
+    forwarding: Forwarding,
     /// `recordings.directory`.
     pub recordings: PathBuf,
     /// Where finished recordings go.
@@ -95,8 +100,9 @@ pub struct Shell {
     trunk_load: Vec<TrunkLoad>,
     draining: AtomicBool,
     calls: DashMap<Uuid, (CallHandle, Option<Uuid>)>,
-    /// Calls whose record is not stored yet.
+    /// Records and recordings of calls that are not stored yet.
     unsettled: AtomicUsize,
+    /// Calls, and what outlives them.
     tasks: Mutex<JoinSet<()>>,
     complaints: Complaints,
 }
@@ -163,15 +169,8 @@ impl Drop for Permit {
     }
 }
 
-/// A call whose record is still to be stored.
+/// A record or a recording of a call that is still to be stored.
 pub(super) struct Unsettled(Arc<Shell>);
-
-impl Unsettled {
-    fn new(shell: &Arc<Shell>) -> Self {
-        shell.unsettled.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(shell))
-    }
-}
 
 impl Drop for Unsettled {
     fn drop(&mut self) {
@@ -189,6 +188,8 @@ pub struct ShellParts {
     pub trunks: Trunks,
     /// What callers hear.
     pub prompts: PromptLibrary,
+    /// Where numbers may forward calls to.
+    pub forwarding: Forwarding,
     /// `recordings.directory`.
     pub recordings: PathBuf,
     /// Where finished recordings go.
@@ -222,6 +223,8 @@ impl Shell {
             outside: Outside::default(),
             trunks: parts.trunks,
             prompts: parts.prompts,
+            names: Names::of_system(),
+            forwarding: parts.forwarding,
             recordings: parts.recordings,
             filing: parts.filing,
             counters: Counters::default(),
@@ -273,7 +276,7 @@ impl Shell {
         self.calls.len()
     }
 
-    /// Calls whose record is not stored yet.
+    /// Records and recordings of calls that are not stored yet.
     #[must_use]
     pub fn unsettled_calls(&self) -> usize {
         self.unsettled.load(Ordering::Acquire)
@@ -349,8 +352,7 @@ impl Shell {
     /// that ends before the first INVITE has left nothing: such a call is not made again.
     pub fn initiate(self: &Arc<Self>, session: MaskingSession, index: &Arc<Index>) {
         let (shell, index) = (Arc::clone(self), Arc::clone(index));
-        let placing = async move { shell.place(&Arc::new(session), &index).await };
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(placing);
+        self.outlive(async move { shell.place(&Arc::new(session), &index).await });
     }
 
     async fn place(self: Arc<Self>, session: &Arc<MaskingSession>, index: &Arc<Index>) {
@@ -402,13 +404,11 @@ impl Shell {
             shell: Arc::clone(self),
             permit: Some(permit),
             callee_leg: None,
-            unsettled: Some(Unsettled::new(self)),
+            unsettled: Some(self.unsettled()),
             keys,
             known_session: None,
         });
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        while tasks.try_join_next().is_some() {}
-        tasks.spawn(
+        self.outlive(
             async move {
                 let _entry = entry;
                 task.run(actions).await;
@@ -417,22 +417,50 @@ impl Shell {
         );
     }
 
-    /// Room for one more leg that leaves by this trunk, and how long its INVITE waits for its turn, in the order in
-    /// which they asked; `None`: there is no room, or too many wait already.
+    /// Does something that ends by itself or with the process, and not with whoever wants it done.
+    pub(super) fn outlive(&self, job: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(job);
+    }
+
+    /// A drain waits until it is dropped.
+    pub(super) fn unsettled(self: &Arc<Self>) -> Unsettled {
+        self.unsettled.fetch_add(1, Ordering::AcqRel);
+        Unsettled(Arc::clone(self))
+    }
+
+    /// Room for one more leg that leaves by this trunk, and how long its INVITE waits for its turn; `None`: there is
+    /// no room, or too many wait already.
     pub(super) fn leave_by(self: &Arc<Self>, trunk: &str) -> Option<(TrunkLeg, Duration)> {
-        let id = self.trunks.id(trunk)?;
-        let turn = |leg| {
-            let Some(pace) = &self.trunk_load.get(id.index())?.pace else {
-                return Some((leg, Duration::ZERO));
-            };
-            let mut pace = pace.lock().unwrap_or_else(PoisonError::into_inner);
-            pace.reserve(clock::now(), LONGEST_QUEUE).map(|wait| (leg, wait))
+        let Some(leg) = self.trunks.id(trunk).and_then(|id| self.trunk_leg(id)) else {
+            self.counters.full.increment(1);
+            return None;
         };
-        let place = self.trunk_leg(id).and_then(turn);
-        if place.is_none() {
+        self.turn(trunk).map(|wait| (leg, wait))
+    }
+
+    /// How long an INVITE that leaves by this trunk waits for its turn, in the order in which they asked; `None`: too
+    /// many wait already.
+    pub(super) fn turn(&self, trunk: &str) -> Option<Duration> {
+        let pace = self.trunk_load.get(self.trunks.id(trunk)?.index())?.pace.as_ref();
+        let wait = match pace {
+            None => Some(Duration::ZERO),
+            Some(pace) => {
+                let mut pace = pace.lock().unwrap_or_else(PoisonError::into_inner);
+                pace.reserve(clock::now(), LONGEST_QUEUE)
+            }
+        };
+        if wait.is_none() {
             self.counters.full.increment(1);
         }
-        place
+        wait
+    }
+
+    /// Whether this address is one of the trunk's: of those who may call in by it, or of its gateways.
+    pub(super) fn speaks_for(&self, trunk: &str, source: IpAddr) -> bool {
+        let id = self.trunks.id(trunk);
+        id.is_some_and(|id| self.trunks.has_address(id, source) || self.gateways.leads_to(id, source))
     }
 
     /// One more leg of the trunk, if it may have one.
@@ -445,12 +473,12 @@ impl Shell {
         one_more(&load.live, limit).then(leg)
     }
 
-    /// Room for one more call of the trunk, made by `source` or by ourselves. The trunk's own limits come first: what
-    /// they refuse must use up nothing that other trunks share.
+    /// Room for one more call of the trunk, made by `source` or by ourselves, whose INVITEs are paced when they leave. The
+    /// trunk's own limits come first: what they refuse must use up nothing that other trunks share.
     fn permit(self: &Arc<Self>, trunk: TrunkId, source: Option<IpAddr>, now: Instant) -> Option<Permit> {
         let load = self.trunk_load.get(trunk.index())?;
         let take = |rate: &Mutex<RateLimit>| rate.lock().unwrap_or_else(PoisonError::into_inner).take(now);
-        if !load.rate.as_ref().is_none_or(take) {
+        if source.is_some() && !load.rate.as_ref().is_none_or(take) {
             return None;
         }
         // From here on dropping them gives back what was taken.
@@ -499,22 +527,24 @@ impl Shell {
     /// The PIN that was counted last in `buckets` was right. Nobody waits for it.
     pub(super) fn forgive_guess(self: &Arc<Self>, buckets: Vec<Bucket>) {
         let shell = Arc::clone(self);
-        let forgiving = async move {
+        self.outlive(async move {
             if let Err(error) = shell.store.forgive_guess(buckets).await {
                 shell.complain("store", &error);
             }
-        };
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(forgiving);
+        });
     }
 
     /// The store's word on a number, and the gateways that its B-leg may leave by.
     pub(super) async fn find(&self, query: &Query) -> Result<Found, StoreFailed> {
         let at = clock::wall_now();
-        let route =
+        let mut route =
             self.store.find_route(&query.dialled, query.caller.as_ref(), at).await.map_err(|error| {
                 self.complain("store", &error);
                 StoreFailed
             })?;
+        if let Some(route) = &mut route {
+            self.only_forward_where_allowed(route);
+        }
         let partner = self.partner(query, route.as_ref()).await?;
         let mut outlets = Vec::new();
         let id = route.as_ref().and_then(|route| self.trunks.id(&route.number.trunk));
@@ -522,6 +552,17 @@ impl Shell {
             outlets = self.outlets(trunk, id).await;
         }
         Ok(Found { route, partner, outlets, at, may_judge: true })
+    }
+
+    /// What the API has stored, perhaps of an earlier version or under another configuration, is asked about again when
+    /// it counts.
+    fn only_forward_where_allowed(&self, route: &mut Route) {
+        if let NoSession::Sip(uri) = &route.number.no_session
+            && let Err(reason) = self.forwarding.check(uri)
+        {
+            debug!(number = %route.number.did, %reason, "no_session is not followed");
+            route.number.no_session = NoSession::Reject;
+        }
     }
 
     /// Whoever talked last with the caller, when he is the known party of a single-party session. A number of ours

@@ -1,10 +1,11 @@
 //! How a leg is reached, and what it shows of us: the gateways of a trunk, our listeners, sending.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tracing::debug;
 
 use super::Shell;
 use crate::call::identity::LegAddress;
@@ -65,7 +66,7 @@ impl Shell {
             address,
             connection: to.connection,
             local: to.local,
-            name: to.name.clone(),
+            name: to.name.clone().or_else(|| self.name_at(to.protocol, address)),
             token: to.token.clone(),
         };
         match &to.place {
@@ -73,15 +74,26 @@ impl Shell {
             Place::Name(host, port) => {
                 let (shell, host, port) = (Arc::clone(self), host.clone(), *port);
                 let mut to = destination(SocketAddr::new(IpAddr::from([0, 0, 0, 0]), port));
-                let looking = async move {
-                    if let Some(address) = resolve(&host, port).await {
-                        to.address = address;
-                        shell.send_to(wire, &to);
+                self.outlive(async move {
+                    match shell.names.addresses(&host, RESOLVE).await {
+                        Ok(found) => {
+                            let Some(address) = found.first() else { return };
+                            to.address = SocketAddr::new(*address, port);
+                            shell.send_to(wire, &to);
+                        }
+                        // The peer's doing; its transaction ends by its own timers.
+                        Err(error) => debug!(%error, "a message to a named host is not sent"),
                     }
-                };
-                self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(looking);
+                });
             }
         }
+    }
+
+    /// What a peer that is known by its address only must prove to be when a TLS connection is opened to it: the gateway
+    /// that has the address (RFC 5922 §4). Whoever called in by TLS is reached like that once his own connection is gone.
+    fn name_at(&self, protocol: Protocol, address: SocketAddr) -> Option<Arc<str>> {
+        let is_tls = protocol == Protocol::Tls;
+        is_tls.then(|| self.gateways.name_at(address, self.trunks.by_source(address.ip())))?
     }
 
     pub(in crate::call) fn send_to(&self, wire: Bytes, to: &Destination) {
@@ -121,8 +133,9 @@ impl Shell {
                 local: None,
                 // What DNS has chosen is chosen; only UDP by default may give way to TCP.
                 pinned: gateway.transport.is_some() || protocol != Protocol::Udp,
-                // RFC 5922 §7.1: the name that was configured, not the one that DNS led to.
-                name: gateway.ip().is_none().then(|| Arc::from(gateway.host.as_str())),
+                // RFC 5922 §7.1: what was configured, not what DNS led to; without a name it is the address.
+                name: (gateway.ip().is_none() || protocol == Protocol::Tls)
+                    .then(|| Arc::from(gateway.host.as_str())),
                 token: None,
             },
             host: gateway.port.map_or(literal.clone(), |port| format!("{literal}:{port}")),
@@ -159,9 +172,4 @@ pub fn protocol_of(transport: Transport) -> Protocol {
         Transport::Tcp => Protocol::Tcp,
         Transport::Tls => Protocol::Tls,
     }
-}
-
-async fn resolve(host: &str, port: u16) -> Option<SocketAddr> {
-    let looked_up = tokio::time::timeout(RESOLVE, tokio::net::lookup_host((host, port))).await;
-    looked_up.ok()?.ok()?.next()
 }

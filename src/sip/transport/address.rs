@@ -12,7 +12,7 @@ pub enum Protocol {
     Udp,
     /// RFC 3261 §18: reliable, messages framed by Content-Length.
     Tcp,
-    /// Known by name; listening and sending are refused in this version.
+    /// RFC 3261 §26.2.1: like TCP, encrypted, with a peer that has proved its name.
     Tls,
 }
 
@@ -21,6 +21,15 @@ impl Protocol {
     #[must_use]
     pub fn is_reliable(self) -> bool {
         !matches!(self, Self::Udp)
+    }
+
+    /// Where it is spoken when nothing names a port (RFC 3261 §18.2.2, §19.1.2).
+    #[must_use]
+    pub fn default_port(self) -> u16 {
+        match self {
+            Self::Udp | Self::Tcp => 5060,
+            Self::Tls => 5061,
+        }
     }
 
     /// The name in a Via header (RFC 3261 §20.42).

@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 
 use super::table::Outgoing;
 use super::tcp::Tcp;
-use super::{Flow, SendFault, tls};
+use super::{ConnectionId, Flow, SendFault, tls};
 use crate::clock;
 use crate::sip::wire::{Frame, Framer, Malformed};
 
@@ -37,7 +37,7 @@ const FAREWELL: Duration = Duration::from_millis(200);
 /// A connection's place in the table, given back when its task ends in whatever way.
 struct Registration {
     tcp: Arc<Tcp>,
-    id: u64,
+    id: ConnectionId,
 }
 
 impl Drop for Registration {
@@ -72,7 +72,7 @@ enum End {
     SlowToTake,
     #[error("the peer took too long to accept")]
     SlowToAccept,
-    #[error("the gateway's name is none that a certificate can have")]
+    #[error("the name that it must prove is none that a certificate can have")]
     Unnameable,
     #[error("TLS: {0}")]
     NotTrusted(io::Error),
@@ -110,7 +110,7 @@ pub(super) struct Connection {
 
 impl Connection {
     /// For a connection that has just been entered into the table as `id`.
-    pub(super) fn new(tcp: &Arc<Tcp>, id: u64, flow: Flow, queue: mpsc::Receiver<Outgoing>) -> Self {
+    pub(super) fn new(tcp: &Arc<Tcp>, id: ConnectionId, flow: Flow, queue: mpsc::Receiver<Outgoing>) -> Self {
         tcp.counters.tcp_connections.increment(1);
         Self {
             registration: Registration { tcp: Arc::clone(tcp), id },
@@ -151,9 +151,13 @@ impl Connection {
                     End::Failed(error) => End::NotTrusted(error),
                     end => end,
                 };
-                // The operator must know: no call leaves by this gateway until its certificate is in order.
                 let name = name.as_deref().unwrap_or("its address");
-                warn!(peer = %self.flow.peer, must_prove = name, reason = %end, "no TLS with a gateway");
+                // The operator must learn the reason, and a peer that is called by every call must not fill the log.
+                if self.tcp().untrusted.is_due(clock::now()) {
+                    warn!(peer = %self.flow.peer, must_prove = name, reason = %end, "no connection by TLS");
+                } else {
+                    debug!(peer = %self.flow.peer, must_prove = name, reason = %end, "no connection by TLS");
+                }
                 self.finish(&end);
             }
         }
@@ -202,7 +206,7 @@ impl Connection {
     /// Leaves the table first, so that new messages open a new connection; then fails what was not sent.
     fn finish(self, end: &End) {
         let Self { registration, flow, mut queue, writing, .. } = self;
-        debug!(peer = %flow.peer, connection = registration.id, reason = %end, "connection ended");
+        debug!(peer = %flow.peer, connection = %registration.id, reason = %end, "connection ended");
         let why = match end {
             End::NotTrusted(_) | End::Unnameable => SendFault::NotTrusted,
             _ => SendFault::NotSent,

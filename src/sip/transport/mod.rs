@@ -25,6 +25,7 @@ mod tls_tests;
 mod udp;
 mod wildcard;
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -46,6 +47,34 @@ use crate::sip::key::DialogKey;
 use crate::sip::message::{Message, ParseError};
 use crate::sip::wire::{self, ByteStr};
 
+/// One connection of this process. It says which kind it is, so that the number of a TCP connection never passes for
+/// that of a TLS connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ConnectionId {
+    protocol: Protocol,
+    number: u64,
+}
+
+impl ConnectionId {
+    /// The connection of that number; each protocol has numbers of its own.
+    #[must_use]
+    pub fn new(protocol: Protocol, number: u64) -> Self {
+        Self { protocol, number }
+    }
+
+    /// What is spoken over it.
+    #[must_use]
+    pub fn protocol(self) -> Protocol {
+        self.protocol
+    }
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.protocol.uri_name(), self.number)
+    }
+}
+
 /// The way a message came, which is the way its answers go (RFC 3261 §18.2.2, RFC 3581 §4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Flow {
@@ -58,7 +87,7 @@ pub struct Flow {
     /// Where it came from.
     pub peer: SocketAddr,
     /// The connection; `None` on UDP.
-    pub connection: Option<u64>,
+    pub connection: Option<ConnectionId>,
 }
 
 impl Flow {
@@ -83,8 +112,8 @@ pub struct Destination {
     pub protocol: Protocol,
     /// The peer's address. On TCP also where a new connection goes when `connection` is gone.
     pub address: SocketAddr,
-    /// The connection to prefer; on TCP only.
-    pub connection: Option<u64>,
+    /// The connection to prefer, if it is one of `protocol`.
+    pub connection: Option<ConnectionId>,
     /// [`Flow::local`], to answer from the same UDP socket and address; `None` picks one by route.
     pub local: Option<SocketAddr>,
     /// On TLS: what a peer must prove to be when a connection is opened to it (RFC 5922 §4); `None`: its address.

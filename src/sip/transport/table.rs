@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::{Destination, SendToken, TransportLimits};
+use super::{ConnectionId, Destination, Protocol, SendToken, TransportLimits};
 
 /// Connections whose peer has closed its side, in all. They wait for nothing but late responses, so one too
 /// many is simply closed.
@@ -20,8 +20,8 @@ pub(super) struct Outgoing {
     pub(super) token: Option<Box<SendToken>>,
 }
 
-/// A connection's number, and the end of its queue that the connection reads.
-pub(super) type Entered = (u64, mpsc::Receiver<Outgoing>);
+/// A connection, and the end of its queue that it reads.
+pub(super) type Entered = (ConnectionId, mpsc::Receiver<Outgoing>);
 
 /// What became of a message that was offered to the open connections.
 pub(super) enum Offer {
@@ -51,12 +51,13 @@ struct Entry {
 }
 
 /// Locked for a few map operations, never over an await.
-#[derive(Default)]
 pub(super) struct Table {
-    last_id: u64,
-    entries: HashMap<u64, Entry>,
+    /// Of all connections in it.
+    protocol: Protocol,
+    last_number: u64,
+    entries: HashMap<ConnectionId, Entry>,
     /// The connection to use for a new message to an address.
-    by_address: HashMap<Target, u64>,
+    by_address: HashMap<Target, ConnectionId>,
     /// Incoming connections of each source; no zeros.
     incoming_by_source: HashMap<IpAddr, usize>,
     incoming: usize,
@@ -65,6 +66,20 @@ pub(super) struct Table {
 }
 
 impl Table {
+    /// Without any connection.
+    pub(super) fn new(protocol: Protocol) -> Self {
+        Self {
+            protocol,
+            last_number: 0,
+            entries: HashMap::new(),
+            by_address: HashMap::new(),
+            incoming_by_source: HashMap::new(),
+            incoming: 0,
+            outgoing: 0,
+            half_closed: 0,
+        }
+    }
+
     /// Enters an accepted connection; `None` when its source or all together have too many.
     pub(super) fn enter_incoming(&mut self, peer: SocketAddr, limits: &TransportLimits) -> Option<Entered> {
         let of_source = self.incoming_by_source.get(&peer.ip()).copied().unwrap_or_default();
@@ -92,16 +107,17 @@ impl Table {
         limits: &TransportLimits,
     ) -> Entered {
         let (queue, receiver) = mpsc::channel(limits.queue.max(1));
-        self.last_id += 1;
-        self.entries.insert(self.last_id, Entry { peer, queue, kind, name: name.clone() });
-        self.by_address.insert((peer, name), self.last_id);
+        self.last_number += 1;
+        let id = ConnectionId::new(self.protocol, self.last_number);
+        self.entries.insert(id, Entry { peer, queue, kind, name: name.clone() });
+        self.by_address.insert((peer, name), id);
         self.count(kind, peer.ip());
-        (self.last_id, receiver)
+        (id, receiver)
     }
 
     /// The peer of this connection has closed its side: from now on it is good for responses only, and its
     /// place among the others is free. False when too many linger like this already.
-    pub(super) fn half_close(&mut self, id: u64) -> bool {
+    pub(super) fn half_close(&mut self, id: ConnectionId) -> bool {
         self.forget_address(id);
         let Some(entry) = self.entries.get_mut(&id) else { return false };
         if self.half_closed >= HALF_CLOSED {
@@ -114,14 +130,14 @@ impl Table {
         true
     }
 
-    pub(super) fn remove(&mut self, id: u64) {
+    pub(super) fn remove(&mut self, id: ConnectionId) {
         self.forget_address(id);
         if let Some(entry) = self.entries.remove(&id) {
             self.discount(entry.kind, entry.peer.ip());
         }
     }
 
-    fn forget_address(&mut self, id: u64) {
+    fn forget_address(&mut self, id: ConnectionId) {
         if let Some(entry) = self.entries.get(&id)
             && let Slot::Occupied(slot) = self.by_address.entry((entry.peer, entry.name.clone()))
             && *slot.get() == id
@@ -177,7 +193,6 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Protocol;
     use super::*;
 
     fn address(source: u8, port: u16) -> SocketAddr {
@@ -192,7 +207,7 @@ mod tests {
     fn a_source_and_all_sources_have_a_limit_and_places_are_given_back() {
         let limits =
             TransportLimits { connections_per_source: 2, connections: 3, ..TransportLimits::default() };
-        let mut table = Table::default();
+        let mut table = Table::new(Protocol::Tcp);
         let (first, _queue) = table.enter_incoming(address(1, 1), &limits).unwrap();
         let (second, _queue) = table.enter_incoming(address(1, 2), &limits).unwrap();
         assert!(table.enter_incoming(address(1, 3), &limits).is_none(), "two of one source");
@@ -208,10 +223,23 @@ mod tests {
         assert_eq!((table.incoming, table.outgoing, table.half_closed), (3, 1, 0));
     }
 
+    /// The first connection of each kind has the same number, and is not the same.
+    #[test]
+    fn a_connection_of_another_protocol_takes_nothing() {
+        let limits = TransportLimits::default();
+        let (mut tcp, mut tls) = (Table::new(Protocol::Tcp), Table::new(Protocol::Tls));
+        let (of_carrier, _queue) = tcp.enter_incoming(address(1, 40_000), &limits).unwrap();
+        let (_, mut of_stranger) = tls.enter_incoming(address(2, 40_000), &limits).unwrap();
+        let by_tls = Destination::new(Protocol::Tls, address(1, 5061));
+        let to = Destination { connection: Some(of_carrier), ..by_tls };
+        assert!(matches!(tls.offer(message(), &to), Offer::NoConnection(_)));
+        assert!(of_stranger.try_recv().is_err());
+    }
+
     #[test]
     fn half_closed_connections_are_bounded() {
         let limits = TransportLimits::default();
-        let mut table = Table::default();
+        let mut table = Table::new(Protocol::Tcp);
         for port in 0..=HALF_CLOSED {
             let (id, _queue) = table.enter_outgoing(address(1, port as u16), None, &limits).unwrap();
             assert_eq!(table.half_close(id), port < HALF_CLOSED);
@@ -221,7 +249,7 @@ mod tests {
     #[test]
     fn the_named_connection_comes_before_one_to_the_same_address() {
         let limits = TransportLimits { queue: 1, ..TransportLimits::default() };
-        let mut table = Table::default();
+        let mut table = Table::new(Protocol::Tcp);
         let (incoming, mut in_queue) = table.enter_incoming(address(1, 40_000), &limits).unwrap();
         let (_, mut out_queue) = table.enter_outgoing(address(1, 5060), None, &limits).unwrap();
         let by_address = Destination::new(Protocol::Tcp, address(1, 5060));

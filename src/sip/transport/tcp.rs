@@ -6,7 +6,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use socket2::{Domain, Socket, Type};
@@ -24,6 +24,8 @@ use crate::clock;
 
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: i32 = 1024;
+/// One warning of a kind in this time.
+const WARNING_PAUSE: Duration = Duration::from_secs(60);
 /// Rest after a failed accept: without a free descriptor the next one fails as well.
 const REST: Duration = Duration::from_millis(100);
 
@@ -80,9 +82,27 @@ pub(super) struct Tcp {
     pub(super) counters: Arc<Counters>,
     /// True, or its sender gone, when everything is to end.
     pub(super) stop: watch::Receiver<bool>,
+    /// Warnings of handshakes that have failed.
+    pub(super) untrusted: Warnings,
     tasks: Arc<Tasks>,
     listeners: Vec<SocketAddr>,
     table: Mutex<Table>,
+}
+
+/// When the last one of a kind was written.
+#[derive(Default)]
+pub(super) struct Warnings(Mutex<Option<Instant>>);
+
+impl Warnings {
+    /// Whether one may be written now.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = last.is_none_or(|last| now.duration_since(last) >= WARNING_PAUSE);
+        if due {
+            *last = Some(now);
+        }
+        due
+    }
 }
 
 impl Tcp {
@@ -97,7 +117,19 @@ impl Tcp {
     ) -> Self {
         let listeners = listeners.iter().map(|listener| listener.local).collect();
         let protocol = if tls.is_some() { Protocol::Tls } else { Protocol::Tcp };
-        Self { protocol, tls, limits, inbound, counters, stop, tasks, listeners, table: Mutex::default() }
+        let table = Mutex::new(Table::new(protocol));
+        Self {
+            protocol,
+            tls,
+            limits,
+            inbound,
+            counters,
+            stop,
+            untrusted: Warnings::default(),
+            tasks,
+            listeners,
+            table,
+        }
     }
 
     pub(super) fn table(&self) -> MutexGuard<'_, Table> {

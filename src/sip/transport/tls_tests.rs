@@ -190,7 +190,8 @@ async fn new_certificates_are_taken_without_dropping_a_connection() {
 #[tokio::test]
 async fn a_peer_that_draws_out_the_handshake_or_speaks_something_else_is_cut_off() {
     let authority = Authority::new();
-    let limits = TransportLimits { connect: Duration::from_millis(200), ..TransportLimits::default() };
+    // The good handshake below has no longer, on whatever machine.
+    let limits = TransportLimits { connect: Duration::from_secs(2), ..TransportLimits::default() };
     let mut setup = listening(authority.files("sip.example"), limits);
     let mut silent = TcpStream::connect(setup.address()).await.unwrap();
     let mut plain = TcpStream::connect(setup.address()).await.unwrap();
@@ -223,4 +224,40 @@ fn files_that_are_no_certificates_are_named_with_their_key() {
         let error = Tls::load(files).err().unwrap().to_string();
         assert!(error.contains(expected), "{error}");
     }
+}
+
+/// What was logged, for one thread.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Whoever is called for each call must not fill the log, and need not be a gateway.
+#[tokio::test]
+async fn handshakes_that_fail_are_counted_and_logged_once_in_a_while() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let authority = Authority::new();
+    let carrier = listening(authority.files("sip.carrier.example"), TransportLimits::default());
+    let mut ours = listening(authority.files("maskline.example"), TransportLimits::default());
+    for branch in ["one", "two", "three"] {
+        ours.transports.send(options(branch, ""), &to(&carrier, Some("sip.other.example"), branch));
+        assert_eq!(ours.next().await, Seen::Failed(branch.into()));
+    }
+    assert_eq!(ours.count("maskline_sip_tls_failed_total"), 3.0);
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let warnings: Vec<_> = log.lines().filter(|line| line.contains("WARN")).collect();
+    let [warning] = warnings.as_slice() else { panic!("{log}") };
+    assert!(warning.contains("not valid for name") && !warning.contains("gateway"), "{warning}");
 }
