@@ -318,7 +318,7 @@ mod tests {
         let (media, mut from_media) = mpsc::unbounded_channel();
         let mut jobs = JoinSet::new();
         jobs.spawn(async { Event::Paced(true) });
-        while jobs.len() > 0 && !media.is_closed() && peer.capacity() > 0 {
+        while !jobs.is_empty() && !media.is_closed() && peer.capacity() > 0 {
             peer.send(Event::HangUp(HangupCause::Normal)).await.unwrap();
         }
         media.send(Box::new(MediaEvent::Silence)).unwrap();
