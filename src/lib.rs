@@ -14,6 +14,7 @@
 //!   clock.rs      the only now()                      ids.rs      tags, branches, uuids
 //!   descriptors   open files, and for how many calls they suffice
 //!   number.rs     E164 (a party's, never printed) and Did (a virtual number)
+//!   names         addresses of the host names that URLs and peers name: /etc/hosts and DNS, bounded, without a thread
 //!   masking/      pure: session, route (decide), allocate, guessing (limits of wrong PINs)
 //!   sip/          wire → message → key; encode; dialog; body (which part is SDP); digest, both roles; transaction/ pure
 //!                 session_timer (RFC 4028)            reason  a Q.850 cause, the number only
@@ -25,8 +26,9 @@
 //!                                                     reached; figures and complaints
 //!                 shares  what one source may take      fault  bugs on purpose, in debug builds only
 //!                 registrar  what keeps trunks registered         sound  how calls sounded, in metrics and log
-//!   trunk/        carriers: profile, access list; pure: rate, registration, resolve (RFC 3263), health of gateways;
-//!                 dns and gateways are their shell        prompts/  what ships inside the binary
+//!   trunk/        carriers: profile, access list; pure: rate, registration, resolve (RFC 3263), health of gateways,
+//!                 forward (where calls without a session may go on to); dns and gateways are their shell
+//!   prompts/      what ships inside the binary; fetch, cache, queue: what sessions name by URL
 //!   store/        accounts, sealed tokens, numbers, sessions, calls, nodes (no SQL elsewhere); SQLite or PostgreSQL
 //!   recording/    manifest, mix, retention, repair      api/  REST and its description, health, metrics
 //!   callbacks/    event: what is told    signature    the courier that empties the outbox (store/outbox)
@@ -44,6 +46,7 @@
 //! | 1 | [`sip::message::Message::parse`] | bytes → typed message; what cannot be parsed is counted, dropped or answered 400 |
 //! | 2 | `Dispatcher::route` | key known → that call's inbox; INVITE without To tag → 3; else 481, or 200 to OPTIONS |
 //! | | `Dispatcher::authenticate` → [`sip::digest::Guard`] | on a trunk that challenges: 401 until the password is proved |
+//! | | `CallTask` in [`call::task`] | a request that comes from none of its leg's trunk's addresses: 481 |
 //! | 3 | `Shell::admit` in [`call::registry`] → `CallTask::run` | limits (503 with Retry-After), one task per call, its keys |
 //! | 4 | [`call::Call::offered`] → `Leg::offered` | 100; who calls what ([`call::caller_id`]) |
 //! | 5 | `Call::on_offered` | state `Routing`: [`call::Action::FindSession`] |
@@ -80,6 +83,7 @@ mod descriptors;
 pub mod ids;
 pub mod masking;
 mod media_metrics;
+mod names;
 pub mod number;
 pub mod prompts;
 pub mod recording;

@@ -32,7 +32,8 @@ use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-/// How many things may wait for the disk, or for the system's resolver, at one time.
+/// How many things may wait for the disk at one time. One of them may wait for the system's resolver instead, which
+/// is asked for gateways only ([`crate::trunk::dns`]); all other names are looked up without a thread.
 const BLOCKING_THREADS: usize = 4;
 /// How often the store learns that this process lives; the end of an orphaned call is known as exactly.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -165,7 +166,7 @@ impl Service {
         let (prompts, loader) = PromptLibrary::with_loader(&config.http.fetch_allow)?;
         for entry in store.all_numbers() {
             if let NoSession::Play(url) = &entry.number.no_session {
-                prompts.prefetch(url);
+                prompts.prefetch(&entry.number.account, url);
             }
         }
         let engine = Engine::start(config.media.limits.clone()).map_err(StartError::Media)?;
@@ -175,6 +176,7 @@ impl Service {
             engine,
             trunks: config.trunks.clone(),
             prompts: prompts.clone(),
+            forwarding: config.forwarding(),
             recordings: config.recordings.directory.clone(),
             filing: recordings.clone(),
             sip_public: config.sip.public_address,
@@ -210,6 +212,7 @@ impl Service {
                 config.http.trusted_proxies.clone(),
             )),
             trunks: dialable_trunks(config),
+            forwarding: config.forwarding(),
             metrics: Some(metrics),
             gateways: Some(Arc::clone(&shell.gateways)),
             base_url: config.http.public_url.clone(),
@@ -430,6 +433,11 @@ fn warn_of_numbers(store: &Store, config: &Checked) {
         let (number, account) = (&entry.number.did, &entry.number.account);
         if config.trunks.get(&entry.number.trunk).is_none_or(|trunk| trunk.gateways.is_empty()) {
             warn!(%number, trunk = entry.number.trunk, "the trunk of this number cannot dial: its calls fail");
+        }
+        if let NoSession::Sip(uri) = &entry.number.no_session
+            && let Err(reason) = config.forwarding().check(uri)
+        {
+            warn!(%number, "no_session of this number is not followed, strangers get 404: {reason}");
         }
         if let Some(subaccount) = entry.subaccount
             && store.subaccount(account, &subaccount).is_none()

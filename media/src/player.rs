@@ -19,6 +19,8 @@ const MAX_LATE: u64 = milliseconds(200);
 const KEY_LOST: u64 = milliseconds(150);
 /// No key is held so long.
 const MAX_KEY: u64 = milliseconds(60_000);
+/// How long a key may have been down before the first packet of it came, whatever that packet says.
+const MAX_UNTOLD: u64 = milliseconds(2000);
 
 /// Samples of a frame of `ptime_ms`, within what a frame may be.
 #[must_use]
@@ -159,6 +161,8 @@ fn take<T: Copy + Default>(
 pub struct KeyTone {
     tone: DtmfTone,
     schedule: Schedule,
+    /// When its first packet came.
+    down: MediaTime,
     began: MediaTime,
     last_told: MediaTime,
     told: u32,
@@ -170,7 +174,8 @@ impl KeyTone {
     #[must_use]
     pub fn new(digit: Digit, now: MediaTime) -> Self {
         let schedule = Schedule::new(now);
-        Self { tone: DtmfTone::new(digit), schedule, began: now, last_told: now, told: 0, ended: false }
+        let tone = DtmfTone::new(digit);
+        Self { tone, schedule, down: now, began: now, last_told: now, told: 0, ended: false }
     }
 
     /// The key before this one has ended: the tone may begin at `at`.
@@ -182,7 +187,8 @@ impl KeyTone {
     /// A packet of the same key: it has been down for `duration` samples, and is up when `ended`.
     pub fn on_packet(&mut self, duration: u32, ended: bool, now: MediaTime) {
         self.last_told = now;
-        self.told = self.told.max(duration);
+        let most = now.since(self.down).saturating_add(MAX_UNTOLD).min(MAX_KEY);
+        self.told = self.told.max(duration.min(most as u32));
         if ended && !self.ended {
             self.ended = true;
             self.tone.end_at(self.told);
@@ -378,7 +384,7 @@ mod tests {
     fn key(packets: &[(u64, u32, bool)]) -> usize {
         let mut tone = KeyTone::new(Digit::from_event(5).unwrap(), at(0));
         let mut heard = vec![];
-        for ms in 0..1000 {
+        for ms in 0..3000 {
             for (_, duration, ended) in packets.iter().filter(|(when, ..)| *when == ms) {
                 tone.on_packet(*duration, *ended, at(ms));
             }
@@ -399,6 +405,7 @@ mod tests {
         let table = [
             ("100 ms", held.as_slice(), 800),
             ("only the end came", &[(0, 640, true)], 640),
+            ("more than can be", &[(0, 65_535, true)], 16_000),
             ("repeated ends", &[(0, 480, true), (20, 480, true), (40, 480, true)], 480),
         ];
         for (fact, packets, samples) in table {

@@ -42,6 +42,8 @@ const BY_TCP: usize = 5;
 const ANSWER: Duration = Duration::from_secs(1);
 /// A build without optimisation on a machine that does other things as well may stand still for a moment.
 const LENIENCE: u32 = 3;
+/// And not for so long, whatever else runs.
+const STANDSTILL: Duration = Duration::from_secs(15);
 /// API requests for so many SIP messages.
 const REQUESTS: usize = 10;
 /// How many ended connections are kept, so that what they said is read before they are cut.
@@ -121,6 +123,8 @@ struct Watch {
     worst: Duration,
     /// What the service worked for in the time of the worst answer: little, if the machine was busy with other things.
     worked: Duration,
+    /// The longest of the times that an answer took and that the service worked for meanwhile.
+    busiest: Duration,
     /// After which message that was.
     at: usize,
 }
@@ -129,8 +133,10 @@ impl Watch {
     async fn ask(&mut self, service: &Process, sent: usize) {
         let worked = service.processor_time();
         let took = self.answer().await;
+        let worked = service.processor_time() - worked;
+        self.busiest = self.busiest.max(took.min(worked));
         if took > self.worst {
-            (self.worst, self.worked, self.at) = (took, service.processor_time() - worked, sent);
+            (self.worst, self.worked, self.at) = (took, worked, sent);
         }
     }
 
@@ -284,6 +290,7 @@ async fn mutated_messages_neither_end_nor_hang_the_service() {
         asked: 0,
         worst: Duration::ZERO,
         worked: Duration::ZERO,
+        busiest: Duration::ZERO,
         at: 0,
     };
     let mut streams = Streams { service: service.sip_tcp, opened: 0, ended: VecDeque::new() };
@@ -350,7 +357,9 @@ async fn mutated_messages_neither_end_nor_hang_the_service() {
         service.descriptors(),
     );
     assert_eq!(panics, 0.0, "a message met a bug");
-    assert!(watch.worst <= ANSWER * LENIENCE, "OPTIONS took {:?}", watch.worst);
+    // What the service takes for itself counts; what others take of the machine does not, within reason.
+    assert!(watch.busiest <= ANSWER * LENIENCE, "OPTIONS took {:?} of work", watch.busiest);
+    assert!(watch.worst <= STANDSTILL, "OPTIONS took {:?}", watch.worst);
     // A short run ends while its first calls still linger, which is no leak.
     let lingering = service.metric("maskline_call_tasks").await;
     let allowed = before + GROWTH + lingering as u64 * 16;

@@ -59,7 +59,7 @@ impl Files {
         // Asking the library would itself begin a fetch: first the service must have asked by itself.
         until(name, || self.asked.lock().unwrap().contains_key(&format!("/{name}")).then_some(())).await;
         let prompts = &pair.server.service.shell().prompts;
-        until("it is decoded", || prompts.find(&self.url(name))).await;
+        until("it is decoded", || prompts.find("", &self.url(name))).await;
     }
 
     fn count(&self, name: &str) -> u32 {

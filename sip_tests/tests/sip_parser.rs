@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::Bytes;
 use maskline::sip::address::Via;
@@ -402,7 +403,6 @@ fn values_cannot_break_out_of_their_place() {
 
 /// Shapes that cost a careless parser quadratic time.
 #[test]
-#[allow(clippy::disallowed_methods, reason = "measures how long parsing takes")]
 fn hostile_shapes_of_full_size_take_no_longer_than_others() {
     let filler = |unit: &str, size: usize| unit.repeat(size / unit.len());
     let mut shapes = vec![
@@ -433,16 +433,34 @@ fn hostile_shapes_of_full_size_take_no_longer_than_others() {
     }
     for shape in shapes {
         let wire = Bytes::from(shape);
-        let start = std::time::Instant::now();
-        let parsed = Message::parse(wire.clone());
-        if let Ok(Message::Request(request)) = &parsed {
-            let _ = answer(request, 200).encode();
-        }
-        let _ = frame(&wire);
-        let took = start.elapsed();
-        // Linear work is below 5 ms even without optimisation; quadratic work on 64 KB is seconds.
-        assert!(took.as_millis() < 500, "{took:?} for {:?}…", &wire[..wire.len().min(400)]);
+        let took = quickest(|| {
+            let parsed = Message::parse(wire.clone());
+            if let Ok(Message::Request(request)) = &parsed {
+                let _ = answer(request, 200).encode();
+            }
+            let _ = frame(&wire);
+        });
+        assert!(took < QUICK, "{took:?} for {:?}…", &wire[..wire.len().min(400)]);
     }
+}
+
+/// Linear work is below 5 ms even without optimisation; quadratic work on 64 KB is seconds.
+const QUICK: Duration = Duration::from_millis(500);
+
+/// How long the work takes. A machine that does other things at that moment gets another chance: what is quadratic is
+/// slow every time.
+#[allow(clippy::disallowed_methods, reason = "measures how long parsing takes")]
+fn quickest(work: impl Fn()) -> Duration {
+    let mut best = Duration::MAX;
+    for _ in 0..5 {
+        let start = std::time::Instant::now();
+        work();
+        best = best.min(start.elapsed());
+        if best < QUICK {
+            break;
+        }
+    }
+    best
 }
 
 /// One change to a message.
@@ -744,16 +762,17 @@ fn rfc5626_3_5_1_keep_alives_and_how_long_a_stream_may_wait() {
 
 /// A head that comes byte by byte, as slowly as its sender likes, is not read again for each byte.
 #[test]
-#[allow(clippy::disallowed_methods, reason = "measures how long framing takes")]
 fn framing_byte_by_byte_is_linear() {
     let stream = invite(&format!("{}Content-Length: 30000\r\n", "Subject: xxxxxxxxxxxxx\r\n".repeat(150)));
     let stream = format!("{stream}{}", "b".repeat(30_000));
-    let (mut framer, start) = (Framer::new(), std::time::Instant::now());
-    for end in 1..stream.len() {
-        assert_eq!(framer.frame(&stream.as_bytes()[..end]), Frame::Incomplete, "{end}");
-    }
-    assert_eq!(framer.frame(stream.as_bytes()), Frame::Message { length: stream.len() });
-    assert!(start.elapsed().as_millis() < 500, "{:?}", start.elapsed());
+    let took = quickest(|| {
+        let mut framer = Framer::new();
+        for end in 1..stream.len() {
+            assert_eq!(framer.frame(&stream.as_bytes()[..end]), Frame::Incomplete, "{end}");
+        }
+        assert_eq!(framer.frame(stream.as_bytes()), Frame::Message { length: stream.len() });
+    });
+    assert!(took < QUICK, "{took:?}");
 }
 
 #[test]

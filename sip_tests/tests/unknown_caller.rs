@@ -6,6 +6,8 @@
 mod common;
 
 use common::{FIRST, PATIENCE, SECOND, STRANGER, Scene, Server, Setup, phone};
+use maskline::number::Did;
+use maskline::store::{NewNumber, NoSession};
 use serde_json::json;
 use sip_tests::message::Message;
 use sip_tests::phone::{CallOptions, Phone};
@@ -166,6 +168,35 @@ async fn a_number_says_what_becomes_of_strangers() {
     for phone in [caller, callee, desk] {
         assert!(phone.faults().await.is_empty());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stored_uri_that_the_operator_does_not_allow_is_not_followed() {
+    let (caller, callee, desk) = (phone("caller").await, phone("callee").await, phone("desk").await);
+    let server = Server::start(&callee).await;
+    let store = &server.service.shell().store;
+    for (did, uri, status) in [
+        ("12025550180", format!("sip:desk@{}", desk.address()), 404),
+        // The gateway, but somebody's number there.
+        ("12025550181", format!("sip:+12025550199@{};transport=udp", callee.address()), 404),
+        ("12025550182", format!("sip:desk@{};transport=udp", callee.address()), 486),
+    ] {
+        let number = NewNumber {
+            did: Did::parse(did).unwrap(),
+            trunk: "carrier".into(),
+            subaccount: None,
+            no_session: NoSession::Sip(uri),
+            draining: false,
+        };
+        store.add_number(server.account(), number, maskline::clock::wall_now()).await.unwrap().unwrap();
+        let call = caller.call(server.sip, &format!("+{did}"), CallOptions::from(STRANGER)).await.unwrap();
+        if status == 486 {
+            callee.next_call(PATIENCE).await.unwrap().reject(486, None, &[], None).await.unwrap();
+        }
+        assert_eq!(call.final_status(PATIENCE).await.unwrap().status(), Some(status), "{did}");
+    }
+    server.settled().await;
+    assert!(desk.received().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

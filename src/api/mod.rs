@@ -58,6 +58,7 @@ use crate::masking::session::MaskingSession;
 use crate::prompts::PromptLibrary;
 use crate::recording::Recordings;
 use crate::store::Store;
+use crate::trunk::forward::Forwarding;
 use crate::trunk::gateways::{Gateways, TrunkView};
 use error::ApiError;
 
@@ -111,6 +112,8 @@ pub struct ApiState {
     pub limiter: Arc<Limiter>,
     /// The names of the trunks that can dial: numbers may name one of these.
     pub trunks: Arc<[String]>,
+    /// Where numbers may forward calls to.
+    pub forwarding: Forwarding,
     /// What `/metrics` shows; `None`: nothing.
     pub metrics: Option<PrometheusHandle>,
     /// What `/trunks` shows; `None`: nothing.
@@ -139,6 +142,7 @@ impl ApiState {
             recordings: None,
             limiter: Arc::default(),
             trunks: Arc::new([]),
+            forwarding: Forwarding::default(),
             metrics,
             gateways: None,
             base_url: None,

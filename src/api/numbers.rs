@@ -24,6 +24,7 @@ use super::serve::LARGEST_BODY;
 use super::session_schema::AccountPath;
 use crate::number::{Did, E164};
 use crate::store::{NewNumber, NoSession, NumberChange, NumberEntry, NumberRefusal};
+use crate::trunk::forward::{Forwarding, NoForward};
 
 const CSV: &str = "text/csv; charset=utf-8; header=present";
 
@@ -92,7 +93,8 @@ struct NumberWish {
     trunk: Option<String>,
     /// A sub-account of the account. In an update the account's own auth id takes it back.
     subaccount: Option<String>,
-    /// `reject`, `play:URL` or `sip:…`.
+    /// `reject`, `play:URL`, or `sip:USER@HOST`: a user (a word, never a number) at a gateway of the configuration's
+    /// trunks, or a URI that its numbers name.
     #[schema(default = "reject")]
     no_session: Option<String>,
     /// `active` or `draining`.
@@ -128,11 +130,12 @@ impl NumberObject {
 pub(super) struct Reader<'a> {
     account: &'a str,
     trunks: &'a [String],
+    forwarding: &'a Forwarding,
 }
 
 impl<'a> Reader<'a> {
     fn new(state: &'a ApiState, owner: &'a Owner) -> Self {
-        Self { account: &owner.account, trunks: &state.trunks }
+        Self { account: &owner.account, trunks: &state.trunks, forwarding: &state.forwarding }
     }
 
     pub(super) fn did(&self, given: Option<&str>) -> Result<Did, ApiError> {
@@ -163,7 +166,12 @@ impl<'a> Reader<'a> {
         given.map(|auth_id| (auth_id != self.account).then(|| auth_id.to_owned()))
     }
 
-    pub(super) fn no_session(&self, given: Option<&str>) -> Result<Option<NoSession>, ApiError> {
+    /// `present`: what the number has already, which is no change.
+    pub(super) fn no_session(
+        &self,
+        given: Option<&str>,
+        present: Option<&NoSession>,
+    ) -> Result<Option<NoSession>, ApiError> {
         let Some(given) = given else { return Ok(None) };
         let parsed = crate::config::NoSession::parse(given).ok_or_else(|| {
             ApiError::invalid(
@@ -171,7 +179,12 @@ impl<'a> Reader<'a> {
                 "allowed values are reject, play:URL (http or https) or sip:[USER@]HOST[:PORT][;transport=udp|tcp].",
             )
         })?;
-        Ok(Some(NoSession::from(&parsed)))
+        let wanted = Some(NoSession::from(&parsed)).filter(|wanted| Some(wanted) != present);
+        if let Some(NoSession::Sip(uri)) = &wanted {
+            let refused = |refusal: NoForward| ApiError::invalid("no_session", &refusal.to_string());
+            self.forwarding.check(uri).map_err(refused)?;
+        }
+        Ok(wanted)
     }
 
     pub(super) fn draining(&self, given: Option<&str>) -> Result<Option<bool>, ApiError> {
@@ -204,9 +217,9 @@ fn find(state: &ApiState, tenant: &Tenant, did: &Did) -> Result<NumberEntry, Api
 }
 
 /// What strangers hear is fetched long before the first of them waits for it.
-fn prefetch(state: &ApiState, no_session: Option<&NoSession>) {
+fn prefetch(state: &ApiState, owner: &Owner, no_session: Option<&NoSession>) {
     if let Some(NoSession::Play(url)) = no_session {
-        state.prompts.prefetch(url);
+        state.prompts.prefetch(&owner.account, url);
     }
 }
 
@@ -262,11 +275,11 @@ async fn add(
         did: reader.did(text("number")?.as_deref())?,
         trunk: reader.trunk(text("trunk")?.as_deref())?,
         subaccount: reader.subaccount(text("subaccount")?.as_deref()).flatten(),
-        no_session: reader.no_session(text("no_session")?.as_deref())?.unwrap_or(NoSession::Reject),
+        no_session: reader.no_session(text("no_session")?.as_deref(), None)?.unwrap_or(NoSession::Reject),
         draining: reader.draining(text("state")?.as_deref())?.unwrap_or(false),
     };
     let did = number.did.clone();
-    prefetch(&state, Some(&number.no_session));
+    prefetch(&state, &owner, Some(&number.no_session));
     state.store.add_number(&owner.account, number, (state.now)()).await??;
     changed(&state, &owner.account, &did, StatusCode::CREATED, "created")
 }
@@ -283,7 +296,7 @@ async fn import(state: &ApiState, owner: &Owner, body: Body) -> Result<Response,
         bad.add(lines.get(index).copied().unwrap_or_default(), refusal.words());
     }
     bad.check()?;
-    messages.iter().for_each(|message| prefetch(state, Some(message)));
+    messages.iter().for_each(|message| prefetch(state, owner, Some(message)));
     let done = NumbersImported { api_id: Uuid::new_v4(), message: "imported", count: lines.len() };
     Ok(answer(StatusCode::OK, &done))
 }
@@ -412,12 +425,10 @@ async fn update(
         subaccount: reader
             .subaccount(text("subaccount")?.as_deref())
             .filter(|subaccount| *subaccount != present.subaccount),
-        no_session: reader
-            .no_session(text("no_session")?.as_deref())?
-            .filter(|no_session| *no_session != present.number.no_session),
+        no_session: reader.no_session(text("no_session")?.as_deref(), Some(&present.number.no_session))?,
         draining: reader.draining(text("state")?.as_deref())?,
     };
-    prefetch(&state, change.no_session.as_ref());
+    prefetch(&state, &owner, change.no_session.as_ref());
     state.store.change_number(&owner.account, &did, change).await??;
     changed(&state, &owner.account, &did, StatusCode::ACCEPTED, "changed")
 }

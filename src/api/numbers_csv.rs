@@ -115,7 +115,7 @@ fn number(names: &[String], record: &StringRecord, reader: &Reader<'_>) -> Resul
         did: reader.did(field("number"))?,
         trunk: reader.trunk(field("trunk"))?,
         subaccount: reader.subaccount(field("subaccount")).flatten(),
-        no_session: reader.no_session(field("no_session"))?.unwrap_or(crate::store::NoSession::Reject),
+        no_session: reader.no_session(field("no_session"), None)?.unwrap_or(crate::store::NoSession::Reject),
         draining: reader.draining(field("state"))?.unwrap_or(false),
     })
 }

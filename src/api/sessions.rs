@@ -119,7 +119,7 @@ fn prefetch(state: &ApiState, session: &MaskingSession) {
     let messages =
         [&session.unknown_caller_play, &session.first_party_play_url, &session.second_party_play_url];
     let pin = session.pin.iter().flat_map(|pin| [&pin.prompt_play, &pin.incorrect_play]);
-    messages.into_iter().chain(pin).for_each(|url| state.prompts.prefetch(url));
+    messages.into_iter().chain(pin).for_each(|url| state.prompts.prefetch(&session.account, url));
 }
 
 /// Make a session

@@ -26,7 +26,7 @@ mod shapes;
 use super::*;
 use crate::masking::session::PartyRole;
 use crate::number::{Did, E164};
-use crate::store::{Cdr, LegCdr, LegOpened, NoSession, VirtualNumberConfig};
+use crate::store::{Cdr, LegCdr, LegOpened, NoSession, NumberChange, VirtualNumberConfig};
 
 const ID: &str = "MAAAAAAAAAAAAAAAAAAA";
 const OTHER: &str = "MABBBBBBBBBBBBBBBBBB";
@@ -111,11 +111,14 @@ impl Service {
             Timestamp::from_second(second).unwrap()
         };
         let trunks = Arc::new(["local".to_owned(), "carrier".to_owned()]);
+        let gateway = crate::trunk::Gateway::parse("sip:198.51.100.9").unwrap();
+        let forwarding = Forwarding::new([&gateway], ["sip:+12025550199@203.0.113.5"]);
         let opened = crate::recording::Recordings::open(store.clone(), &directory.join("recordings")).await;
         let recordings = Some(opened.unwrap().0);
         let state = ApiState {
             now,
             trunks,
+            forwarding,
             recordings,
             ..ApiState::new(store.clone(), readiness.clone(), calls.clone(), None)
         };

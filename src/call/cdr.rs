@@ -320,6 +320,12 @@ impl CdrBuilder {
         Some(event)
     }
 
+    /// Whose call it is; empty until that is known.
+    #[must_use]
+    pub fn account_id(&self) -> &str {
+        self.account.as_deref().unwrap_or_default()
+    }
+
     /// The account that the dialled number belongs to, as whom to tell what no one session is meant by.
     #[must_use]
     pub fn account(&self) -> Option<Subject> {

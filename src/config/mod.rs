@@ -19,6 +19,7 @@ pub use written::{
 
 use crate::number::Did;
 use crate::sip::transport::TlsFiles;
+use crate::trunk::forward::Forwarding;
 use crate::trunk::{Gateway, Transport, Trunks};
 use error::Faults;
 use ipnet::IpNet;
@@ -311,6 +312,16 @@ impl TryFrom<Config> for Checked {
 }
 
 impl Checked {
+    /// Where calls that no session takes may go on to.
+    #[must_use]
+    pub fn forwarding(&self) -> Forwarding {
+        let configured = self.numbers.iter().filter_map(|number| match &number.no_session {
+            NoSession::Sip(uri) => Some(uri.as_str()),
+            NoSession::Reject | NoSession::Play(_) => None,
+        });
+        Forwarding::new(self.trunks.iter().flat_map(|(_, trunk)| &trunk.gateways), configured)
+    }
+
     /// What an operator wants to see at a glance; several lines, without secrets.
     #[must_use]
     pub fn summary(&self) -> String {

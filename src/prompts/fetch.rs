@@ -2,21 +2,27 @@
 //! reach what only we can reach; so every address is checked after resolution, at each step of the way.
 
 use super::audio::{self, AudioError};
+use crate::names::Names;
 use ipnet::IpNet;
 use media::Prompt;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, Url, redirect};
 use sha2::{Digest, Sha256};
 use std::error::Error;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// For everything together: name, connection, redirects, body.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
+/// For the name alone, of a prompt or of a callback's receiver.
+const NAME_LIMIT: Duration = Duration::from_secs(4);
 /// Five minutes of 16-bit mono at 16 kHz.
 const MAX_BYTES: usize = 10 << 20;
 const MAX_REDIRECTS: usize = 3;
+/// Prompts that are decoded at one time: each holds up to 60 MB and a thread.
+const MAX_DECODING: usize = 2;
 
 /// Why a prompt could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -53,19 +59,23 @@ pub(super) fn causes(error: &FetchError) -> String {
     texts.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// Which addresses may be reached.
+/// Which addresses may be reached, and what names lead to.
 #[derive(Debug, Clone)]
-pub(crate) struct Guard(Arc<[IpNet]>);
+pub(crate) struct Guard {
+    /// Networks that may be reached although private or loopback.
+    allow: Arc<[IpNet]>,
+    names: Names,
+}
 
 impl Guard {
     /// `allow`: networks that may be reached although private or loopback.
     pub(crate) fn new(allow: &[IpNet]) -> Self {
-        Self(allow.into())
+        Self { allow: allow.into(), names: Names::of_system() }
     }
 
     fn admits(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        is_public(address) || self.0.iter().any(|network| network.contains(&address))
+        is_public(address) || self.allow.iter().any(|network| network.contains(&address))
     }
 
     /// The scheme, and the address when the host is a literal: those never reach the resolver.
@@ -88,8 +98,12 @@ impl Resolve for Guard {
     fn resolve(&self, name: Name) -> Resolving {
         let guard = self.clone();
         Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let admitted: Vec<_> = found.filter(|address| guard.admits(address.ip())).collect();
+            let found = guard.names.addresses(name.as_str(), NAME_LIMIT).await?;
+            let admitted: Vec<_> = found
+                .into_iter()
+                .filter(|address| guard.admits(*address))
+                .map(|address| SocketAddr::new(address, 0))
+                .collect();
             if admitted.is_empty() {
                 return Err(FetchError::Forbidden.into());
             }
@@ -141,6 +155,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 pub(super) struct Fetcher {
     client: Client,
     guard: Guard,
+    decoding: Arc<Semaphore>,
 }
 
 impl Fetcher {
@@ -178,7 +193,7 @@ impl Fetcher {
             .pool_max_idle_per_host(0)
             .build()
             .map_err(FetchError::Http)?;
-        Ok(Self { client, guard })
+        Ok(Self { client, guard, decoding: Arc::new(Semaphore::new(MAX_DECODING)) })
     }
 
     /// One prompt, ready to play.
@@ -198,9 +213,13 @@ impl Fetcher {
             }
             body.extend_from_slice(&chunk);
         }
-        let samples = tokio::task::spawn_blocking(move || audio::decode(body))
-            .await
-            .map_err(|_| FetchError::Decoder)??;
+        // Invariant: the semaphore is never closed.
+        let turn = Arc::clone(&self.decoding).acquire_owned().await.map_err(|_| FetchError::Decoder)?;
+        let decoding = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            audio::decode(body)
+        });
+        let samples = decoding.await.map_err(|_| FetchError::Decoder)??;
         Ok(Prompt::new(&name(url, &samples), &samples))
     }
 }
@@ -217,6 +236,9 @@ fn name(url: &str, samples: &[i16]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock;
+    use crate::names::NameError;
+    use crate::names::tests::zone;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
@@ -297,6 +319,69 @@ mod tests {
         for url in ["file:///etc/passwd", "ftp://example.com/a.wav", "", "/a.wav", "http://"] {
             assert!(matches!(loopback.fetch(url).await, Err(FetchError::Url)), "{url}");
         }
+    }
+
+    fn admitted(guard: &Guard, name: &str) -> impl Future<Output = Result<Vec<String>, String>> {
+        let found = guard.resolve(name.parse().unwrap());
+        async move {
+            let found = found.await.map_err(|error| error.to_string())?;
+            Ok(found.map(|address| address.ip().to_string()).collect())
+        }
+    }
+
+    #[tokio::test]
+    async fn every_address_of_a_name_is_checked_wherever_it_stands() {
+        const ZONE: &[(&str, &[&str])] = &[
+            ("open.test", &["8.8.8.8", "2606:4700::1111"]),
+            ("mixed.test", &["10.0.0.1", "8.8.8.8", "fe80::1", "::ffff:169.254.169.254"]),
+            ("inside.test", &["192.168.1.1", "fd00::1"]),
+            ("mapped.test", &["::ffff:127.0.0.1"]),
+            ("nat64.test", &["64:ff9b::a00:1"]),
+            ("allowed.test", &["10.20.0.1"]),
+        ];
+        let names = Names::of_server(zone(ZONE).await, "127.0.0.1 written.test\n8.8.4.4 outside.test\n");
+        let guard = Guard { allow: ["10.20.0.0/16".parse().unwrap()].into(), names };
+        let forbidden = || Err(FetchError::Forbidden.to_string());
+        for (name, wanted) in [
+            ("open.test", Ok(vec!["8.8.8.8", "2606:4700::1111"])),
+            ("mixed.test", Ok(vec!["8.8.8.8"])),
+            ("inside.test", forbidden()),
+            ("mapped.test", forbidden()),
+            ("nat64.test", forbidden()),
+            ("written.test", forbidden()),
+            ("outside.test", Ok(vec!["8.8.4.4"])),
+            ("allowed.test", Ok(vec!["10.20.0.1"])),
+            ("nobody.test", Err(NameError::NoAddress.to_string())),
+        ] {
+            let wanted = wanted.map(|all| all.into_iter().map(str::to_owned).collect());
+            assert_eq!(admitted(&guard, name).await, wanted, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_are_looked_up_while_every_thread_for_files_is_busy() {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (done, busy) = std::sync::mpsc::channel::<()>();
+        let found = runtime.block_on(async {
+            tokio::task::spawn_blocking(move || busy.recv());
+            let guard = Guard::new(&["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
+            tokio::time::timeout(Duration::from_secs(30), admitted(&guard, "localhost")).await
+        });
+        drop(done);
+        assert!(found.expect("it waits for a thread").is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_whose_servers_are_silent_take_a_few_seconds_at_most() {
+        let guard = Guard { allow: [].into(), names: Names::of_server(zone(&[]).await, "") };
+        let begin = clock::now();
+        assert_eq!(admitted(&guard, "a.silent.test").await, Err(NameError::TimedOut.to_string()));
+        assert!(clock::now() - begin <= NAME_LIMIT);
     }
 
     #[tokio::test]

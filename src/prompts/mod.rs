@@ -4,11 +4,12 @@
 //! decoded once. No prompt of ours ever names a number, a person or a company.
 //!
 //! A prompt by URL is fetched ahead of the call, in the background. A caller never waits for one: what is not at hand
-//! is replaced by a built-in prompt.
+//! is replaced by a built-in prompt. Nor does one account wait for the slow URLs of another ([`queue`]).
 
 mod audio;
 mod cache;
 pub(crate) mod fetch;
+mod queue;
 
 pub use audio::{AudioError, decode as decode_audio};
 pub use fetch::FetchError;
@@ -18,16 +19,14 @@ use cache::Cache;
 use fetch::Fetcher;
 use ipnet::IpNet;
 use media::Prompt;
+use queue::{Job, Queue};
+use std::collections::HashMap;
 use std::io::Cursor;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 use tracing::{info, warn};
 
-/// Fetches that wait; one more is not begun, and is asked for again by the next call.
-const MAX_WAITING: usize = 64;
-/// Fetches at one time. Each may hold 60 MB while it decodes.
-const MAX_FETCHING: usize = 2;
 /// Longest URL that is looked at; the API takes no longer one either.
 const MAX_URL: usize = 1000;
 
@@ -88,15 +87,26 @@ impl BuiltIn {
 pub struct PromptLibrary {
     /// In the order of [`BuiltIn::ALL`].
     built_in: Arc<[Prompt; 5]>,
-    cache: Arc<Mutex<Cache>>,
-    /// To the loader; `None`: nothing is ever fetched.
-    wanted: Option<mpsc::Sender<String>>,
+    stock: Arc<Mutex<Stock>>,
+    /// Wakes the loader; `None`: nothing is ever fetched.
+    wake: Option<mpsc::Sender<()>>,
+}
+
+/// What is at hand, and what is still to be fetched.
+#[derive(Debug, Default)]
+struct Stock {
+    cache: Cache,
+    queue: Queue,
+}
+
+fn lock(stock: &Mutex<Stock>) -> MutexGuard<'_, Stock> {
+    stock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Default for PromptLibrary {
     /// With the built-in prompts only.
     fn default() -> Self {
-        Self { built_in: Arc::new(BuiltIn::ALL.map(BuiltIn::decode)), cache: Arc::default(), wanted: None }
+        Self { built_in: Arc::new(BuiltIn::ALL.map(BuiltIn::decode)), stock: Arc::default(), wake: None }
     }
 }
 
@@ -108,9 +118,9 @@ impl PromptLibrary {
     /// [`FetchError::Http`] when TLS cannot be set up.
     pub fn with_loader(fetch_allow: &[IpNet]) -> Result<(Self, PromptLoader), FetchError> {
         let fetcher = Fetcher::new(fetch_allow)?;
-        let (sender, wanted) = mpsc::channel(MAX_WAITING);
-        let library = Self { wanted: Some(sender), ..Self::default() };
-        let loader = PromptLoader { fetcher, wanted, cache: library.cache.clone() };
+        let (wake, woken) = mpsc::channel(1);
+        let library = Self { wake: Some(wake), ..Self::default() };
+        let loader = PromptLoader { fetcher, woken, stock: library.stock.clone(), running: HashMap::new() };
         Ok((library, loader))
     }
 
@@ -128,29 +138,35 @@ impl PromptLibrary {
         .clone()
     }
 
-    /// The prompt that a session names by URL, or `fallback` when it names none or its audio is not at hand. Never
-    /// waits: a caller is on the line. What is not at hand is fetched for the next caller.
+    /// The prompt that a session of `account` names by URL, or `fallback` when it names none or its audio is not at
+    /// hand. Never waits: a caller is on the line. What is not at hand is fetched for the next caller.
     #[must_use]
-    pub fn for_url(&self, url: &str, fallback: BuiltIn) -> Prompt {
-        self.find(url).unwrap_or_else(|| self.built_in(fallback))
+    pub fn for_url(&self, account: &str, url: &str, fallback: BuiltIn) -> Prompt {
+        self.find(account, url).unwrap_or_else(|| self.built_in(fallback))
     }
 
     /// The prompt at this URL when its audio is at hand; for messages that have no built-in form.
     #[must_use]
-    pub fn find(&self, url: &str) -> Option<Prompt> {
-        let wanted = self.wanted.as_ref().filter(|_| !url.is_empty() && url.len() <= MAX_URL)?;
+    pub fn find(&self, account: &str, url: &str) -> Option<Prompt> {
+        let wake = self.wake.as_ref().filter(|_| !url.is_empty() && url.len() <= MAX_URL)?;
         let now = clock::now();
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        let (prompt, must_fetch) = cache.find(url, now);
-        if must_fetch && wanted.try_send(url.to_owned()).is_err() {
-            cache.loaded(url, None, now);
+        let mut stock = lock(&self.stock);
+        let (prompt, must_fetch) = stock.cache.find(url, now);
+        if must_fetch {
+            let job = Job { account: account.to_owned(), host: host_of(url), url: url.to_owned() };
+            // What finds no room is asked for again by the next call.
+            if let Some(dropped) = stock.queue.push(job) {
+                stock.cache.loaded(&dropped, None, now);
+            }
+            // When it is full the loader is about to look anyway.
+            let _ = wake.try_send(());
         }
         prompt
     }
 
     /// Has the prompt fetched if it is not at hand; to be called when a session is made, long before its first call.
-    pub fn prefetch(&self, url: &str) {
-        let _ = self.find(url);
+    pub fn prefetch(&self, account: &str, url: &str) {
+        let _ = self.find(account, url);
     }
 }
 
@@ -158,39 +174,59 @@ impl PromptLibrary {
 #[derive(Debug)]
 pub struct PromptLoader {
     fetcher: Fetcher,
-    wanted: mpsc::Receiver<String>,
-    cache: Arc<Mutex<Cache>>,
+    woken: mpsc::Receiver<()>,
+    stock: Arc<Mutex<Stock>>,
+    /// What each task fetches.
+    running: HashMap<Id, Job>,
 }
 
 impl PromptLoader {
     /// Runs until every clone of the library is dropped. Dropping the future ends all fetches.
     pub async fn run(mut self) {
         let mut fetches = JoinSet::new();
+        let mut is_open = true;
         loop {
-            let has_room = fetches.len() < MAX_FETCHING;
+            while let Some(job) = self.next() {
+                let (fetcher, url) = (self.fetcher.clone(), job.url.clone());
+                let task = fetches.spawn(async move { fetcher.fetch(&url).await });
+                self.running.insert(task.id(), job);
+            }
             tokio::select! {
-                Some(url) = self.wanted.recv(), if has_room => {
-                    let fetcher = self.fetcher.clone();
-                    fetches.spawn(async move { (fetcher.fetch(&url).await, url) });
-                }
-                Some(fetched) = fetches.join_next() => {
-                    let Ok((result, url)) = fetched else { continue };
-                    let result = result.map_err(|error| report(&url, &error));
-                    if let Ok(prompt) = &result {
-                        info!(?prompt, "prompt fetched");
-                    }
-                    let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-                    cache.loaded(&url, Some(result), clock::now());
-                }
+                woken = self.woken.recv(), if is_open => is_open = woken.is_some(),
+                Some(fetched) = fetches.join_next_with_id() => match fetched {
+                    Ok((task, result)) => self.done(task, result),
+                    Err(error) => self.done(error.id(), Err(FetchError::Decoder)),
+                },
                 else => return,
             }
         }
     }
+
+    fn next(&self) -> Option<Job> {
+        lock(&self.stock).queue.take()
+    }
+
+    fn done(&mut self, task: Id, result: Result<Prompt, FetchError>) {
+        let Some(job) = self.running.remove(&task) else { return };
+        let result = result.map_err(|error| report(&job.host, &error));
+        if let Ok(prompt) = &result {
+            info!(?prompt, "prompt fetched");
+        }
+        let mut stock = lock(&self.stock);
+        stock.queue.done(&job);
+        stock.cache.loaded(&job.url, Some(result), clock::now());
+    }
+}
+
+/// Empty when the URL is none.
+fn host_of(url: &str) -> String {
+    let host = reqwest::Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned));
+    // With a dot at its end it is the same host.
+    host.map(|host| host.trim_end_matches('.').to_owned()).unwrap_or_default()
 }
 
 /// Of the URL only the host is logged: the rest may hold a token or a number.
-fn report(url: &str, error: &FetchError) {
-    let host = reqwest::Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned));
+fn report(host: &str, error: &FetchError) {
     warn!(host, error = fetch::causes(error), "prompt not fetched; a built-in one is played instead");
 }
 
@@ -236,8 +272,8 @@ mod tests {
     #[test]
     fn without_a_loader_a_url_plays_the_fallback() {
         let library = PromptLibrary::default();
-        assert_eq!(library.for_url("https://example.com/a.wav", BuiltIn::EnterPin).name(), "enter_pin");
-        assert_eq!(library.for_url("", BuiltIn::Goodbye).name(), "goodbye");
+        assert_eq!(library.for_url("MA", "https://example.com/a.wav", BuiltIn::EnterPin).name(), "enter_pin");
+        assert_eq!(library.for_url("MA", "", BuiltIn::Goodbye).name(), "goodbye");
     }
 
     #[tokio::test]
@@ -245,7 +281,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/pin.wav", listener.local_addr().unwrap());
         let (library, loader) = PromptLibrary::with_loader(&["127.0.0.0/8".parse().unwrap()]).unwrap();
-        assert_eq!(library.for_url(&url, BuiltIn::EnterPin).name(), "enter_pin");
+        assert_eq!(library.for_url("MA", &url, BuiltIn::EnterPin).name(), "enter_pin");
 
         let server = async {
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -257,13 +293,39 @@ mod tests {
         };
         // The loader ends once no library asks any more and the fetch that is under way is done.
         let mut later = library.clone();
-        later.wanted = None;
+        later.wake = None;
         drop(library);
         tokio::join!(server, loader.run());
-        later.wanted = Some(mpsc::channel(1).0);
-        let prompt = later.for_url(&url, BuiltIn::EnterPin);
+        later.wake = Some(mpsc::channel(1).0);
+        let prompt = later.for_url("MA", &url, BuiltIn::EnterPin);
         assert!(prompt.name().starts_with("url-"), "{prompt:?}");
         assert!(prompt.samples() == later.built_in(BuiltIn::Goodbye).samples(), "{prompt:?} is another");
+    }
+
+    #[tokio::test]
+    async fn slow_urls_of_one_account_do_not_keep_another_from_its_prompt() {
+        let slow = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.2:0").await.unwrap();
+        let url = format!("http://{}/pin.wav", listener.local_addr().unwrap());
+        let (library, loader) = PromptLibrary::with_loader(&["127.0.0.0/8".parse().unwrap()]).unwrap();
+        for index in 0..2 * queue::MAX_WAITING {
+            let address = slow.local_addr().unwrap();
+            library.prefetch("loud", &format!("http://{address}/{index}.wav"));
+        }
+        let loading = tokio::spawn(loader.run());
+        // They are connected to and never answered: each has 10 s, and there are hundreds of them.
+        let _held = [slow.accept().await.unwrap(), slow.accept().await.unwrap()];
+        library.prefetch("quiet", &url);
+        let accepted = tokio::time::timeout(Duration::from_secs(60), listener.accept()).await;
+        let (mut stream, _) = accepted.expect("it waits for the slow ones").unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").await.unwrap();
+        stream.write_all(BuiltIn::Goodbye.wav()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let _ = stream.read_to_end(&mut vec![]).await;
+        while library.find("quiet", &url).is_none() {
+            tokio::task::yield_now().await;
+        }
+        loading.abort();
     }
 
     #[test]

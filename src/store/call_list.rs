@@ -4,9 +4,12 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::calls::{LegRow, leg_columns, leg_row, leg_tables};
+use super::conditions::{Conditions, Span};
+use super::hours::{List, Page, Shape};
 use super::row::{Columns, micros};
 use super::sql::{Query, query};
 use super::{Store, StoreError, TimeRange};
+use crate::clock;
 
 /// Which legs are listed. What is `None` or empty fits every leg.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,33 +40,20 @@ pub struct LegFilter {
     pub ended: TimeRange,
 }
 
-// A leg that came in has attempt 0, one that we placed a higher one.
-macro_rules! fits {
-    () => {
-        " WHERE l.account = $1 \
-         AND ($2 IS NULL OR EXISTS \
-              (SELECT 1 FROM sessions s WHERE s.uuid = l.session AND s.subaccount = $2)) \
-         AND ($3 IS NULL OR l.session = $3) \
-         AND ($4 IS NULL OR (l.side = 'B' AND l.interaction IN \
-              (SELECT p.interaction FROM legs p WHERE p.uuid = $4 AND p.side = 'A'))) \
-         AND ($5 IS NULL OR ($5 = 'inbound' AND l.attempt = 0) OR ($5 = 'outbound' AND l.attempt > 0)) \
-         AND ($6 IS NULL OR (l.attempt = 0 AND l.party = $6) OR (l.attempt > 0 AND l.virtual_number = $6)) \
-         AND ($7 IS NULL OR (l.attempt > 0 AND l.party = $7) OR (l.attempt = 0 AND l.virtual_number = $7)) \
-         AND ($8 IS NULL OR l.hangup_cause_code = $8) AND ($9 IS NULL OR LOWER(l.hangup_source) = $9) \
-         AND ($10 IS NULL OR COALESCE(((l.ended_at - l.answered_at) / 1000 + 999) / 1000, 0) >= $10) \
-         AND ($11 IS NULL OR COALESCE(((l.ended_at - l.answered_at) / 1000 + 999) / 1000, 0) <= $11) \
-         AND ($12 IS NULL OR l.started_at >= $12) AND ($13 IS NULL OR l.started_at < $13) \
-         AND ($14 IS NULL OR l.answered_at >= $14) AND ($15 IS NULL OR l.answered_at < $15) \
-         AND ($16 IS NULL OR l.ended_at >= $16) AND ($17 IS NULL OR l.ended_at < $17)"
-    };
-}
+/// A call ends within a day of its beginning, if a little later; and clocks are set. So much further a list by a later
+/// time looks back, and so much further ahead.
+const LONGEST_CALL: i64 = 2 * 86_400_000_000;
+const CLOCK_STEP: i64 = 86_400_000_000;
 
-macro_rules! of_subaccount {
-    () => {
-        " AND ($2 IS NULL OR EXISTS \
-         (SELECT 1 FROM sessions s WHERE s.uuid = l.session AND s.subaccount = $2))"
-    };
-}
+const SHAPE: Shape = Shape {
+    rows: concat!("SELECT ", leg_columns!(), " FROM", leg_tables!()),
+    table: "legs l",
+    uuid: "l.uuid",
+    time: "l.started_at",
+    order: "l.started_at DESC, l.uuid",
+};
+
+const OF_SUBACCOUNT: &str = "EXISTS (SELECT 1 FROM sessions s WHERE s.uuid = l.session AND s.subaccount = ?)";
 
 impl Store {
     /// The account's legs that fit, newest first, and how many there are.
@@ -77,22 +67,24 @@ impl Store {
         limit: u32,
         offset: u64,
     ) -> Result<(Vec<LegRow>, u64), StoreError> {
-        const LIST: &str = concat!(
-            "SELECT ",
-            leg_columns!(),
-            " FROM",
-            leg_tables!(),
-            fits!(),
-            " ORDER BY l.started_at DESC, l.uuid LIMIT $18 OFFSET $19"
-        );
-        const COUNT: &str = concat!("SELECT COUNT(*) AS total FROM legs l", fits!());
-        let rows = bind(query(LIST), account, filter)
-            .bind(i64::from(limit))
-            .bind(i64::try_from(offset).unwrap_or(i64::MAX))
-            .fetch_all(self.readers())
-            .await?;
-        let total = bind(query(COUNT), account, filter).fetch_one(self.readers()).await?;
-        Ok((rows.iter().map(leg_row).collect::<Result<_, _>>()?, total.unsigned("total")?))
+        self.find_legs_at(account, filter, limit, offset, clock::wall_now()).await
+    }
+
+    pub(super) async fn find_legs_at(
+        &self,
+        account: &str,
+        filter: &LegFilter,
+        limit: u32,
+        offset: u64,
+        now: Timestamp,
+    ) -> Result<(Vec<LegRow>, u64), StoreError> {
+        let page = Page { limit: limit.into(), offset };
+        let (rows, total) = if filter.session.is_some() || filter.parent.is_some() {
+            self.short_list(SHAPE, legs_of_call(account, filter), page).await?
+        } else {
+            self.long_list(&legs_of_account(account, filter), page, micros(now)).await?
+        };
+        Ok((rows.iter().map(leg_row).collect::<Result<_, _>>()?, total))
     }
 
     /// The account's legs that have not ended, newest first.
@@ -106,18 +98,7 @@ impl Store {
         limit: u32,
         offset: u64,
     ) -> Result<Vec<Uuid>, StoreError> {
-        const LIVE: &str = concat!(
-            "SELECT l.uuid FROM legs l WHERE l.ended_at IS NULL AND l.account = $1",
-            of_subaccount!(),
-            " ORDER BY l.started_at DESC, l.uuid LIMIT $3 OFFSET $4"
-        );
-        let rows = query(LIVE)
-            .bind(account)
-            .bind(subaccount)
-            .bind(i64::from(limit))
-            .bind(i64::try_from(offset).unwrap_or(i64::MAX))
-            .fetch_all(self.readers())
-            .await?;
+        let rows = live(account, subaccount, limit, offset).fetch_all(self.lists()).await?;
         rows.iter().map(|row| row.uuid("uuid")).collect()
     }
 
@@ -136,9 +117,8 @@ impl Store {
             leg_columns!(),
             " FROM",
             leg_tables!(),
-            " WHERE l.account = $1",
-            of_subaccount!(),
-            " AND l.uuid = $3"
+            " WHERE l.account = $1 AND ($2 IS NULL OR EXISTS \
+             (SELECT 1 FROM sessions s WHERE s.uuid = l.session AND s.subaccount = $2)) AND l.uuid = $3"
         );
         let row = query(FIND)
             .bind(account)
@@ -150,24 +130,73 @@ impl Store {
     }
 }
 
-fn bind<'q>(query: Query<'q>, account: &'q str, filter: &'q LegFilter) -> Query<'q> {
-    let at = |time: Option<Timestamp>| time.map(micros);
-    query
-        .bind(account)
-        .bind(&filter.subaccount)
-        .bind(filter.session.map(|uuid| uuid.to_string()))
-        .bind(filter.parent.map(|uuid| uuid.to_string()))
-        .bind(filter.direction)
-        .bind(&filter.from_number)
-        .bind(&filter.to_number)
-        .bind(filter.hangup_cause_code)
-        .bind(filter.hangup_source.as_ref().map(|source| source.to_ascii_lowercase()))
-        .bind(filter.talk_s.0)
-        .bind(filter.talk_s.1)
-        .bind(at(filter.started.from))
-        .bind(at(filter.started.until))
-        .bind(at(filter.answered.from))
-        .bind(at(filter.answered.until))
-        .bind(at(filter.ended.from))
-        .bind(at(filter.ended.until))
+/// Legs of one session or call: a handful, whatever else is asked. What belongs to a session is known by its calls, so
+/// that no leg needs a place in one more index.
+pub(super) fn legs_of_call<'q>(account: &'q str, filter: &'q LegFilter) -> Conditions<'q> {
+    let mut all = Conditions::default();
+    all.and("l.account || '' = ?", Some(account));
+    all.and(
+        "l.session = ? AND l.interaction IN (SELECT i.uuid FROM interactions i WHERE i.session = ?)",
+        filter.session.map(|uuid| uuid.to_string()),
+    );
+    all.and(
+        "l.side = 'B' AND l.interaction IN (SELECT p.interaction FROM legs p WHERE p.uuid = ? AND p.side = 'A')",
+        filter.parent.map(|uuid| uuid.to_string()),
+    );
+    all.within("+l.started_at", filter.started.into());
+    fit(all, filter)
+}
+
+/// All others, in the order of their beginning.
+pub(super) fn legs_of_account<'q>(account: &'q str, filter: &'q LegFilter) -> List<'q> {
+    let mut whole = Conditions::default();
+    whole.and("l.account = ?", Some(account));
+    let mut within = Span::from(filter.started);
+    for later in [Span::from(filter.answered), Span::from(filter.ended)] {
+        within.from = within.from.max(later.from.map(|from| from.saturating_sub(LONGEST_CALL)));
+        let until = later.until.map(|until| until.saturating_add(CLOCK_STEP));
+        within.until = [within.until, until].into_iter().flatten().min();
+    }
+    List { shape: SHAPE, fit: fit(whole.clone(), filter), whole, within }
+}
+
+/// A leg that came in has attempt 0, one that we placed a higher one.
+fn fit<'q>(mut all: Conditions<'q>, filter: &'q LegFilter) -> Conditions<'q> {
+    const TALK_AT_LEAST: &str = "COALESCE(((l.ended_at - l.answered_at) / 1000 + 999) / 1000, 0) >= ?";
+    const TALK_AT_MOST: &str = "COALESCE(((l.ended_at - l.answered_at) / 1000 + 999) / 1000, 0) <= ?";
+    all.and(OF_SUBACCOUNT, filter.subaccount.as_deref());
+    match filter.direction {
+        None => {}
+        Some("inbound") => all.also("l.attempt = 0"),
+        Some(_) => all.also("l.attempt > 0"),
+    }
+    all.and(
+        "((l.attempt = 0 AND l.party = ?) OR (l.attempt > 0 AND l.virtual_number = ?))",
+        filter.from_number.as_deref(),
+    );
+    all.and(
+        "((l.attempt > 0 AND l.party = ?) OR (l.attempt = 0 AND l.virtual_number = ?))",
+        filter.to_number.as_deref(),
+    );
+    all.and("l.hangup_cause_code = ?", filter.hangup_cause_code);
+    let source = filter.hangup_source.as_ref().map(|source| source.to_ascii_lowercase());
+    all.and("LOWER(l.hangup_source) = ?", source);
+    all.and(TALK_AT_LEAST, filter.talk_s.0);
+    all.and(TALK_AT_MOST, filter.talk_s.1);
+    all.within("l.answered_at", filter.answered.into());
+    all.within("l.ended_at", filter.ended.into());
+    all
+}
+
+pub(super) fn live<'q>(account: &'q str, subaccount: Option<&'q str>, limit: u32, offset: u64) -> Query<'q> {
+    let mut fit = Conditions::default();
+    fit.and("l.account = ?", Some(account));
+    fit.also("l.ended_at IS NULL");
+    fit.and(OF_SUBACCOUNT, subaccount);
+    let (limit, offset) = (fit.push(i64::from(limit)), fit.push(i64::try_from(offset).unwrap_or(i64::MAX)));
+    let sql = format!(
+        "SELECT l.uuid FROM legs l WHERE {} ORDER BY l.started_at DESC, l.uuid LIMIT ${limit} OFFSET ${offset}",
+        fit.sql()
+    );
+    fit.statement(sql)
 }

@@ -11,6 +11,7 @@ use media::quality::Mos;
 use media::{LegStatistics, Side};
 use uuid::Uuid;
 
+use super::call_list::LegFilter;
 use super::call_writes::CallWrite;
 use super::row::Columns;
 use super::sql::{Row, query};
@@ -355,24 +356,7 @@ impl Store {
         limit: u32,
         offset: u64,
     ) -> Result<(Vec<LegRow>, u64), StoreError> {
-        const LIST: &str = concat!(
-            "SELECT ",
-            leg_columns!(),
-            " FROM",
-            leg_tables!(),
-            " WHERE l.account = $1 ORDER BY l.started_at DESC, l.uuid LIMIT $2 OFFSET $3"
-        );
-        let rows = query(LIST)
-            .bind(account)
-            .bind(i64::from(limit))
-            .bind(i64::try_from(offset).unwrap_or(i64::MAX))
-            .fetch_all(self.readers())
-            .await?;
-        let total = query("SELECT COUNT(*) AS total FROM legs WHERE account = $1")
-            .bind(account)
-            .fetch_one(self.readers())
-            .await?;
-        Ok((rows.iter().map(leg_row).collect::<Result<_, _>>()?, total.unsigned("total")?))
+        self.find_legs(account, &LegFilter::default(), limit, offset).await
     }
 
     /// The calls of a session in the order of their beginning; of very many the latest.
@@ -391,7 +375,7 @@ impl Store {
              ORDER BY i.started_at DESC, i.uuid, l.started_at DESC, l.side DESC, l.attempt DESC LIMIT $2"
         );
         let rows =
-            query(OF_SESSION).bind(session.to_string()).bind(SESSION_LEGS).fetch_all(self.readers()).await?;
+            query(OF_SESSION).bind(session.to_string()).bind(SESSION_LEGS).fetch_all(self.lists()).await?;
         let mut calls: Vec<InteractionRow> = vec![];
         for row in rows.iter().rev() {
             let leg = leg_row(row)?;

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! API, calls ──► bounded queue ──► writer task ──► one transaction per batch ──► SQLite (WAL), or PostgreSQL
-//! API, calls ◄── pool of readers ◄────────────────────────────────────────────┘         │ NOTIFY
+//! API, calls ◄── pool of readers ◄────────────────────────────────────────────┤         │ NOTIFY
+//! API's lists ◄─ pool of listers ◄────────────────────────────────────────────┘         │
 //! accounts, numbers in memory ◄── other processes' changes ◄────────────────────────────┘
 //! ```
 //!
@@ -23,7 +24,9 @@ mod allocation;
 mod call_list;
 mod call_writes;
 mod calls;
+mod conditions;
 mod guesses;
+mod hours;
 mod idempotency;
 mod nodes;
 mod number_loads;
@@ -75,6 +78,7 @@ pub use sql::server_of;
 
 use accounts::{Account, Secrets, Subaccounts};
 use call_writes::CallWrite;
+use hours::Hours;
 use numbers::PoolNumber;
 use route_cache::RouteCache;
 use sql::{Options, Pool, query};
@@ -82,8 +86,10 @@ use writer::{Queued, Write, Writer};
 
 /// How many writes may wait for the writer task; further callers wait for room.
 const QUEUE: usize = 4096;
-/// Connections that read.
+/// Connections that read what is soon found: calls wait for it.
 const READERS: u32 = 4;
+/// Connections that read lists, some of which take long: what waits for these holds up no call.
+const LISTERS: u32 = 2;
 /// SQLite's cache of each connection, in KiB as a negative number. It is for the inner pages of the indexes: the
 /// kernel keeps the file in memory once for all connections, and a cache that follows the file would grow with it.
 const PAGES: &str = "-2048";
@@ -98,6 +104,8 @@ pub struct Store {
 
 struct Inner {
     readers: Pool,
+    listers: Pool,
+    hours: Hours,
     queue: mpsc::Sender<writer::Order>,
     directory: RwLock<Arc<Directory>>,
     /// One at a time, so that what is kept is what was read last.
@@ -205,6 +213,7 @@ impl Store {
         let options = options(url)?;
         options.migrate().await?;
         let readers = options.readers(READERS, BUSY).await?;
+        let listers = options.readers(LISTERS, BUSY).await?;
         let (queue, orders) = mpsc::channel(QUEUE);
         let shared = matches!(options, Options::Postgres(_));
         let routes = Arc::new(RouteCache::new(!shared));
@@ -212,10 +221,21 @@ impl Store {
         let writer = Writer::new(options.clone(), options.connect().await?, node.clone(), routes.clone());
         let committed = writer.committed();
         tokio::spawn(writer::run(writer, orders));
-        let (directory, reloading, follower) = Default::default();
+        let (hours, directory, reloading, follower) = Default::default();
         let secrets = Secrets::new(key);
-        let inner =
-            Inner { readers, queue, directory, reloading, routes, secrets, node, follower, committed };
+        let inner = Inner {
+            readers,
+            listers,
+            hours,
+            queue,
+            directory,
+            reloading,
+            routes,
+            secrets,
+            node,
+            follower,
+            committed,
+        };
         let store = Self { inner: Arc::new(inner) };
         store.reload_directory().await?;
         if let Options::Postgres(options) = options {
@@ -251,7 +271,7 @@ impl Store {
         if let Some(follower) = self.inner.follower.get() {
             follower.abort();
         }
-        self.inner.readers.close().await;
+        tokio::join!(self.inner.readers.close(), self.inner.listers.close());
     }
 
     /// Ends after the next commit of this process, or at once when there was one since the last call.
@@ -265,6 +285,11 @@ impl Store {
 
     fn readers(&self) -> &Pool {
         &self.inner.readers
+    }
+
+    /// For whatever may take long.
+    fn lists(&self) -> &Pool {
+        &self.inner.listers
     }
 
     fn directory(&self) -> Arc<Directory> {

@@ -10,12 +10,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::conditions::Conditions;
+use super::hours::{List, Page, Shape};
 use super::outbox::{RecordingReport, report_recording};
 use super::row::{Columns, micros};
-use super::sql::{Connection, Query, Row, query};
+use super::sql::{Connection, Row, query};
 use super::writer::Write;
 use super::{Store, StoreError, TimeRange};
 use crate::callbacks::event::RecordingFacts;
+use crate::clock;
 use crate::masking::session::RecordFormat;
 use crate::number::{Did, E164};
 
@@ -184,15 +187,14 @@ macro_rules! recording_columns {
     };
 }
 
-macro_rules! recording_filter {
-    () => {
-        " WHERE r.account = $1 AND r.state = 'ready' \
-         AND ($2 IS NULL OR r.subaccount = $2) AND ($3 IS NULL OR r.session = $3) \
-         AND ($4 IS NULL OR r.uuid IN (SELECT c.interaction FROM legs c WHERE c.uuid = $4)) \
-         AND ($5 IS NULL OR l.party = $5) AND ($6 IS NULL OR l.virtual_number = $6) \
-         AND ($7 IS NULL OR r.added_at >= $7) AND ($8 IS NULL OR r.added_at < $8)"
-    };
-}
+/// Numbers are those of the caller's leg.
+const SHAPE: Shape = Shape {
+    rows: recording_columns!(),
+    table: "recordings r",
+    uuid: "r.uuid",
+    time: "r.added_at",
+    order: "r.added_at DESC, r.uuid",
+};
 
 impl Store {
     /// Adds a recording that is to be mixed at once. One that is known already stays as it is.
@@ -277,22 +279,24 @@ impl Store {
         limit: u32,
         offset: u64,
     ) -> Result<(Vec<Recording>, u64), StoreError> {
-        const LIST: &str = concat!(
-            recording_columns!(),
-            recording_filter!(),
-            " ORDER BY r.added_at DESC, r.uuid LIMIT $9 OFFSET $10"
-        );
-        const COUNT: &str = concat!(
-            "SELECT COUNT(*) AS total FROM recordings r LEFT JOIN legs l ON l.uuid = r.call_uuid",
-            recording_filter!()
-        );
-        let rows = bind_filter(query(LIST), account, filter)
-            .bind(i64::from(limit))
-            .bind(i64::try_from(offset).unwrap_or(i64::MAX))
-            .fetch_all(self.readers())
-            .await?;
-        let total = bind_filter(query(COUNT), account, filter).fetch_one(self.readers()).await?;
-        Ok((rows.iter().map(recording).collect::<Result<_, _>>()?, total.unsigned("total")?))
+        self.list_recordings_at(account, filter, limit, offset, clock::wall_now()).await
+    }
+
+    pub(super) async fn list_recordings_at(
+        &self,
+        account: &str,
+        filter: &RecordingFilter,
+        limit: u32,
+        offset: u64,
+        now: Timestamp,
+    ) -> Result<(Vec<Recording>, u64), StoreError> {
+        let page = Page { limit: limit.into(), offset };
+        let (rows, total) = if filter.session.is_some() || filter.call.is_some() {
+            self.short_list(SHAPE, recordings_of_call(account, filter), page).await?
+        } else {
+            self.long_list(&recordings_of_account(account, filter), page, micros(now)).await?
+        };
+        Ok((rows.iter().map(recording).collect::<Result<_, _>>()?, total))
     }
 
     /// Marks a recording as deleted, so that its files are removed. False when there is none to delete.
@@ -307,7 +311,9 @@ impl Store {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let (account, subaccount) = (account.to_owned(), subaccount.map(str::to_owned));
-        self.write(Delete { account, subaccount, uuid, now }).await
+        let deleted = self.write(Delete { account, subaccount, uuid, now }).await?;
+        self.inner.hours.forget(SHAPE.table);
+        Ok(deleted)
     }
 
     /// Marks recordings of this place that were added before `before` as deleted; a bounded number, which is
@@ -321,7 +327,11 @@ impl Store {
         before: Timestamp,
         now: Timestamp,
     ) -> Result<u64, StoreError> {
-        self.write(Expire { place: place.to_owned(), before, now }).await
+        let expired = self.write(Expire { place: place.to_owned(), before, now }).await?;
+        if expired > 0 {
+            self.inner.hours.forget(SHAPE.table);
+        }
+        Ok(expired)
     }
 
     /// The files of a deleted recording are gone.
@@ -340,7 +350,7 @@ impl Store {
         let rows = query("SELECT uuid FROM recordings WHERE place = $1 AND SUBSTR(directory, 1, 10) = $2")
             .bind(place)
             .bind(day)
-            .fetch_all(self.readers())
+            .fetch_all(self.lists())
             .await?;
         rows.iter().map(|row| row.uuid("uuid")).collect()
     }
@@ -410,16 +420,39 @@ impl Store {
     }
 }
 
-fn bind_filter<'q>(query: Query<'q>, account: &'q str, filter: &'q RecordingFilter) -> Query<'q> {
-    query
-        .bind(account)
-        .bind(&filter.subaccount)
-        .bind(filter.session.map(|uuid| uuid.to_string()))
-        .bind(filter.call.map(|uuid| uuid.to_string()))
-        .bind(&filter.from_number)
-        .bind(&filter.to_number)
-        .bind(filter.added.from.map(micros))
-        .bind(filter.added.until.map(micros))
+/// Recordings of one session or call: a handful, whatever else is asked.
+pub(super) fn recordings_of_call<'q>(account: &'q str, filter: &'q RecordingFilter) -> Conditions<'q> {
+    let mut all = Conditions::default();
+    all.and("r.account || '' = ?", Some(account));
+    all.also("r.state = 'ready'");
+    all.and("r.session = ?", filter.session.map(|uuid| uuid.to_string()));
+    all.and(
+        "r.uuid IN (SELECT c.interaction FROM legs c WHERE c.uuid = ?)",
+        filter.call.map(|uuid| uuid.to_string()),
+    );
+    all.within("+r.added_at", filter.added.into());
+    fit(all, filter)
+}
+
+/// All others, in the order of their time.
+pub(super) fn recordings_of_account<'q>(account: &'q str, filter: &'q RecordingFilter) -> List<'q> {
+    let mut whole = Conditions::default();
+    whole.and("r.account = ?", Some(account));
+    whole.also("r.state = 'ready'");
+    List { shape: SHAPE, fit: fit(whole.clone(), filter), whole, within: filter.added.into() }
+}
+
+fn fit<'q>(mut all: Conditions<'q>, filter: &'q RecordingFilter) -> Conditions<'q> {
+    all.and("r.subaccount = ?", filter.subaccount.as_deref());
+    all.and(
+        "EXISTS (SELECT 1 FROM legs c WHERE c.uuid = r.call_uuid AND c.party = ?)",
+        filter.from_number.as_deref(),
+    );
+    all.and(
+        "EXISTS (SELECT 1 FROM legs c WHERE c.uuid = r.call_uuid AND c.virtual_number = ?)",
+        filter.to_number.as_deref(),
+    );
+    all
 }
 
 fn recording(row: &Row) -> Result<Recording, StoreError> {

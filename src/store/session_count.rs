@@ -90,7 +90,7 @@ impl Store {
         .bind((first * HOUR).min(ends.end))
         .bind((last * HOUR).max(ends.start))
         .bind(ends.end)
-        .fetch_one(self.readers())
+        .fetch_one(self.lists())
         .await?;
         row.unsigned("total")
     }

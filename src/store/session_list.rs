@@ -1,20 +1,17 @@
 //! Lists of sessions.
 //!
-//! A statement is put together of the conditions that a filter has: one statement for all filters, with conditions
-//! that may be absent, could use no index.
-//!
 //! What is active now may be most of an account's sessions, and the newest. So that those that have ended are listed
 //! without a walk past them, they have an index of their own, in the order of the list: each gets into it when somebody
 //! notices that it is over (`timeout_told`). Those of the last second or so have not got there yet and are merged in.
 
 use jiff::Timestamp;
-use sqlx::AssertSqlSafe;
 
+use super::conditions::Conditions;
 use super::row::{Columns, micros};
 use super::session_count::ends_only;
 use super::session_row::{columns, session};
 use super::session_types::{SessionFilter, SessionPage, SessionState};
-use super::sql::{Query, Value, query};
+use super::sql::Query;
 use super::{Store, StoreError};
 use crate::number::{Did, E164};
 
@@ -31,25 +28,25 @@ impl Store {
         offset: u64,
         now: Timestamp,
     ) -> Result<SessionPage, StoreError> {
+        let conditions = |index| conditions(account, filter, now, index);
         let total = match ends_only(filter, now) {
             Some(ends) => self.count_ends(account, ends).await?,
             None => {
-                let count = Conditions::new(account, filter, now, Use::Count);
-                let count = count.query("SELECT COUNT(*) AS total FROM sessions WHERE ", None);
-                count.fetch_one(self.readers()).await?.unsigned("total")?
+                let count = conditions(Use::Count);
+                let sql = format!("SELECT COUNT(*) AS total FROM sessions WHERE {}", count.sql());
+                count.statement(sql).fetch_one(self.lists()).await?.unsigned("total")?
             }
         };
         let page = Page { limit, offset: i64::try_from(offset).unwrap_or(i64::MAX) };
-        let conditions = |index| Conditions::new(account, filter, now, index);
         // Few are found by what they have in common and sorted; of many the newest are soon met.
         let page = if total <= SORTED {
-            conditions(Use::Count).query(concat!("SELECT ", columns!(), " FROM sessions WHERE "), Some(page))
+            paged(conditions(Use::Count), page)
         } else if is_of_the_past(filter, now) {
             merged(conditions(Use::Over), &conditions(Use::Unnoticed), page)
         } else {
-            conditions(Use::Order).query(concat!("SELECT ", columns!(), " FROM sessions WHERE "), Some(page))
+            paged(conditions(Use::Order), page)
         };
-        let rows = page.fetch_all(self.readers()).await?;
+        let rows = page.fetch_all(self.lists()).await?;
         Ok(SessionPage { sessions: rows.iter().map(session).collect::<Result<_, _>>()?, total })
     }
 }
@@ -82,92 +79,72 @@ fn is_of_the_past(filter: &SessionFilter, now: Timestamp) -> bool {
     filter.state == SessionState::Expired || filter.ends.until.is_some_and(|until| until <= now)
 }
 
-/// What must be true of a session, with the values in the order of their `$n`. No value gets into the text.
-///
-/// SQLite knows nothing of how many rows a condition leaves, so it is told: a condition with a unary plus, or on
-/// `account || ''`, chooses no index.
-struct Conditions<'q> {
-    sql: String,
-    values: Vec<Value<'q>>,
+/// What must be true of a session. A condition that is to choose no index is written as [`Conditions`] says.
+fn conditions<'q>(account: &'q str, filter: &'q SessionFilter, now: Timestamp, index: Use) -> Conditions<'q> {
+    // A party or a live call leaves a handful, whatever else is asked; a number or a sub-account few enough.
+    let handful = filter.first_party.is_some()
+        || filter.second_party.is_some()
+        || filter.state == SessionState::InProgress;
+    let few = handful || filter.virtual_number.is_some() || filter.subaccount.is_some();
+    // Something else leaves far less than these do.
+    let handful = handful || index == Use::Unnoticed;
+    let mut all = Conditions::default();
+    all.and(if handful { "account || '' = ?" } else { "account = ?" }, Some(account));
+    all.and("first_party = ?", filter.first_party.as_ref().map(E164::digits));
+    all.and("second_party = ?", filter.second_party.as_ref().map(E164::digits));
+    all.and(
+        if handful { "virtual_number || '' = ?" } else { "virtual_number = ?" },
+        filter.virtual_number.as_ref().map(Did::digits),
+    );
+    all.and(if handful { "subaccount || '' = ?" } else { "subaccount = ?" }, filter.subaccount.as_deref());
+    all.within(if handful { "+created_at" } else { "created_at" }, filter.created.into());
+    let plain = (index == Use::Count && !few) || index == Use::Unnoticed;
+    let range = |plus, without| if plain { without } else { plus };
+    // A session that was deleted ends at its deletion, so this is all that activity depends on.
+    let now = Some(micros(now));
+    match filter.state {
+        SessionState::Any => {}
+        SessionState::Active => all.and(range("+ends_at > ?", "ends_at > ?"), now),
+        SessionState::Expired => all.and(range("+ends_at <= ?", "ends_at <= ?"), now),
+        SessionState::InProgress => {
+            all.and("+ends_at > ?", now);
+            all.also(
+                "uuid IN (SELECT session FROM interactions WHERE ended_at IS NULL AND session IS NOT NULL)",
+            );
+        }
+    }
+    all.within(range("+ends_at", "ends_at"), filter.ends.into());
+    match index {
+        Use::Order | Use::Count => {}
+        Use::Over => all.also("timeout_told = 1"),
+        Use::Unnoticed => all.also("timeout_told = 0"),
+    }
+    let [at_least, at_most] = if plain {
+        ["(expires_at - created_at) / 1000000 >= ?", "(expires_at - created_at) / 1000000 <= ?"]
+    } else {
+        ["+(expires_at - created_at) / 1000000 >= ?", "+(expires_at - created_at) / 1000000 <= ?"]
+    };
+    all.and(at_least, filter.duration_s.0);
+    all.and(at_most, filter.duration_s.1);
+    all
 }
 
-impl<'q> Conditions<'q> {
-    fn new(account: &'q str, filter: &'q SessionFilter, now: Timestamp, index: Use) -> Self {
-        // A party or a live call leaves a handful, whatever else is asked; a number or a sub-account few enough.
-        let handful = filter.first_party.is_some()
-            || filter.second_party.is_some()
-            || filter.state == SessionState::InProgress;
-        let few = handful || filter.virtual_number.is_some() || filter.subaccount.is_some();
-        // Something else leaves far less than these do.
-        let handful = handful || index == Use::Unnoticed;
-        let mut all = Self { sql: String::new(), values: vec![] };
-        all.and(if handful { "account || '' =" } else { "account =" }, Some(account));
-        all.and("first_party =", filter.first_party.as_ref().map(E164::digits));
-        all.and("second_party =", filter.second_party.as_ref().map(E164::digits));
-        all.and(
-            if handful { "virtual_number || '' =" } else { "virtual_number =" },
-            filter.virtual_number.as_ref().map(Did::digits),
-        );
-        all.and(if handful { "subaccount || '' =" } else { "subaccount =" }, filter.subaccount.as_deref());
-        let [created_from, created_until] =
-            if handful { ["+created_at >=", "+created_at <"] } else { ["created_at >=", "created_at <"] };
-        all.and(created_from, filter.created.from.map(micros));
-        all.and(created_until, filter.created.until.map(micros));
-        let plain = (index == Use::Count && !few) || index == Use::Unnoticed;
-        let range = |plus, without| if plain { without } else { plus };
-        // A session that was deleted ends at its deletion, so this is all that activity depends on.
-        let now = Some(micros(now));
-        match filter.state {
-            SessionState::Any => {}
-            SessionState::Active => all.and(range("+ends_at >", "ends_at >"), now),
-            SessionState::Expired => all.and(range("+ends_at <=", "ends_at <="), now),
-            SessionState::InProgress => {
-                all.and("+ends_at >", now);
-                all.sql += " AND uuid IN (SELECT session FROM interactions \
-                            WHERE ended_at IS NULL AND session IS NOT NULL)";
-            }
-        }
-        all.and(range("+ends_at >=", "ends_at >="), filter.ends.from.map(micros));
-        all.and(range("+ends_at <", "ends_at <"), filter.ends.until.map(micros));
-        match index {
-            Use::Order | Use::Count => {}
-            Use::Over => all.sql += " AND timeout_told = 1",
-            Use::Unnoticed => all.sql += " AND timeout_told = 0",
-        }
-        let [at_least, at_most] = if plain {
-            ["(expires_at - created_at) / 1000000 >=", "(expires_at - created_at) / 1000000 <="]
-        } else {
-            ["+(expires_at - created_at) / 1000000 >=", "+(expires_at - created_at) / 1000000 <="]
-        };
-        all.and(at_least, filter.duration_s.0);
-        all.and(at_most, filter.duration_s.1);
-        all
-    }
-
-    /// `condition` stands before its value, if there is one.
-    fn and(&mut self, condition: &'static str, value: Option<impl Into<Value<'q>>>) {
-        let Some(value) = value else { return };
-        self.values.push(value.into());
-        let and = if self.sql.is_empty() { "" } else { " AND " };
-        self.sql += &format!("{and}{condition} ${}", self.values.len());
-    }
-
-    /// The whole statement; with a page: newest first.
-    fn query(self, what: &'static str, page: Option<Page>) -> Query<'q> {
-        let Self { mut sql, mut values } = self;
-        if let Some(page) = page {
-            let [limit, offset] = place(&mut values, [i64::from(page.limit), page.offset]);
-            sql += &format!(" ORDER BY created_at DESC, uuid LIMIT ${limit} OFFSET ${offset}");
-        }
-        statement(what.to_owned() + &sql, values)
-    }
+/// A page of what fits, newest first.
+fn paged(mut fit: Conditions<'_>, page: Page) -> Query<'_> {
+    let (limit, offset) = (fit.push(i64::from(page.limit)), fit.push(page.offset));
+    let sql = format!(
+        "SELECT {columns} FROM sessions WHERE {} ORDER BY created_at DESC, uuid LIMIT ${limit} OFFSET ${offset}",
+        fit.sql(),
+        columns = columns!(),
+    );
+    fit.statement(sql)
 }
 
 /// A page of what fits one or the other of two conditions on the same values.
-fn merged<'q>(one: Conditions<'q>, other: &Conditions<'q>, page: Page) -> Query<'q> {
-    let Conditions { sql: one, mut values } = one;
-    let reach = page.offset.saturating_add(i64::from(page.limit));
-    let [limit, offset, reach] = place(&mut values, [i64::from(page.limit), page.offset, reach]);
+fn merged<'q>(mut one: Conditions<'q>, other: &Conditions<'q>, page: Page) -> Query<'q> {
+    let noticed = one.sql().to_owned();
+    let reach = one.push(page.offset.saturating_add(i64::from(page.limit)));
+    let (limit, offset) = (one.push(i64::from(page.limit)), one.push(page.offset));
     let newest = |name, conditions| {
         format!(
             "SELECT * FROM (SELECT uuid, created_at FROM sessions WHERE {conditions}
@@ -180,21 +157,8 @@ fn merged<'q>(one: Conditions<'q>, other: &Conditions<'q>, page: Page) -> Query<
               ORDER BY created_at DESC, uuid LIMIT ${limit} OFFSET ${offset})
          ORDER BY created_at DESC, uuid",
         columns = columns!(),
-        one = newest("noticed", one.as_str()),
-        other = newest("unnoticed", other.sql.as_str()),
+        one = newest("noticed", noticed.as_str()),
+        other = newest("unnoticed", other.sql()),
     );
-    statement(sql, values)
-}
-
-/// Adds numbers to the values and says which `$n` they are.
-fn place<const N: usize>(values: &mut Vec<Value<'_>>, numbers: [i64; N]) -> [usize; N] {
-    numbers.map(|number| {
-        values.push(number.into());
-        values.len()
-    })
-}
-
-/// Only literals of this file and places of values are in the text.
-fn statement(sql: String, values: Vec<Value<'_>>) -> Query<'_> {
-    values.into_iter().fold(query(AssertSqlSafe(sql)), Query::bind)
+    one.statement(sql)
 }

@@ -20,10 +20,19 @@ use super::StoreError;
 use super::row::Columns;
 
 /// A value of a statement. NULL has a type too: PostgreSQL wants to know it.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Value<'q> {
     Text(Option<Cow<'q, str>>),
     Integer(Option<i64>),
+}
+
+impl Value<'_> {
+    pub(super) fn into_owned(self) -> Value<'static> {
+        match self {
+            Self::Text(text) => Value::Text(text.map(|text| Cow::Owned(text.into_owned()))),
+            Self::Integer(number) => Value::Integer(number),
+        }
+    }
 }
 
 impl<'q> From<&'q str> for Value<'q> {
@@ -98,6 +107,13 @@ impl<'q> Query<'q> {
     pub(super) fn bind(mut self, value: impl Into<Value<'q>>) -> Self {
         self.values.push(value.into());
         self
+    }
+
+    /// How SQLite would do it.
+    #[cfg(test)]
+    pub(super) fn plan(self) -> Self {
+        let sql = format!("EXPLAIN QUERY PLAN {}", self.sql.as_str());
+        Self { sql: sqlx::AssertSqlSafe(sql).into_sql_str(), ..self }
     }
 
     /// Runs it and returns how many rows it changed.

@@ -1,5 +1,5 @@
 //! Who answers the questions of [`super::resolve`]: DNS servers as the system is configured, `/etc/hosts`, and for
-//! what these do not know the system's own resolver, whatever that asks.
+//! what these do not know the system's own resolver, whatever that asks: the names are the configuration's.
 //!
 //! Shell: it decides nothing. Every question ends within [`PATIENCE`]; no answer is kept here, because the cache of
 //! the gateways ([`super::gateways`]) keeps what was made of them.
@@ -12,10 +12,11 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::NetError;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
-use std::net::IpAddr;
+use std::net::{IpAddr, ToSocketAddrs};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 /// How long one question may take, repetitions included.
@@ -63,6 +64,8 @@ pub trait Dns: Send + Sync + 'static {
 pub struct SystemDns {
     /// `None` when the system names no server; then only its own resolver is asked, which knows addresses only.
     resolver: Option<TokioResolver>,
+    /// Whose turn it is to ask the system's resolver.
+    system: Arc<Semaphore>,
 }
 
 impl SystemDns {
@@ -80,7 +83,7 @@ impl SystemDns {
         let resolver = resolver.inspect_err(
             |error| tracing::info!(%error, "no DNS server is configured: no NAPTR and SRV records"),
         );
-        Self { resolver: resolver.ok() }
+        Self { resolver: resolver.ok(), system: Arc::new(Semaphore::new(1)) }
     }
 
     async fn records(&self, name: &str, kind: RecordType) -> Result<Option<Lookup>, DnsError> {
@@ -141,17 +144,28 @@ impl SystemDns {
             return Ok((Answer::Addresses(found), shortest));
         }
         // What only the system knows: other sources of nsswitch.conf, names of containers, "localhost".
-        let looked_up = timeout(PATIENCE, tokio::net::lookup_host((name, 0))).await;
-        if let Ok(Ok(found)) = looked_up {
-            let found: Vec<IpAddr> = found.map(|address| address.ip()).collect();
-            if !found.is_empty() {
-                return Ok((Answer::Addresses(found), SYSTEM_TTL));
-            }
+        if let Ok(Some(found)) = timeout(PATIENCE, self.of_system(name.to_owned())).await {
+            return Ok((Answer::Addresses(found), SYSTEM_TTL));
         }
         match (v4, v6) {
             (Err(error), _) | (_, Err(error)) => Err(error),
             (Ok(_), Ok(_)) => Ok((Answer::Addresses(vec![]), NOTHING_TTL)),
         }
+    }
+}
+
+impl SystemDns {
+    /// What the system's own resolver says. It may think for long, and nothing stops it: so it has one thread at a
+    /// time, and keeps it when nobody waits any more; the other threads are for files.
+    async fn of_system(&self, name: String) -> Option<Vec<IpAddr>> {
+        let turn = Arc::clone(&self.system).acquire_owned().await.ok()?;
+        let asking = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            #[allow(clippy::disallowed_methods)] // In a thread of its own, one at a time.
+            let found = (name.as_str(), 0).to_socket_addrs().ok()?;
+            Some(found.map(|address| address.ip()).collect::<Vec<_>>())
+        });
+        asking.await.ok()?.filter(|found| !found.is_empty())
     }
 }
 

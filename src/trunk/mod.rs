@@ -6,6 +6,7 @@
 //! itself.
 
 pub mod dns;
+pub mod forward;
 pub mod gateways;
 pub mod health;
 mod rate;

@@ -122,6 +122,8 @@ pub(super) struct Leg {
     waiting: Option<(Prompt, PlayMode)>,
     /// Tones in place of keys; the first one sounds, the last one may still be held down.
     keys: VecDeque<KeyTone>,
+    /// The newest key found no room among them.
+    key_dropped: bool,
     /// Keys as telephone-events of our own making.
     presses: Presses,
     /// Frames were left out: the next one begins a talk-spurt.
@@ -174,6 +176,7 @@ impl Leg {
             player: None,
             waiting: None,
             keys: VecDeque::new(),
+            key_dropped: false,
             presses: Presses::default(),
             gap: false,
             reception: ReceiverStatistics::new(),
@@ -569,11 +572,14 @@ impl Leg {
 
     fn sound_key(&mut self, press: Press, now: MediaTime) -> bool {
         let begins = press.is_new && self.keys.len() < MAX_KEYS;
+        if press.is_new {
+            self.key_dropped = !begins;
+        }
         if begins {
             self.interrupt();
             self.keys.push_back(KeyTone::new(press.digit, now));
         }
-        if let Some(key) = self.keys.back_mut() {
+        if let Some(key) = self.keys.back_mut().filter(|_| !self.key_dropped) {
             key.on_packet(press.duration, press.ended, now);
         }
         begins

@@ -249,6 +249,8 @@ pub(super) struct Sender {
     queued: usize,
     /// Places of `outgoing` that have been filled since the kernel had taken everything.
     filled: usize,
+    /// How often the kernel had taken everything.
+    emptied: u64,
     /// What every receive operation asks for: an address.
     wanted: Box<Wanted>,
 }
@@ -313,13 +315,24 @@ impl Ring {
         let mut wanted: libc::msghdr = unsafe { std::mem::zeroed() };
         wanted.msg_namelen = NAME as libc::socklen_t;
         let outgoing = Pages::map(SENDS * SEND_ROOM).map_err(memory)?;
-        let sender = Sender { uring, outgoing, queued: 0, filled: 0, wanted: Box::new(Wanted(wanted)) };
+        let sender =
+            Sender { uring, outgoing, queued: 0, filled: 0, emptied: 0, wanted: Box::new(Wanted(wanted)) };
         Ok(Self { sender, buffers, lent: None, receiving: 0, watching: false, files, hurry: false })
     }
 
     /// True while the kernel has not taken all that was queued.
-    pub(super) fn has_queued(&self) -> bool {
+    fn has_queued(&self) -> bool {
         self.sender.queued > 0
+    }
+
+    /// A mark behind all that is queued now.
+    pub(super) fn mark(&self) -> u64 {
+        self.sender.emptied + u64::from(self.has_queued())
+    }
+
+    /// Whether the kernel has taken all before `mark`, whatever has been queued since.
+    pub(super) fn is_past(&self, mark: u64) -> bool {
+        self.sender.emptied >= mark
     }
 
     /// True while the ring must be asked what has come, or has something to hand over.
@@ -592,6 +605,7 @@ impl Sender {
         if self.queued == 0 {
             // The kernel has taken every operation, and sends do not outlast that.
             self.filled = 0;
+            self.emptied += 1;
         }
         let Err(error) = outcome else { return Ok(()) };
         match error.raw_os_error() {

@@ -460,7 +460,11 @@ impl Worker {
     fn bury(&mut self) {
         let now = self.clock.now();
         tracing::error!("a call's media panicked and is closed");
-        let Some(slot) = self.current.take() else { return };
+        let Some(slot) = self.current.take() else {
+            // Of no call: when it comes again at once, the machine is not to be kept busy with it.
+            std::thread::sleep(TICK);
+            return;
+        };
         let buried = AssertUnwindSafe(|| self.depart(slot, CallStatistics::default(), now));
         if catch_unwind(buried).is_err() {
             tracing::error!("a call's event handler panicked");

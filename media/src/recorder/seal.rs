@@ -80,8 +80,12 @@ fn run(inbox: &Mutex<Receiver<Written>>) {
         // A sealer that panicked held the lock only while it waited.
         let next = inbox.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(written) = next else { return };
+        let (events, statistics) = (written.events.clone(), written.statistics);
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| written.complete())).is_err() {
             tracing::error!("a sealer panicked; its recording stays as it is");
+            // The call waits for its end; to hear of it twice does no harm.
+            events(MediaEvent::RecordingFailed);
+            events(MediaEvent::Closed(statistics));
         }
     }
 }

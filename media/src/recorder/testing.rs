@@ -56,6 +56,8 @@ struct State {
     /// Who waits for the stall to end.
     waiting: usize,
     room: Option<usize>,
+    /// The next one who asks meets a bug.
+    broken: bool,
 }
 
 impl FaultyDisk {
@@ -72,6 +74,11 @@ impl FaultyDisk {
     /// There is room for so many bytes of audio, or any number.
     pub(super) fn room(&self, bytes: Option<usize>) {
         self.0.state.lock().unwrap().room = bytes;
+    }
+
+    /// The next one who asks for something meets a bug.
+    pub(super) fn break_once(&self) {
+        self.0.state.lock().unwrap().broken = true;
     }
 
     pub(super) fn stall(&self, stalled: bool) {
@@ -91,6 +98,10 @@ impl FaultyDisk {
     /// Waits while the disk stalls; then the bytes that there is room for.
     fn admit(&self, bytes: usize) -> io::Result<usize> {
         let mut state = self.0.state.lock().unwrap();
+        if std::mem::take(&mut state.broken) {
+            drop(state);
+            panic!("a bug on purpose");
+        }
         state.waiting += 1;
         self.0.changed.notify_all();
         let mut state = self.0.changed.wait_while(state, |state| state.stalled).unwrap();

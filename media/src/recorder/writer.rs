@@ -30,6 +30,8 @@ const BACKLOG: u64 = milliseconds(400);
 const REOPEN: u64 = milliseconds(1000);
 /// Bytes decoded at once: a packet of 20 ms, with room.
 const DECODED: usize = 240;
+/// A packet further away than this from where the one before ended does not continue it.
+const SEAM: u64 = milliseconds(5);
 /// Samples of a loss that are listed at once: much less than a timeline holds.
 const STEP: u32 = milliseconds(100) as u32;
 
@@ -52,12 +54,13 @@ impl Writer {
     /// Until the media thread is gone; then what is left is finished where it stands.
     pub(super) fn run(mut self, inbox: &Receiver<ToWriter>, give_back: &SyncSender<Block>) {
         while let Ok(message) = inbox.recv() {
+            // Whatever may panic is about one recording, and caught there.
             if catch_unwind(AssertUnwindSafe(|| self.handle(message, give_back))).is_err() {
-                tracing::error!("the recorder panicked; what it was writing may be incomplete");
+                tracing::error!("the recorder panicked");
             }
         }
         for (_, recording) in std::mem::take(&mut self.recordings) {
-            self.sealers.seal(recording.finish(self.flushed, CallStatistics::default()));
+            self.finish(recording, self.flushed, CallStatistics::default());
         }
     }
 
@@ -77,14 +80,27 @@ impl Writer {
             ToWriter::Lost(losses) => {
                 for loss in &losses {
                     if let Some(recording) = self.recordings.get_mut(&loss.id) {
-                        recording.lose(loss);
+                        recording.guard(|recording| recording.lose(loss));
                     }
                 }
             }
             ToWriter::Finish { id, at, statistics } => {
                 if let Some(recording) = self.recordings.remove(&id) {
-                    self.sealers.seal(recording.finish(at, *statistics));
+                    self.finish(recording, at, *statistics);
                 }
+            }
+        }
+    }
+
+    /// The call hears of the end in any case: it waits for that.
+    fn finish(&self, recording: Recording, end: MediaTime, statistics: CallStatistics) {
+        let events = recording.events.clone();
+        match catch_unwind(AssertUnwindSafe(|| recording.finish(end, statistics))) {
+            Ok(written) => self.sealers.seal(written),
+            Err(_) => {
+                tracing::error!("the recorder panicked at the end of a recording, which stays as it is");
+                events(MediaEvent::RecordingFailed);
+                events(MediaEvent::Closed(statistics));
             }
         }
     }
@@ -96,7 +112,7 @@ impl Writer {
             let (this, rest) = payload.split_at_checked(length).unwrap_or_default();
             payload = rest;
             if let Some(recording) = self.recordings.get_mut(&record.id) {
-                recording.take(record, this);
+                recording.guard(|recording| recording.take(record, this));
             }
         }
         if block.at.since(self.flushed) >= FLUSH {
@@ -106,7 +122,7 @@ impl Writer {
                 self.headers = block.at;
             }
             for recording in self.recordings.values_mut() {
-                recording.flush(block.at, headers);
+                recording.guard(|recording| recording.flush(block.at, headers));
             }
         }
     }
@@ -142,6 +158,8 @@ struct Leg {
     decoder: Option<Box<g722::Decoder>>,
     /// For G.711 in a wideband recording.
     upsampler: Upsampler,
+    /// Where what comes next would continue what it holds.
+    follows: Option<i64>,
     placement: Placement,
     timeline: Timeline,
     file: WavFile,
@@ -155,9 +173,20 @@ impl Recording {
         let Files { directory, disk, .. } = files;
         let mut recording =
             Self { directory, disk, events, start, scale, a, b, opened: start, complete: true };
-        let outcome = recording.open();
-        recording.judge(outcome);
+        recording.guard(|recording| {
+            let outcome = recording.open();
+            recording.judge(outcome);
+        });
         recording
+    }
+
+    /// A panic about this recording costs no other one anything, and is told.
+    #[inline]
+    fn guard(&mut self, work: impl FnOnce(&mut Self)) {
+        if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
+            tracing::error!(directory = %self.directory.display(), "the recorder panicked");
+            self.fail(None);
+        }
     }
 
     /// Makes the files that are not there yet.
@@ -223,7 +252,10 @@ impl Recording {
         if !(self.a.file.is_open() && self.b.file.is_open()) {
             let _ = self.open();
         }
-        let outcomes = [&mut self.a, &mut self.b].map(|leg| leg.flush(samples, true));
+        let outcomes = [&mut self.a, &mut self.b].map(|leg| {
+            leg.end_spurt();
+            leg.flush(samples, true)
+        });
         outcomes.into_iter().for_each(|outcome| self.judge(outcome));
         let Self { directory, events, a, b, complete, .. } = self;
         Written {
@@ -250,7 +282,7 @@ impl Recording {
             let directory = self.directory.display();
             match error {
                 Some(error) => tracing::error!(%directory, %error, "recording fails"),
-                None => tracing::error!(%directory, "recording has losses: the disk cannot keep up"),
+                None => tracing::error!(%directory, "recording has losses: there was no room for what came"),
             }
             (self.events)(MediaEvent::RecordingFailed);
         }
@@ -263,6 +295,7 @@ impl Leg {
             scale,
             decoder: None,
             upsampler: Upsampler::default(),
+            follows: None,
             placement: Placement::default(),
             timeline: Timeline::new(scale as usize),
             file: WavFile::new(SAMPLE_RATE_HZ.saturating_mul(scale as u32), unwritten),
@@ -294,15 +327,18 @@ impl Leg {
         outcome
     }
 
-    /// Lists what is missing, and goes on behind it.
+    /// Lists what is missing, and goes on behind it. Only time that has passed moves the timeline on, whatever the peer's
+    /// timestamps claim.
     fn lose(&mut self, loss: &Loss, first_at: u64, last_at: u64) -> io::Result<()> {
         let mut outcome = self.make_room(first_at);
         let first = arrived(&loss.first, first_at, loss.last_samples);
         if let Some(place) = self.placement.place(&first) {
+            let passed = last_at.saturating_sub(first_at).saturating_add(WINDOW + BACKLOG);
+            let samples = loss.samples.min(u32::try_from(passed).unwrap_or(u32::MAX));
             let mut done = 0;
-            while done < loss.samples {
-                let count = STEP.min(loss.samples - done);
-                outcome = outcome.and(self.make_room(first_at.saturating_add(done.into())));
+            while done < samples {
+                let count = STEP.min(samples - done);
+                outcome = outcome.and(self.make_room(first_at.saturating_add(done.into()).min(last_at)));
                 let position = place.position.saturating_add(done.into());
                 let samples = self.scaled(count.into());
                 self.timeline.lose(self.scaled(position), usize::try_from(samples).unwrap_or(0));
@@ -330,6 +366,13 @@ impl Leg {
     /// Decodes a payload to the rate of the file and puts it there, in pieces; its first sample also fills so many
     /// before it.
     fn insert(&mut self, codec: Codec, mut position: i64, payload: &[u8], mut stretch: i64) {
+        let upsampled = self.scale > 1 && codec.law().is_some();
+        let continues = |next: i64| next.abs_diff(position.saturating_sub(stretch)) <= SEAM;
+        if !upsampled || !self.follows.is_some_and(continues) {
+            self.end_spurt();
+        }
+        // A filter rings before the first sample of a spurt.
+        let first = if self.follows.is_none() { position } else { i64::MIN };
         let (mut samples, mut narrow) = ([0; 2 * DECODED], [0; DECODED]);
         for piece in payload.chunks(DECODED) {
             let (count, late) = match (codec.law(), self.scale) {
@@ -346,7 +389,9 @@ impl Leg {
                 }
             };
             let mut at = position.saturating_sub(late as i64);
-            let samples = samples.get(..count).unwrap_or_default();
+            let before = usize::try_from(first.saturating_sub(at)).unwrap_or(0).min(count);
+            at = at.saturating_add(before as i64);
+            let samples = samples.get(before..count).unwrap_or_default();
             self.timeline.insert(at, samples);
             while stretch > 0 {
                 at = at.saturating_sub(1);
@@ -355,6 +400,15 @@ impl Leg {
             }
             position = position.saturating_add(count as i64);
         }
+        self.follows = upsampled.then_some(position);
+    }
+
+    /// What is still in the upsampler leaves it, so that it is not heard where something else follows.
+    fn end_spurt(&mut self) {
+        let Some(end) = self.follows.take() else { return };
+        let mut samples = [0; 2 * resample::DELAY];
+        std::mem::take(&mut self.upsampler).process(&[0; resample::DELAY], &mut samples);
+        self.timeline.insert(end.saturating_sub(samples.len() as i64), &samples);
     }
 
     fn emit(&mut self, until: u64) -> io::Result<()> {

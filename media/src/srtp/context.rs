@@ -113,6 +113,11 @@ impl Sender {
         Self { rtp, rtcp, used: None, next_rtcp: 0 }
     }
 
+    /// Another key for the same stream, whose rollover counter goes on: RFC 3711 §3.3.1.
+    pub(super) fn succeed(&self, master: &MasterKey) -> Self {
+        Self { used: self.used, ..Self::new(master) }
+    }
+
     /// RFC 3711 §3.3. A number that was used before must not be used again with other content (§9.1), so such a
     /// packet does not leave.
     pub(super) fn protect_rtp(&mut self, buffer: &mut [u8], length: usize) -> Option<usize> {

@@ -201,10 +201,10 @@ impl Srtp {
     }
 
     /// Another exchange: a direction whose key is the same goes on as if nothing had been, for an index must never
-    /// be used twice under one key (RFC 3711 §9.1); another key begins a new context.
+    /// be used twice under one key (RFC 3711 §9.1); another key begins a new context, whose packets are counted on.
     pub fn agree(&mut self, keys: &SrtpKeys) {
         if keys.send != self.keys.send {
-            self.sender = Sender::new(&keys.send);
+            self.sender = self.sender.succeed(&keys.send);
         }
         if keys.receive != self.keys.receive {
             let next = self.receiver.succeed(&keys.receive);

@@ -140,6 +140,24 @@ fn a_new_key_finds_a_rollover_counter_that_goes_on_and_one_that_begins_anew() {
     }
 }
 
+/// RFC 3711 §3.3.1.
+#[test]
+fn our_rollover_counter_goes_on_under_a_new_key() {
+    let (near_keys, far_keys) = keys(Suite::Aes128Sha80);
+    let (mut near, mut far) = (Srtp::new(&near_keys), Srtp::new(&far_keys));
+    for sequence in [65_000u16, 100, 30_000, 60_000, 100] {
+        let packet = sealed(&mut near, sequence).unwrap();
+        assert!(opened(&mut far, &packet).is_some());
+    }
+    let fresh = Secret::new([9; 32]).key(Suite::Aes128Sha80, 1);
+    near.agree(&SrtpKeys { send: fresh.clone(), ..near_keys });
+    let far_keys = SrtpKeys { receive: fresh, ..far_keys };
+    far.agree(&far_keys);
+    let packet = sealed(&mut near, 101).unwrap();
+    assert!(opened(&mut Srtp::new(&far_keys), &packet).is_none(), "as if nothing had wrapped");
+    assert!(opened(&mut far, &packet).is_some());
+}
+
 fn report(bye: bool) -> Vec<u8> {
     let mut packet = vec![];
     rtcp::encode_report(77, None, None, &Cname::from_random([5; 12]), &mut packet);

@@ -148,7 +148,7 @@ pub async fn pin_call(scene: &mut Scene, seed: u64) -> Prompts {
     for name in ["prompt", "incorrect", "first", "second"] {
         let library = &scene.server.service.shell().prompts;
         until(name, || prompts.asked().contains(name).then_some(())).await;
-        until(name, || library.find(&url(name))).await;
+        until(name, || library.find("", &url(name))).await;
     }
     let number = Server::number(&session);
     scene.pin = Some(PinSession { number: number.clone(), absent, pins: pins.clone() });

@@ -96,6 +96,14 @@ async fn a_bad_number_is_refused_by_name() {
         (with(good(), json!({"no_session": "play:ftp://x"})), "Invalid parameter. no_session allowed values"),
         (with(good(), json!({"no_session": "sip:"})), "Invalid parameter. no_session allowed values"),
         (
+            with(good(), json!({"no_session": "sip:desk@127.0.0.1:22;transport=tcp"})),
+            "Invalid parameter. no_session a sip: URI must lead to a gateway",
+        ),
+        (
+            with(good(), json!({"no_session": "sip:+12025550142@198.51.100.9"})),
+            "Invalid parameter. no_session the user of a sip: URI must begin with a letter",
+        ),
+        (
             with(good(), json!({"subaccount": "SAXXXXXXXXXXXXXXXXXX"})),
             "Invalid parameter. subaccount is no sub-account of this account.",
         ),
@@ -108,6 +116,30 @@ async fn a_bad_number_is_refused_by_name() {
         assert!(answer.status == 400 && answer.error().starts_with(text), "{} for {text}", answer.body);
     }
     assert_eq!(service.numbers().await.len(), 1, "nothing was added");
+}
+
+#[tokio::test]
+async fn calls_are_forwarded_only_where_the_operator_allows_whoever_asks_and_how() {
+    let service = Service::start(1).await;
+    is(201, &service.call(Method::POST, "Number/", json!({"number": "12025550150", "trunk": "local"})).await);
+    let change = |uri: &str| service.call(Method::POST, "Number/12025550150/", json!({"no_session": uri}));
+    for uri in ["sip:desk@198.51.100.9", "sip:+12025550199@203.0.113.5"] {
+        is(202, &change(uri).await);
+    }
+    for uri in ["sip:desk@10.0.0.1", "sip:+12025550198@203.0.113.5", "sip:0012025550142@198.51.100.9"] {
+        let answer = change(uri).await;
+        assert!(answer.status == 400 && answer.error().contains("sip: URI"), "{}", answer.body);
+        let file = format!("number,trunk,no_session\n12025550151,local,reject\n12025550152,local,{uri}\n");
+        let answer = service.import(&file).await;
+        assert!(answer.status == 400 && answer.body.to_string().contains("line 3"), "{}", answer.body);
+    }
+    // An earlier version took more. What is there already is no change; to call it is another matter.
+    let (account, did) = (ID, Did::parse("12025550150").unwrap());
+    let old = "sip:desk@10.0.0.1";
+    let stored = NumberChange { no_session: Some(NoSession::Sip(old.into())), ..NumberChange::default() };
+    service.store.change_number(account, &did, stored).await.unwrap().unwrap();
+    let back = json!({"no_session": old, "state": "draining"});
+    is(202, &service.call(Method::POST, "Number/12025550150/", back).await);
 }
 
 #[tokio::test]

@@ -118,10 +118,10 @@ impl Call {
         actions: &mut Vec<Action>,
         now: Instant,
     ) -> Prompt {
-        if !url.is_empty() && self.prompts.find(url).is_none() {
+        if !url.is_empty() && self.prompts.find(self.cdr.account_id(), url).is_none() {
             self.happened_in_pin_stage(Happening::PromptUnavailable(parameter), actions, now);
         }
-        self.prompts.for_url(url, fallback)
+        self.prompts.for_url(self.cdr.account_id(), url, fallback)
     }
 
     /// Told to the session when only one can be meant, else to the account.

@@ -210,7 +210,7 @@ impl Call {
         if url.is_empty() {
             return None;
         }
-        let message = self.prompts.find(url);
+        let message = self.prompts.find(self.cdr.account_id(), url);
         if message.is_none() {
             let parameter = match self.cdr.role_of(side) {
                 Some(PartyRole::First) => "first_party_play_url",
@@ -231,7 +231,7 @@ impl Call {
         actions: &mut Vec<Action>,
         now: Instant,
     ) -> Prompt {
-        if let Some(prompt) = self.prompts.find(url) {
+        if let Some(prompt) = self.prompts.find(self.cdr.account_id(), url) {
             return prompt;
         }
         if !url.is_empty() {

@@ -13,13 +13,15 @@ use crate::ids::IdSource;
 use crate::masking::guessing::Bucket;
 use crate::masking::route::Query;
 use crate::masking::session::MaskingSession;
+use crate::names::Names;
 use crate::number::E164;
 use crate::prompts::PromptLibrary;
 use crate::recording::{Recordings, manifest};
 use crate::sip::message::Request;
 use crate::sip::outside::Outside;
 use crate::sip::transport::{Flow, Transports};
-use crate::store::{Cdr, Route, Store, StoreError, Verdict};
+use crate::store::{Cdr, NoSession, Route, Store, StoreError, Verdict};
+use crate::trunk::forward::Forwarding;
 use crate::trunk::gateways::Gateways;
 use crate::trunk::{RateLimit, Trunk, TrunkId, Trunks};
 use dashmap::DashMap;
@@ -32,7 +34,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tracing::{Instrument, info, info_span};
+use tracing::{Instrument, debug, info, info_span};
 use uuid::Uuid;
 
 mod figures;
@@ -74,6 +76,9 @@ pub struct Shell {
     pub outside: Outside,
     /// What callers hear.
     pub prompts: PromptLibrary,
+    /// Where the hosts are that peers and `no_session` name.
+    names: Names,
+    forwarding: Forwarding,
     /// `recordings.directory`.
     pub recordings: PathBuf,
     /// Where finished recordings go.
@@ -183,6 +188,8 @@ pub struct ShellParts {
     pub trunks: Trunks,
     /// What callers hear.
     pub prompts: PromptLibrary,
+    /// Where numbers may forward calls to.
+    pub forwarding: Forwarding,
     /// `recordings.directory`.
     pub recordings: PathBuf,
     /// Where finished recordings go.
@@ -216,6 +223,8 @@ impl Shell {
             outside: Outside::default(),
             trunks: parts.trunks,
             prompts: parts.prompts,
+            names: Names::of_system(),
+            forwarding: parts.forwarding,
             recordings: parts.recordings,
             filing: parts.filing,
             counters: Counters::default(),
@@ -528,11 +537,14 @@ impl Shell {
     /// The store's word on a number, and the gateways that its B-leg may leave by.
     pub(super) async fn find(&self, query: &Query) -> Result<Found, StoreFailed> {
         let at = clock::wall_now();
-        let route =
+        let mut route =
             self.store.find_route(&query.dialled, query.caller.as_ref(), at).await.map_err(|error| {
                 self.complain("store", &error);
                 StoreFailed
             })?;
+        if let Some(route) = &mut route {
+            self.only_forward_where_allowed(route);
+        }
         let partner = self.partner(query, route.as_ref()).await?;
         let mut outlets = Vec::new();
         let id = route.as_ref().and_then(|route| self.trunks.id(&route.number.trunk));
@@ -540,6 +552,17 @@ impl Shell {
             outlets = self.outlets(trunk, id).await;
         }
         Ok(Found { route, partner, outlets, at, may_judge: true })
+    }
+
+    /// What the API has stored, perhaps of an earlier version or under another configuration, is asked about again when
+    /// it counts.
+    fn only_forward_where_allowed(&self, route: &mut Route) {
+        if let NoSession::Sip(uri) = &route.number.no_session
+            && let Err(reason) = self.forwarding.check(uri)
+        {
+            debug!(number = %route.number.did, %reason, "no_session is not followed");
+            route.number.no_session = NoSession::Reject;
+        }
     }
 
     /// Whoever talked last with the caller, when he is the known party of a single-party session. A number of ours

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tracing::debug;
 
 use super::Shell;
 use crate::call::identity::LegAddress;
@@ -74,9 +75,14 @@ impl Shell {
                 let (shell, host, port) = (Arc::clone(self), host.clone(), *port);
                 let mut to = destination(SocketAddr::new(IpAddr::from([0, 0, 0, 0]), port));
                 self.outlive(async move {
-                    if let Some(address) = resolve(&host, port).await {
-                        to.address = address;
-                        shell.send_to(wire, &to);
+                    match shell.names.addresses(&host, RESOLVE).await {
+                        Ok(found) => {
+                            let Some(address) = found.first() else { return };
+                            to.address = SocketAddr::new(*address, port);
+                            shell.send_to(wire, &to);
+                        }
+                        // The peer's doing; its transaction ends by its own timers.
+                        Err(error) => debug!(%error, "a message to a named host is not sent"),
                     }
                 });
             }
@@ -166,9 +172,4 @@ pub fn protocol_of(transport: Transport) -> Protocol {
         Transport::Tcp => Protocol::Tcp,
         Transport::Tls => Protocol::Tls,
     }
-}
-
-async fn resolve(host: &str, port: u16) -> Option<SocketAddr> {
-    let looked_up = tokio::time::timeout(RESOLVE, tokio::net::lookup_host((host, port))).await;
-    looked_up.ok()?.ok()?.next()
 }

@@ -1,7 +1,9 @@
 //! The courier's writes: it claims a stream, settles one event after the other, and gives the stream back; old events
 //! are removed, and told ones sent again.
 
-use jiff::Timestamp;
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use super::report::host;
@@ -10,8 +12,9 @@ use super::{
     Stream, event_columns, stored_event,
 };
 use crate::store::StoreError;
+use crate::store::conditions::Conditions;
 use crate::store::row::{Columns, micros};
-use crate::store::sql::{Connection, query};
+use crate::store::sql::{Connection, Query, query};
 use crate::store::writer::Write;
 
 pub(super) struct Claim {
@@ -150,72 +153,109 @@ impl Write for FreeStreams {
     }
 }
 
-pub(super) struct Prune(pub(super) Timestamp);
+pub(in crate::store) struct Prune(pub(in crate::store) Timestamp);
+
+impl Prune {
+    fn before(&self, age: SignedDuration) -> i64 {
+        micros(self.0.saturating_sub(age).unwrap_or(Timestamp::MIN))
+    }
+
+    /// What is removed, and of what.
+    pub(in crate::store) fn statements(&self) -> [Query<'static>; 3] {
+        let delivered = "DELETE FROM events WHERE uuid IN (SELECT uuid FROM events \
+                         WHERE state = 'delivered' AND settled_at < $1 LIMIT $2)";
+        let others = "DELETE FROM events WHERE uuid IN (SELECT uuid FROM events \
+                      WHERE state IN ('dead', 'kept') AND settled_at < $1 LIMIT $2)";
+        // A stream's row gives the next number, so it outlives its events by far.
+        let streams = "DELETE FROM event_streams WHERE (session, channel) IN \
+                       (SELECT s.session, s.channel FROM event_streams s WHERE s.due_at IS NULL \
+                        AND s.touched_at < $1 \
+                        AND NOT EXISTS (SELECT 1 FROM events e WHERE e.session = s.session) \
+                        AND NOT EXISTS (SELECT 1 FROM sessions o WHERE o.uuid = s.session AND o.ends_at > $1) \
+                        LIMIT $2)";
+        [(delivered, KEEP_DELIVERED), (others, KEEP_OTHERS), (streams, KEEP_OTHERS)]
+            .map(|(sql, age)| query(sql).bind(self.before(age)).bind(SWEEP))
+    }
+}
 
 impl Write for Prune {
     type Done = bool;
     const MAY_WAIT: bool = true;
 
     async fn apply(&mut self, connection: &mut Connection) -> Result<bool, StoreError> {
-        let before = |age| micros(self.0.saturating_sub(age).unwrap_or(Timestamp::MIN));
-        let removed = query(
-            "DELETE FROM events WHERE uuid IN (SELECT uuid FROM events WHERE settled_at IS NOT NULL
-                 AND (settled_at < $1 OR (settled_at < $2 AND state = 'delivered')) LIMIT $3)",
-        )
-        .bind(before(KEEP_OTHERS))
-        .bind(before(KEEP_DELIVERED))
-        .bind(SWEEP)
-        .execute(&mut *connection)
-        .await?;
-        // A stream's row gives the next number, so it outlives its events by far.
-        query(
-            "DELETE FROM event_streams WHERE due_at IS NULL AND touched_at < $1 AND NOT EXISTS
-                 (SELECT 1 FROM events WHERE events.session = event_streams.session)
-             AND NOT EXISTS (SELECT 1 FROM sessions WHERE sessions.uuid = event_streams.session
-                 AND sessions.ends_at > $1)",
-        )
-        .bind(before(KEEP_OTHERS))
-        .execute(&mut *connection)
-        .await?;
-        Ok(removed >= u64::try_from(SWEEP).unwrap_or(u64::MAX))
+        let mut is_more = false;
+        for statement in self.statements() {
+            let removed = statement.execute(&mut *connection).await?;
+            is_more |= removed >= u64::try_from(SWEEP).unwrap_or(u64::MAX);
+        }
+        Ok(is_more)
     }
 }
 
-pub(super) struct Replay {
-    pub(super) account: String,
-    pub(super) of: EventFilter,
-    pub(super) one: Option<Uuid>,
-    pub(super) now: Timestamp,
+pub(in crate::store) struct Replay {
+    pub(in crate::store) account: String,
+    pub(in crate::store) what: Replayed,
+    pub(in crate::store) now: Timestamp,
+}
+
+/// What is sent again.
+pub(in crate::store) enum Replayed {
+    /// This event, whether it was delivered or given up.
+    One { uuid: Uuid, subaccount: Option<String> },
+    /// What was given up of this.
+    Dead(EventFilter),
+}
+
+impl Replay {
+    /// Returns the session, channel and URL of each event that is sent again.
+    pub(in crate::store) fn statement(&self) -> Query<'_> {
+        let mut fit = Conditions::default();
+        let dead = match &self.what {
+            Replayed::One { uuid, subaccount } => {
+                fit.and("e.uuid = ?", Some(uuid.to_string()));
+                fit.and("e.account || '' = ?", Some(self.account.as_str()));
+                fit.and("e.subaccount = ?", subaccount.as_deref());
+                fit.also("e.session IS NOT NULL AND e.state IN ('dead', 'delivered')");
+                fit.sql().to_owned()
+            }
+            Replayed::Dead(of) => {
+                let is_one = of.session.is_some();
+                fit.and("e.session = ?", of.session.map(|session| session.to_string()));
+                let account = if is_one { "e.account || '' = ?" } else { "e.account = ?" };
+                fit.and(account, Some(self.account.as_str()));
+                fit.and("e.subaccount = ?", of.subaccount.as_deref());
+                fit.also("e.session IS NOT NULL AND e.state = 'dead'");
+                let limit = fit.push(SWEEP);
+                // Of one session a handful, of an account the oldest.
+                let order = if is_one { "e.sequence" } else { "e.happened_at, e.sequence" };
+                format!("{} ORDER BY {order} LIMIT ${limit}", fit.sql())
+            }
+        };
+        let give_up_at = fit.push(micros(self.now.saturating_add(GIVE_UP).unwrap_or(self.now)));
+        // A session whose URL was mended gets its events there.
+        let sql = format!(
+            "UPDATE events SET state = 'pending', attempts = 0, settled_at = NULL, give_up_at = ${give_up_at},
+                 url = COALESCE((SELECT NULLIF(CASE WHEN events.recording = 1 THEN s.recording_callback_url
+                     ELSE s.callback_url END, '') FROM sessions s WHERE s.uuid = events.session), url),
+                 method = COALESCE((SELECT CASE WHEN events.recording = 1 THEN s.recording_callback_method
+                     ELSE s.callback_method END FROM sessions s WHERE s.uuid = events.session), method)
+             WHERE uuid IN (SELECT e.uuid FROM events e WHERE {dead}) RETURNING session, channel, url"
+        );
+        fit.statement(sql)
+    }
 }
 
 impl Write for Replay {
     type Done = u64;
 
     async fn apply(&mut self, connection: &mut Connection) -> Result<u64, StoreError> {
-        // A session whose URL was mended gets its events there.
-        const REPLAY: &str = "UPDATE events SET state = 'pending', attempts = 0, settled_at = NULL, \
-             give_up_at = $6, \
-             url = COALESCE((SELECT NULLIF(CASE WHEN events.recording = 1 THEN s.recording_callback_url \
-                 ELSE s.callback_url END, '') FROM sessions s WHERE s.uuid = events.session), url), \
-             method = COALESCE((SELECT CASE WHEN events.recording = 1 THEN s.recording_callback_method \
-                 ELSE s.callback_method END FROM sessions s WHERE s.uuid = events.session), method) \
-             WHERE uuid IN (SELECT e.uuid FROM events e WHERE e.account = $1 \
-                 AND ($2 IS NULL OR e.subaccount = $2) AND ($3 IS NULL OR e.session = $3) \
-                 AND (($4 IS NULL AND e.state = 'dead') \
-                      OR (e.uuid = $4 AND e.state IN ('dead', 'delivered'))) \
-                 AND e.session IS NOT NULL ORDER BY e.session, e.sequence LIMIT $5) \
-             RETURNING session, channel, url";
-        let give_up_at = self.now.saturating_add(GIVE_UP).unwrap_or(self.now);
-        let rows = query(REPLAY)
-            .bind(&self.account)
-            .bind(self.of.subaccount.as_deref())
-            .bind(self.of.session.map(|session| session.to_string()))
-            .bind(self.one.map(|uuid| uuid.to_string()))
-            .bind(SWEEP)
-            .bind(micros(give_up_at))
-            .fetch_all(&mut *connection)
-            .await?;
+        let rows = self.statement().fetch_all(&mut *connection).await?;
+        // Each stream once, and in one order, so that two processes never wait for each other.
+        let mut streams = BTreeMap::new();
         for row in &rows {
+            streams.insert((row.text("session")?, row.text("channel")?), host(&row.text("url")?));
+        }
+        for ((session, channel), host) in streams {
             // What waits already behind a receiver that failed is tried at once as well.
             query(
                 "INSERT INTO event_streams (session, channel, sequence, host, due_at, lease_until, touched_at)
@@ -223,9 +263,9 @@ impl Write for Replay {
                  ON CONFLICT (session, channel) DO UPDATE SET host = excluded.host, due_at = excluded.due_at,
                      touched_at = excluded.touched_at",
             )
-            .bind(row.text("session")?)
-            .bind(row.text("channel")?)
-            .bind(host(&row.text("url")?))
+            .bind(session)
+            .bind(channel)
+            .bind(host)
             .bind(micros(self.now))
             .execute(&mut *connection)
             .await?;

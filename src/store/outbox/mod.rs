@@ -5,7 +5,7 @@
 //! a stream is locked by whoever adds to it or settles it, so a number is given in the order of the commits, and no
 //! event is added behind the back of a process that has just found the stream empty.
 
-mod delivery;
+pub(super) mod delivery;
 mod report;
 
 use std::fmt;
@@ -13,11 +13,14 @@ use std::fmt;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
+use super::conditions::{Conditions, Span};
+use super::hours::{List, Page, Shape};
 use super::row::{Columns, micros};
-use super::sql::{Row, query};
+use super::sql::{Query, Row, query};
 use super::{Store, StoreError};
+use crate::clock;
 use crate::masking::session::HttpMethod;
-use delivery::{Claim, FreeStreams, Prune, Replay, Settle};
+use delivery::{Claim, FreeStreams, Prune, Replay, Replayed, Settle};
 use report::ReportExpiries;
 
 pub use report::RecordingReport;
@@ -224,9 +227,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the database fails.
     pub async fn due_hosts(&self, now: Timestamp, limit: u32) -> Result<Vec<String>, StoreError> {
-        const HOSTS: &str = "SELECT host, MIN(due_at) AS due FROM event_streams WHERE due_at <= $1 \
-                             AND lease_until <= $1 GROUP BY host ORDER BY due LIMIT $2";
-        let rows = query(HOSTS).bind(micros(now)).bind(i64::from(limit)).fetch_all(self.readers()).await?;
+        let rows = hosts_due(now, limit).fetch_all(self.readers()).await?;
         rows.iter().map(|row| row.text("host")).collect()
     }
 
@@ -292,7 +293,7 @@ impl Store {
     /// [`StoreError`] when the database fails.
     pub async fn pending_events(&self) -> Result<u64, StoreError> {
         const PENDING: &str = "SELECT COUNT(*) AS total FROM events WHERE state = 'pending'";
-        query(PENDING).fetch_one(self.readers()).await?.unsigned("total")
+        query(PENDING).fetch_one(self.lists()).await?.unsigned("total")
     }
 
     /// Removes events that are old enough. Returns whether there may be more of them.
@@ -300,7 +301,9 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the database fails.
     pub async fn prune_events(&self, now: Timestamp) -> Result<bool, StoreError> {
-        self.write(Prune(now)).await
+        let is_more = self.write(Prune(now)).await?;
+        self.inner.hours.forget(SHAPE.table);
+        Ok(is_more)
     }
 
     /// The account's events, newest first, and how many there are.
@@ -314,29 +317,23 @@ impl Store {
         limit: u32,
         offset: u64,
     ) -> Result<(Vec<StoredEvent>, u64), StoreError> {
-        macro_rules! filter {
-            () => {
-                " FROM events WHERE account = $1 AND ($2 IS NULL OR subaccount = $2) \
-                 AND ($3 IS NULL OR session = $3) AND ($4 IS NULL OR state = $4)"
-            };
-        }
-        const LIST: &str = concat!(
-            "SELECT ",
-            event_columns!(),
-            filter!(),
-            " ORDER BY happened_at DESC, sequence DESC, uuid LIMIT $5 OFFSET $6"
-        );
-        const COUNT: &str = concat!("SELECT COUNT(*) AS total", filter!());
-        let filtered = |sql| {
-            query(sql)
-                .bind(account)
-                .bind(filter.subaccount.as_deref())
-                .bind(filter.session.map(|session| session.to_string()))
-                .bind(filter.state.map(EventState::as_str))
+        self.list_events_at(account, filter, limit, offset, clock::wall_now()).await
+    }
+
+    pub(super) async fn list_events_at(
+        &self,
+        account: &str,
+        filter: &EventFilter,
+        limit: u32,
+        offset: u64,
+        now: Timestamp,
+    ) -> Result<(Vec<StoredEvent>, u64), StoreError> {
+        let page = Page { limit: limit.into(), offset };
+        let (rows, total) = if filter.session.is_some() {
+            self.short_list(SHAPE, events_of_session(account, filter), page).await?
+        } else {
+            self.long_list(&events_of_account(account, filter), page, micros(now)).await?
         };
-        let offset = i64::try_from(offset).unwrap_or(i64::MAX);
-        let rows = filtered(LIST).bind(i64::from(limit)).bind(offset).fetch_all(self.readers()).await?;
-        let total = filtered(COUNT).fetch_one(self.readers()).await?.unsigned("total")?;
         Ok((rows.iter().map(stored_event).collect::<Result<_, _>>()?, total))
     }
 
@@ -372,8 +369,10 @@ impl Store {
         uuid: Uuid,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let of = EventFilter { subaccount: subaccount.map(str::to_owned), ..EventFilter::default() };
-        Ok(self.write(Replay { account: account.to_owned(), of, one: Some(uuid), now }).await? > 0)
+        let (account, subaccount) = (account.to_owned(), subaccount.map(str::to_owned));
+        let replayed = self.write(Replay { account, what: Replayed::One { uuid, subaccount }, now }).await?;
+        self.inner.hours.forget(SHAPE.table);
+        Ok(replayed > 0)
     }
 
     /// Sends again what was given up, of the whole account or of what `of` names. Returns how many events; of very
@@ -387,8 +386,63 @@ impl Store {
         of: EventFilter,
         now: Timestamp,
     ) -> Result<u64, StoreError> {
-        self.write(Replay { account: account.to_owned(), of, one: None, now }).await
+        let (account, what) = (account.to_owned(), Replayed::Dead(of));
+        let replayed = self.write(Replay { account, what, now }).await?;
+        self.inner.hours.forget(SHAPE.table);
+        Ok(replayed)
     }
+}
+
+const SHAPE: Shape = Shape {
+    rows: concat!("SELECT ", event_columns!(), " FROM events"),
+    table: "events",
+    uuid: "uuid",
+    time: "happened_at",
+    order: "happened_at DESC, sequence DESC, uuid",
+};
+
+/// Steps from receiver to receiver, and looks at the longest waiting streams of each only: besides one that is free,
+/// these are the ones that are being sent.
+pub(super) fn hosts_due<'q>(now: Timestamp, limit: u32) -> Query<'q> {
+    query(
+        "WITH RECURSIVE hosts(host) AS (
+             SELECT (SELECT first.host FROM event_streams first WHERE first.due_at IS NOT NULL
+                     ORDER BY first.host LIMIT 1)
+             UNION ALL
+             SELECT (SELECT next.host FROM event_streams next WHERE next.due_at IS NOT NULL
+                     AND next.host > hosts.host ORDER BY next.host LIMIT 1)
+             FROM hosts WHERE hosts.host IS NOT NULL)
+         SELECT host, due FROM (SELECT hosts.host AS host,
+             (SELECT s.due_at FROM event_streams s WHERE s.host = hosts.host AND s.due_at <= $1
+              AND s.lease_until <= $1 ORDER BY s.due_at LIMIT 1) AS due FROM hosts) AS waiting
+         WHERE due IS NOT NULL ORDER BY due, host LIMIT $2",
+    )
+    .bind(micros(now))
+    .bind(i64::from(limit))
+}
+
+/// Events of one session: a handful, whatever else is asked.
+pub(super) fn events_of_session<'q>(account: &'q str, filter: &'q EventFilter) -> Conditions<'q> {
+    let mut all = Conditions::default();
+    all.and("account || '' = ?", Some(account));
+    all.and("session = ?", filter.session.map(|session| session.to_string()));
+    all.and("subaccount || '' = ?", filter.subaccount.as_deref());
+    all.and("state || '' = ?", filter.state.map(EventState::as_str));
+    all
+}
+
+/// All others, in the order of their time. What was given up has an index of its own.
+pub(super) fn events_of_account<'q>(account: &'q str, filter: &'q EventFilter) -> List<'q> {
+    let mut whole = Conditions::default();
+    whole.and("account = ?", Some(account));
+    let is_dead = filter.state == Some(EventState::Dead);
+    if is_dead {
+        whole.also("state = 'dead'");
+    }
+    let mut fit = whole.clone();
+    fit.and("subaccount = ?", filter.subaccount.as_deref());
+    fit.and("state || '' = ?", filter.state.filter(|_| !is_dead).map(EventState::as_str));
+    List { shape: SHAPE, whole, fit, within: Span::default() }
 }
 
 fn stored_event(row: &Row) -> Result<StoredEvent, StoreError> {

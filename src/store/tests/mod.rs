@@ -6,6 +6,7 @@ mod couriers;
 pub(super) mod database;
 mod events;
 mod guessing;
+mod lists;
 mod management;
 mod nodes;
 mod recordings;

@@ -44,6 +44,15 @@ enum State {
 struct Leaving {
     since: MediaTime,
     statistics: CallStatistics,
+    /// What was queued when it ended, its own packets among them: [`Ring::mark`].
+    queued: u64,
+}
+
+impl Leaving {
+    /// Nothing of it is under way, and nothing waits to be.
+    fn is_done(&self, receiving: [bool; 2], ring: Option<&Ring>) -> bool {
+        receiving == [false; 2] && ring.is_none_or(|ring| ring.is_past(self.queued))
+    }
 }
 
 impl Seating {
@@ -130,7 +139,6 @@ impl Worker {
                 Completion::Unsent { token, relayed, .. } => self.unsend(token, relayed),
             }
         }
-        self.current = None;
         if let Some(ring) = self.ring.as_mut().filter(|_| again) {
             ring.hurry();
         }
@@ -153,6 +161,7 @@ impl Worker {
         if moved {
             set_deadline(&mut self.deadlines, slot, call);
         }
+        self.current = None;
     }
 
     /// An operation that receives has ended. True when another one was begun in its place.
@@ -220,7 +229,6 @@ impl Worker {
             *deadline = MediaTime::NEVER;
         }
         call.sit(None);
-        place.seating.leaving = Some(Leaving { since: now.media, statistics });
         self.leaving += 1;
         let [a, b] = place.seating.receiving;
         let [rtp_a, rtcp_a, rtp_b, rtcp_b] = call.sockets();
@@ -231,15 +239,16 @@ impl Worker {
         }
         let legs = [(a, 0), (b, 2)].into_iter().filter(|(receiving, _)| *receiving);
         ring.release(file(slot), legs.map(|(_, which)| token(place.generation, slot, which)));
+        let queued = ring.mark();
+        place.seating.leaving = Some(Leaving { since: now.media, statistics, queued });
         self.part(slot, now);
     }
 
     /// Closes a call that is leaving, when nothing is under way any more.
     fn part(&mut self, slot: usize, now: Now) -> bool {
-        let queued = self.ring.as_mut().is_some_and(|ring| ring.has_queued());
         let Some(place) = self.slots.get_mut(slot) else { return true };
         let Some(leaving) = place.seating.leaving else { return true };
-        if place.seating.receiving != [false; 2] || queued {
+        if !leaving.is_done(place.seating.receiving, self.ring.as_deref()) {
             return false;
         }
         self.leaving = self.leaving.saturating_sub(1);

@@ -311,9 +311,11 @@ fn files_that_could_not_be_made_are_made_when_the_disk_has_room_again() {
 fn a_peer_that_floods_uses_up_its_own_room_and_no_one_elses() {
     let disk = FaultyDisk::new();
     let mut session = Session::begin(&disk, MAX_BLOCKS, false);
-    let (events, _) = sink();
+    let (told, heard) = channel();
+    let events = Arc::new(move |event| told.send(event).unwrap());
     let (other, folder) = (session.recorder.slots.len(), Folder::new());
-    let flooded = session.recorder.begin(folder.path().join("flooded"), false, events, at(0));
+    let flooded =
+        session.recorder.begin(folder.path().join("flooded"), false, events, crate::recorder::testing::at(0));
     assert_eq!(flooded.slot, other);
     disk.stall(true);
     let mut legs = [Side::A, Side::B].map(Speaker::new);
@@ -332,9 +334,18 @@ fn a_peer_that_floods_uses_up_its_own_room_and_no_one_elses() {
     assert!(taken < 1500, "{taken}");
     assert!(session.recorder.allocated < 300, "{}", session.recorder.allocated);
     disk.stall(false);
-    let recorded = session.finish(milliseconds(10_000));
+    let (ten_seconds, statistics) = (milliseconds(10_000), CallStatistics::default());
+    let end = crate::recorder::testing::at(ten_seconds);
+    session.recorder.finish(flooded, statistics, end, end);
+    let recorded = session.finish(ten_seconds);
     assert!(recorded.report.complete);
     compare(&recorded, &said);
+    // Its own recording is no longer than the call was, however fast its clock ran.
+    assert_eq!(heard.recv_timeout(Duration::from_secs(20)).unwrap(), MediaEvent::RecordingFailed);
+    let MediaEvent::Recorded(report) = heard.recv_timeout(Duration::from_secs(20)).unwrap() else { panic!() };
+    assert_eq!((report.samples, report.complete), (ten_seconds, false));
+    let file = read(&folder.path().join("flooded").join(A_LEG));
+    assert_eq!(file.len() as u64, ten_seconds);
 }
 
 /// A tone of `hz` as G.722, in packets of 20 ms.
@@ -396,8 +407,34 @@ fn a_wideband_recording_has_16_000_samples_per_second_of_whatever_codec_comes() 
             let found = share(&samples[rate as usize / 4..], hz, f64::from(rate));
             assert!(found > 0.98, "{name} at {rate}: {found}");
         }
-        assert!(report.a.gaps.is_empty() && report.b.gaps.iter().all(|gap| gap.1 <= 16), "{report:?}");
+        assert!(report.a.gaps.is_empty() && report.b.gaps.is_empty(), "{report:?}");
     }
+}
+
+#[test]
+fn g711_in_a_wideband_recording_lies_where_it_was_said_around_a_gap() {
+    let folder = Folder::new();
+    let (events, heard) = sink();
+    let mut recording = begin(&folder.path().join("x"), true, events);
+    let loud = [0x90; 160];
+    for number in (0..10u16).chain(20..30) {
+        let ms = u64::from(number) * 20;
+        recording.take(&record(Side::B, number, Codec::Pcmu, ms), &loud);
+        recording.flush(at(ms), true);
+    }
+    Sealers::start(1).unwrap().seal(recording.finish(at(600), CallStatistics::default()));
+    let MediaEvent::Recorded(report) = &wait_for(&heard, 2)[0] else { panic!() };
+    assert_eq!(report.b.gaps, [(10 * 320, 10 * 320)]);
+    let samples = read(&folder.path().join("x").join(B_LEG));
+    let of_a_peer = i32::from(g711::decode_sample(g711::Law::Mu, 0x90));
+    for (edge, inside) in [(0, 40), (3200 - 40, 40), (6400, 40), (9600 - 40, 40)] {
+        let heard = &samples[edge..edge + inside];
+        assert!(
+            heard.iter().all(|sample| i32::from(*sample).abs() >= of_a_peer.abs() / 2),
+            "{edge}: {heard:?}"
+        );
+    }
+    assert!(samples[3200..6400].iter().all(|sample| *sample == 0));
 }
 
 #[test]
@@ -417,4 +454,44 @@ fn an_end_told_too_late_takes_nothing_back() {
         [A_LEG, B_LEG].map(|name| u64::from(hound::WavReader::open(folder.path().join(name)).unwrap().len()));
     assert_eq!(lengths, [report.samples; 2]);
     assert!((milliseconds(1000)..=milliseconds(1400)).contains(&report.samples), "{report:?}");
+}
+
+#[test]
+fn a_bug_costs_one_recording_something_and_is_told_and_no_call_waits_for_ever() {
+    let disk = FaultyDisk::new();
+    let mut session = Session::begin(&disk, MAX_BLOCKS, false);
+    let mut legs = [Side::A, Side::B].map(Speaker::new);
+    let mut said = [vec![], vec![]];
+    let begin = |recorder: &mut Recorder, folder: &Folder, name: &str, ms| {
+        let (told, heard) = channel();
+        let events = Arc::new(move |event| told.send(event).unwrap());
+        (
+            recorder.begin(
+                folder.path().join(name),
+                false,
+                events,
+                crate::recorder::testing::at(milliseconds(ms)),
+            ),
+            heard,
+        )
+    };
+    let folder = Folder::new();
+    assert_eq!(talk(&mut session, &mut legs, &mut said, 0, 1000), 0);
+    session.settle();
+    // Its files cannot be made: nothing else happens while the writer begins a recording.
+    disk.break_once();
+    let (first, of_first) = begin(&mut session.recorder, &folder, "first", 1000);
+    assert_eq!(of_first.recv_timeout(Duration::from_secs(20)).unwrap(), MediaEvent::RecordingFailed);
+    assert_eq!(talk(&mut session, &mut legs, &mut said, 1000, 2000), 0);
+    let (second, of_second) = begin(&mut session.recorder, &folder, "second", 2000);
+    let end = crate::recorder::testing::at(milliseconds(2000));
+    session.settle();
+    for (id, heard) in [(first, of_first), (second, of_second)] {
+        session.recorder.finish(id, CallStatistics::default(), end, end);
+        let ended = std::iter::from_fn(|| heard.recv_timeout(Duration::from_secs(20)).ok());
+        assert!(ended.take_while(|event| !matches!(event, MediaEvent::Closed(_))).count() >= 1);
+    }
+    let recorded = session.finish(milliseconds(2000));
+    assert!(recorded.report.complete, "another call's recording");
+    compare(&recorded, &said);
 }

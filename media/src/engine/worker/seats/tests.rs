@@ -16,9 +16,9 @@ use std::sync::{Arc, Mutex};
 
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-struct Scene {
-    worker: Worker,
-    told: To<ToWorker>,
+/// A call and both of its phones.
+struct Phones {
+    id: u64,
     events: Receiver<MediaEvent>,
     /// Of the engine, where each phone sends to.
     ends: [SocketAddr; 2],
@@ -26,15 +26,9 @@ struct Scene {
     sequence: u16,
 }
 
-impl Scene {
-    fn new() -> Option<Self> {
-        let sockets_are = trial().ok()?;
-        let (told, inbox) = channel();
-        let ports = Arc::new(Mutex::new(PortPool::new([], Duration::ZERO)));
-        let recorder = Recorder::start("recorder-test", Sealers::start(1).unwrap()).unwrap();
-        let (shared, clock) = (Arc::new(Shared::new().unwrap()), MediaClock::start());
-        let mut worker = Worker::new(inbox, shared, ports, clock, recorder).unwrap();
-        worker.ring = Some(Box::new(Ring::new(sockets_are).unwrap()));
+impl Phones {
+    /// Opens a call on the worker that `told` goes to, and bridges it.
+    fn call(id: u64, told: &To<ToWorker>, clock: MediaClock) -> Self {
         let sockets = || {
             let rtp = bind(LOCAL, 0).unwrap();
             let port = rtp.local_addr().unwrap().port();
@@ -46,16 +40,15 @@ impl Scene {
         let (sink, events) = channel();
         let identity = |ssrc| Identity { ssrc, sequence: 1, timestamp: 1, cname: [7; 12] };
         let parts = Parts {
-            id: 5,
+            id,
             sockets,
             identities: [identity(1), identity(2)],
             events: Arc::new(move |event| drop(sink.send(event))),
             silence: None,
             origin: clock.origin(),
         };
-        worker.shared.calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         told.send(ToWorker::Open(Box::new(parts))).unwrap();
-        let tell = |command| told.send(ToWorker::Command(5, command, clock.now().instant)).unwrap();
+        let tell = |command| told.send(ToWorker::Command(id, command, clock.now().instant)).unwrap();
         for (side, phone) in [(Side::A, &phones[0]), (Side::B, &phones[1])] {
             phone.set_nonblocking(true).unwrap();
             let remote = phone.local_addr().unwrap();
@@ -76,11 +69,11 @@ impl Scene {
             tell(MediaCommand::Configure { side, stream });
         }
         tell(MediaCommand::Bridge);
-        Some(Self { worker, told, events, ends, phones, sequence: 0 })
+        Self { id, events, ends, phones, sequence: 0 }
     }
 
-    /// Each phone says `code`, and the worker turns until the other one has heard it.
-    fn talk(&mut self, code: u8) {
+    /// Each phone says `code`.
+    fn speak(&mut self, code: u8) {
         let header = crate::rtp::Header {
             marker: false,
             payload_type: 0,
@@ -94,25 +87,60 @@ impl Scene {
         for (phone, end) in self.phones.iter().zip(self.ends) {
             phone.send_to(&packet, end).unwrap();
         }
+    }
+
+    /// Which phone hears `code` now.
+    fn hear(&self, code: u8) -> [bool; 2] {
+        self.phones.each_ref().map(|phone| {
+            let mut buffer = [0; 2048];
+            // Reports come here as well (RFC 5761 §4: packet types 192 to 223).
+            let Some(length) = phone.recv(&mut buffer).ok().filter(|_| !(192..=223).contains(&buffer[1]))
+            else {
+                return false;
+            };
+            assert_eq!((length, buffer[12]), (172, code));
+            true
+        })
+    }
+}
+
+struct Scene {
+    worker: Worker,
+    told: To<ToWorker>,
+    clock: MediaClock,
+    first: Phones,
+}
+
+impl Scene {
+    fn new() -> Option<Self> {
+        let sockets_are = trial().ok()?;
+        let (told, inbox) = channel();
+        let ports = Arc::new(Mutex::new(PortPool::new([], Duration::ZERO)));
+        let recorder = Recorder::start("recorder-test", Sealers::start(1).unwrap()).unwrap();
+        let (shared, clock) = (Arc::new(Shared::new().unwrap()), MediaClock::start());
+        let mut worker = Worker::new(inbox, shared, ports, clock, recorder).unwrap();
+        worker.ring = Some(Box::new(Ring::new(sockets_are).unwrap()));
+        worker.shared.calls.fetch_add(2, std::sync::atomic::Ordering::Relaxed);
+        let first = Phones::call(5, &told, clock);
+        Some(Self { worker, told, clock, first })
+    }
+
+    /// Each phone of the first call says `code`, and the worker turns until the other one has heard it.
+    fn talk(&mut self, code: u8) {
+        self.first.speak(code);
         let mut heard = [false; 2];
         while heard != [true; 2] {
             assert!(self.worker.turn().unwrap());
-            for (phone, heard) in self.phones.iter().zip(&mut heard) {
-                let mut buffer = [0; 2048];
-                // Reports come here as well (RFC 5761 §4: packet types 192 to 223).
-                if let Ok(length) = phone.recv(&mut buffer)
-                    && !(192..=223).contains(&buffer[1])
-                {
-                    assert_eq!((length, buffer[12]), (172, code));
-                    *heard = true;
-                }
+            for (heard, now) in heard.iter_mut().zip(self.first.hear(code)) {
+                *heard |= now;
             }
         }
     }
 
+    /// The first call ends.
     fn close(&self) {
-        let now = self.worker.clock.now().instant;
-        self.told.send(ToWorker::Command(5, MediaCommand::Close, now)).unwrap();
+        let now = self.clock.now().instant;
+        self.told.send(ToWorker::Command(self.first.id, MediaCommand::Close, now)).unwrap();
     }
 
     fn seating(&self) -> Seating {
@@ -130,7 +158,7 @@ fn the_first_packet_seats_a_call_and_its_end_frees_the_seat() {
     }
     assert_eq!((scene.seating().state, scene.seating().receiving), (State::Seated, [true; 2]));
     scene.close();
-    while scene.events.try_recv().is_err() {
+    while scene.first.events.try_recv().is_err() {
         assert!(scene.worker.turn().unwrap());
     }
     assert_eq!(
@@ -154,9 +182,28 @@ fn when_the_ring_fails_calls_go_on_and_can_end() {
     }
     assert_eq!(scene.seating().receiving, [false; 2]);
     scene.close();
-    while scene.events.try_recv().is_err() {
+    while scene.first.events.try_recv().is_err() {
         assert!(scene.worker.turn().unwrap());
     }
+}
+
+#[test]
+fn a_call_leaves_while_another_one_has_a_packet_in_every_tick() {
+    let Some(mut scene) = Scene::new() else { return };
+    let mut other = Phones::call(6, &scene.told, scene.clock);
+    scene.talk(1);
+    scene.talk(2);
+    for _ in 0..3 {
+        other.speak(7);
+        assert!(scene.worker.turn().unwrap());
+    }
+    scene.close();
+    while scene.first.events.try_recv().is_err() {
+        other.speak(7);
+        assert!(scene.worker.turn().unwrap());
+    }
+    assert!(scene.worker.ring.is_some(), "and the ring is none the worse for it");
+    assert_eq!(scene.worker.leaving, 0);
 }
 
 #[test]
@@ -168,10 +215,10 @@ fn a_call_that_leaves_when_the_ring_fails_is_closed() {
     // As if the kernel had not told the end of its operations yet.
     scene.worker.depart(0, CallStatistics::default(), now);
     assert_eq!((scene.worker.leaving, scene.seating().receiving), (1, [true; 2]));
-    assert!(scene.events.try_recv().is_err(), "its ports are not free yet");
+    assert!(scene.first.events.try_recv().is_err(), "its ports are not free yet");
     scene.worker.abandon(&io::ErrorKind::Other.into(), now);
     assert_eq!(scene.worker.leaving, 0);
-    assert!(matches!(scene.events.try_recv(), Ok(MediaEvent::Closed(_))));
+    assert!(matches!(scene.first.events.try_recv(), Ok(MediaEvent::Closed(_))));
 }
 
 #[test]
@@ -197,7 +244,7 @@ fn who_sends_nothing_too_often_is_left_to_epoll() {
     scene.talk(2);
     let mut sent = 0;
     while scene.seating().receiving[0] {
-        scene.phones[0].send_to(b"", scene.ends[0]).unwrap();
+        scene.first.phones[0].send_to(b"", scene.first.ends[0]).unwrap();
         sent += 1;
         assert!(scene.worker.turn().unwrap());
         assert!(sent <= 2 * u32::from(EMPTY), "{:?}", scene.seating());
