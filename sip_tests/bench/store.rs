@@ -1,8 +1,9 @@
 //! What the store costs with a million sessions in an SQLite file: one JSON line per operation.
 //!
 //! Half of the sessions, the older ones, have ended. Each phone is in five of them, on a thousand numbers; 8,000 ask for
-//! a PIN, every tenth keeps its number resting. Operations follow one another, in this process. `sip_tests/bench/run
-//! store [SESSIONS]` runs it; it ends with 1 when a figure misses its limit.
+//! a PIN, every tenth keeps its number resting. Each session had a call of two legs, with a recording and two events, one in
+//! a hundred of which was given up; all that wait are for one receiver, which is down. Operations follow one another, in
+//! this process. `sip_tests/bench/run store [SESSIONS]` runs it; it ends with 1 when a figure misses its limit.
 
 #![forbid(unsafe_code)]
 
@@ -15,7 +16,8 @@ use maskline::clock;
 use maskline::masking::session::{HttpMethod, MaskingSession, RecordFormat};
 use maskline::number::{Did, E164};
 use maskline::store::{
-    NewPin, NewSession, NoSession, SessionFilter, SessionState, Store, TimeRange, VirtualNumberConfig,
+    EventFilter, EventState, LegFilter, NewPin, NewSession, NoSession, RecordingFilter, SessionFilter,
+    SessionState, Store, TimeRange, VirtualNumberConfig,
 };
 use serde_json::json;
 use sqlx::sqlite::SqliteConnectOptions;
@@ -119,6 +121,50 @@ async fn multiply(path: &str, template: &MaskingSession, count: usize, changes: 
     Ok(())
 }
 
+/// One call for every session, at its beginning; the newest hundred go on.
+async fn add_calls(path: &str, uuid: &str) -> Result<(), Failure> {
+    let options = SqliteConnectOptions::new().filename(path).disable_statement_logging();
+    // Every uuid belongs to another page.
+    let mut on = options.pragma("cache_size", "-400000").connect().await?;
+    let leg = "INSERT INTO legs (uuid, interaction, session, account, virtual_number, started_at, trunk, side, attempt,
+                   party, role, answered_at, ended_at, hangup_cause_name, hangup_cause_code, hangup_source)";
+    let legs_end =
+        "at + 5000000, CASE WHEN newest > 100 THEN at + 65000000 END, 'Normal Hangup', 4000, 'Caller'";
+    let event = "INSERT INTO events (uuid, account, subaccount, session, channel, url, method, parameters, give_up_at,
+                     happened_at, settled_at, sequence, name, recording, state, attempts)";
+    let event_start = "account, subaccount, session, 'call', 'https://app.example/masking', 'POST',
+                       '[[\"Event\",\"Bench\"],[\"To\",\"12125550100\"]]', at, at + 65000000";
+    let statements = format!(
+        "BEGIN;
+         CREATE TEMP TABLE calls AS SELECT {uuid} AS uuid, {uuid} AS a, {uuid} AS b, uuid AS session, account,
+             subaccount, virtual_number AS number, first_party, second_party, created_at AS at,
+             (SELECT MAX(rowid) FROM sessions) - rowid + 1 AS newest FROM sessions;
+         INSERT INTO interactions (uuid, session, account, virtual_number, started_at, ended_at)
+             SELECT uuid, session, account, number, at, CASE WHEN newest > 100 THEN at + 65000000 END FROM calls;
+         {leg} SELECT a, uuid, session, account, number, at, 'local', 'A', 0, first_party, 'first', {legs_end}
+             FROM calls;
+         {leg} SELECT b, uuid, session, account, number, at, 'local', 'B', 1, second_party, 'second', {legs_end}
+             FROM calls;
+         INSERT INTO recordings (uuid, account, session, subaccount, call_uuid, place, directory, format, added_at,
+                 started_at, samples, sample_rate, complete, state, attempts)
+             SELECT uuid, account, session, subaccount, a, 'here', '2026/01/01/x', 'mp3', at + 66000000, at, 480000,
+                 8000, 1, 'ready', 0 FROM calls;
+         {event} SELECT {uuid}, {event_start}, at + 65000000, 1, 'SessionPartiesHangup', 0,
+                 CASE WHEN newest % 100 = 0 THEN 'dead' ELSE 'delivered' END, 1 FROM calls;
+         {event} SELECT {uuid}, {event_start}, NULL, 2, 'SessionRecordingCompleted', 1, 'pending', 1 FROM calls
+             WHERE newest % 2 = 0;
+         {event} SELECT {uuid}, {event_start}, at + 66000000, 2, 'SessionRecordingCompleted', 1, 'delivered', 1
+             FROM calls WHERE newest % 2 = 1;
+         INSERT INTO event_streams (session, channel, sequence, host, due_at, lease_until, touched_at)
+             SELECT session, 'call', 2, 'down.example', CASE WHEN newest % 2 = 0 THEN at END, 0, at FROM calls;
+         DROP TABLE calls;
+         COMMIT;"
+    );
+    on.execute(sqlx::AssertSqlSafe(statements)).await?;
+    on.close().await?;
+    Ok(())
+}
+
 /// The store with so many sessions in it.
 async fn fill(path: &str, sessions: usize) -> Result<Store, Failure> {
     let url = format!("sqlite://{path}");
@@ -165,6 +211,7 @@ async fn fill(path: &str, sessions: usize) -> Result<Store, Failure> {
          second_party_pin = printf('%04d', 1001 + 2 * (rowid / {NUMBERS}))"
     );
     multiply(path, &pin, NUMBERS * PINS, &changes).await?;
+    add_calls(path, uuid).await?;
     Ok(Store::open(&url).await?)
 }
 
@@ -203,15 +250,129 @@ async fn measure(sessions: usize) -> Result<bool, Failure> {
     let seconds = clock::now().duration_since(begin).as_secs();
     let line = json!({ "scenario": "store", "sessions": sessions, "file_mb": size, "filled_in_s": seconds });
     writeln!(std::io::stdout(), "{line}")?;
-    let outcome = operations(&store, sessions).await;
+    let outcome = async {
+        // What a create writes would be the newest of all lists.
+        let lists = lists(&store).await?;
+        Ok(operations(&store, sessions).await? & lists & outbox(&store).await?)
+    };
+    let outcome = outcome.await;
     store.close().await;
     let _ = std::fs::remove_dir_all(&directory);
     outcome
 }
 
+/// The median of a list, and its worst case: the first time, what is remembered later must be counted.
+const LONG_LIST: (f64, f64) = (50.0, 5000.0);
+const LIST: (f64, f64) = (50.0, 50.0);
+
+/// Lists of calls, recordings and events.
+async fn lists(store: &Store) -> Result<bool, Failure> {
+    let mut kept = true;
+    let begin = clock::wall_now();
+    // It moves with the time, as that of the API.
+    let week = |index: usize| TimeRange {
+        from: begin
+            .checked_add(Duration::from_secs(index as u64))
+            .and_then(|end| end.checked_sub(7 * 24 * HOUR))
+            .ok(),
+        until: None,
+    };
+    let (legs, _) = store.find_legs(ACCOUNT, &LegFilter::default(), 20, 50_000).await?;
+    let leg = legs.first().ok_or("no call")?.clone();
+    let session = leg.opened.session;
+    let caller = leg.opened.party.as_ref().map(|party| party.digits().to_owned());
+    let sub = Some("SABENCH".to_owned());
+    let any = LegFilter::default;
+    let calls = [
+        ("week", any(), 0),
+        ("week_far_back", any(), 50_000),
+        ("party", LegFilter { from_number: caller.clone(), ..any() }, 0),
+        ("subaccount", LegFilter { subaccount: sub.clone(), ..any() }, 0),
+    ];
+    for (name, filter, offset) in calls {
+        kept &= sample(&format!("list_calls_by_{name}"), LONG_LIST, LISTS, async |index| {
+            let filter = LegFilter { started: week(index), ..filter.clone() };
+            let found = store.find_legs(ACCOUNT, &filter, 20, offset).await?;
+            if found.0.is_empty() { Err("no call".into()) } else { Ok(()) }
+        })
+        .await?;
+    }
+    kept &= sample("list_calls_by_session", LIST, LISTS, async |_| {
+        let found = store.find_legs(ACCOUNT, &LegFilter { session, ..any() }, 20, 0).await?;
+        if found.1 == 2 { Ok(()) } else { Err(format!("{} legs", found.1).into()) }
+    })
+    .await?;
+    kept &= sample("list_calls_live", LIST, LISTS, async |_| {
+        let found = store.live_legs(ACCOUNT, None, 20, 0).await?;
+        if found.len() == 20 { Ok(()) } else { Err(format!("{} live legs", found.len()).into()) }
+    })
+    .await?;
+    let any = RecordingFilter::default;
+    let recordings = [
+        ("none", LONG_LIST, any()),
+        ("party", LONG_LIST, RecordingFilter { from_number: caller, ..any() }),
+        ("subaccount", LONG_LIST, RecordingFilter { subaccount: sub.clone(), ..any() }),
+        ("session", LIST, RecordingFilter { session, ..any() }),
+    ];
+    for (name, limits, filter) in recordings {
+        kept &= sample(&format!("list_recordings_by_{name}"), limits, LISTS, async |_| {
+            let found = store.list_recordings(ACCOUNT, &filter, 20, 0).await?;
+            if found.0.is_empty() { Err("no recording".into()) } else { Ok(()) }
+        })
+        .await?;
+    }
+    let any = EventFilter::default;
+    let events = [
+        ("none", LONG_LIST, any()),
+        ("subaccount", LONG_LIST, EventFilter { subaccount: sub, ..any() }),
+        ("pending", LONG_LIST, EventFilter { state: Some(EventState::Pending), ..any() }),
+        ("dead", LONG_LIST, EventFilter { state: Some(EventState::Dead), ..any() }),
+        ("session", LIST, EventFilter { session, ..any() }),
+    ];
+    for (name, limits, filter) in events {
+        kept &= sample(&format!("list_events_by_{name}"), limits, LISTS, async |_| {
+            let found = store.list_events(ACCOUNT, &filter, 20, 0).await?;
+            if found.0.is_empty() { Err("no event".into()) } else { Ok(()) }
+        })
+        .await?;
+    }
+    Ok(kept)
+}
+
+/// What the courier asks after every commit, what it sweeps, and what is sent again.
+async fn outbox(store: &Store) -> Result<bool, Failure> {
+    const QUICK: (f64, f64) = (5.0, 20.0);
+    let mut kept = true;
+    let now = clock::wall_now();
+    kept &= sample("due_receivers", QUICK, SAMPLES, async |_| {
+        let hosts = store.due_hosts(now, 64).await?;
+        if hosts.is_empty() { Err("no receiver".into()) } else { Ok(()) }
+    })
+    .await?;
+    let delivered = EventFilter { state: Some(EventState::Delivered), ..EventFilter::default() };
+    let (events, _) = store.list_events(ACCOUNT, &delivered, 20, 0).await?;
+    kept &= sample("replay_one", LIST, events.len(), async |index| {
+        let uuid = events.get(index).ok_or("no event")?.uuid;
+        let replayed = store.replay_event(ACCOUNT, None, uuid, now).await?;
+        if replayed { Ok(()) } else { Err("not replayed".into()) }
+    })
+    .await?;
+    kept &= sample("replay_dead", LIST, 2, async |_| {
+        let replayed = store.replay_dead_events(ACCOUNT, EventFilter::default(), now).await?;
+        if replayed > 0 { Ok(()) } else { Err("nothing is dead".into()) }
+    })
+    .await?;
+    let later = now + 20 * 24 * HOUR;
+    kept &= sample("prune", LIST, LISTS, async |_| {
+        store.prune_events(later).await?;
+        Ok(())
+    })
+    .await?;
+    Ok(kept)
+}
+
 async fn operations(store: &Store, sessions: usize) -> Result<bool, Failure> {
     const QUICK: (f64, f64) = (5.0, 20.0);
-    const LIST: (f64, f64) = (50.0, 50.0);
     let now = clock::wall_now();
     // Phones of the newer half, spread over it; each phone is on five numbers.
     let phone = |index: usize| (sessions / 2 + 5 + index * 7919 % (sessions / 3).max(1)) / 5;
