@@ -46,6 +46,7 @@
 //! | 1 | [`sip::message::Message::parse`] | bytes → typed message; what cannot be parsed is counted, dropped or answered 400 |
 //! | 2 | `Dispatcher::route` | key known → that call's inbox; INVITE without To tag → 3; else 481, or 200 to OPTIONS |
 //! | | `Dispatcher::authenticate` → [`sip::digest::Guard`] | on a trunk that challenges: 401 until the password is proved |
+//! | | `CallTask` in [`call::task`] | a request that comes from none of its leg's trunk's addresses: 481 |
 //! | 3 | `Shell::admit` in [`call::registry`] → `CallTask::run` | limits (503 with Retry-After), one task per call, its keys |
 //! | 4 | [`call::Call::offered`] → `Leg::offered` | 100; who calls what ([`call::caller_id`]) |
 //! | 5 | `Call::on_offered` | state `Routing`: [`call::Action::FindSession`] |

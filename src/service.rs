@@ -25,9 +25,9 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 use uuid::Uuid;
@@ -37,10 +37,13 @@ use uuid::Uuid;
 const BLOCKING_THREADS: usize = 4;
 /// How often the store learns that this process lives; the end of an orphaned call is known as exactly.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// After so many heartbeats it is looked for calls of processes that have died.
-const ORPHANS: u64 = 5;
-/// Wrong PINs that count no more are forgotten every so many heartbeats.
-const FORGET: u64 = 3600;
+/// How often it is looked for processes that have died.
+const ORPHANS: Duration = Duration::from_secs(3);
+/// A database that was away was so for others as well: who gets through again is not the one to call them dead, until
+/// they had so much time for a heartbeat of their own.
+const STEADY: Duration = Duration::from_secs(5);
+/// Wrong PINs that count no more are forgotten as often.
+const FORGET: Duration = Duration::from_secs(3600);
 /// How often the end of a drain is looked for.
 const DRAIN_STEP: Duration = Duration::from_millis(100);
 /// What calls that outlive a drain get for their BYEs and CDRs.
@@ -162,7 +165,7 @@ impl Service {
         let store = Store::open_with_key(config.store.url(), Some(key)).await?;
         let (recordings, recordings_lock) =
             Recordings::open(store.clone(), &config.recordings.directory).await?;
-        let new_account = prepare(&store, &recordings, config).await?;
+        let (new_account, orphans_are_left) = prepare(&store, &recordings, config).await?;
         let (prompts, loader) = PromptLibrary::with_loader(&config.http.fetch_allow)?;
         for entry in store.all_numbers() {
             if let NoSession::Play(url) = &entry.number.no_session {
@@ -232,7 +235,10 @@ impl Service {
         });
         let base = config.http.public_url.clone().unwrap_or_else(|| format!("http://{http}"));
         jobs.spawn(Courier::new(store.clone(), &config.http.fetch_allow, base.clone())?.run());
-        jobs.spawn(heartbeat(store));
+        let (beating, steady_since) = watch::channel(None);
+        jobs.spawn(heartbeat(store.clone(), beating));
+        jobs.spawn(look_after_others(store.clone(), steady_since, orphans_are_left));
+        jobs.spawn(forget_guesses(store));
         jobs.spawn(media_metrics::run(media));
         jobs.spawn(sweep_metrics(metrics_handle()));
         jobs.spawn(prober::run(Arc::clone(&shell)));
@@ -387,12 +393,13 @@ impl CallControl for Control {
     }
 }
 
-/// Accounts and numbers of the configuration, and what an earlier process left unfinished.
+/// Accounts and numbers of the configuration, and what an earlier process left unfinished. Returns the account that it
+/// made, and whether records of calls may still be open whose process has died.
 async fn prepare(
     store: &Store,
     recordings: &Recordings,
     config: &Checked,
-) -> Result<Option<NewAccount>, StartError> {
+) -> Result<(Option<NewAccount>, bool), StartError> {
     let accounts: Vec<_> = config
         .accounts
         .iter()
@@ -411,7 +418,8 @@ async fn prepare(
     store.sync_assigned_numbers(numbers.collect()).await?;
     warn_of_numbers(store, config);
     store.heartbeat(clock::wall_now()).await?;
-    close_orphans(store).await?;
+    // Those of other processes wait until this one knows who lives.
+    let orphans_are_left = store.is_shared() || !close_orphans(store).await;
     match repair::unfinished(recordings).await {
         Ok(0) => {}
         Ok(repaired) => {
@@ -419,7 +427,7 @@ async fn prepare(
         }
         Err(error) => warn!("recordings: {error}"),
     }
-    Ok(new_account)
+    Ok((new_account, orphans_are_left))
 }
 
 fn dialable_trunks(config: &Checked) -> Arc<[String]> {
@@ -455,27 +463,48 @@ async fn sweep_metrics(metrics: PrometheusHandle) {
     }
 }
 
-/// Also looks after the calls of other processes that have died, when the database is shared.
-async fn heartbeat(store: Store) {
-    for beat in 0_u64.. {
+/// Does nothing else: who is silent is taken for dead. Says since when every heartbeat has been taken.
+async fn heartbeat(store: Store, steady_since: watch::Sender<Option<Instant>>) {
+    loop {
         // A store that fails says so where calls need it.
-        let _ = store.heartbeat(clock::wall_now()).await;
-        if store.is_shared() && beat % ORPHANS == 0 {
-            let _ = close_orphans(&store).await;
-        }
-        if beat % FORGET == 0 {
-            let _ = store.forget_guesses(clock::wall_now()).await;
-        }
+        let taken = store.heartbeat(clock::wall_now()).await.is_ok();
+        steady_since.send_modify(|since| *since = taken.then(|| since.unwrap_or_else(clock::now)));
         clock::sleep(HEARTBEAT).await;
     }
 }
 
-async fn close_orphans(store: &Store) -> Result<(), StoreError> {
-    let legs = store.close_orphans(clock::wall_now()).await?;
-    if legs > 0 {
-        warn!(legs, "a process ended in the middle of calls; their records are closed");
+/// Closes the records of calls whose process has died: for ever on a database that others share, else until those of
+/// the process before are closed.
+async fn look_after_others(store: Store, steady_since: watch::Receiver<Option<Instant>>, mut are_left: bool) {
+    while are_left {
+        clock::sleep(ORPHANS).await;
+        let is_steady = steady_since.borrow().is_some_and(|since| clock::now() >= since + STEADY);
+        if is_steady || !store.is_shared() {
+            are_left = !close_orphans(&store).await || store.is_shared();
+        }
     }
-    Ok(())
+}
+
+/// `false`: some may be left.
+async fn close_orphans(store: &Store) -> bool {
+    match store.close_orphans(clock::wall_now()).await {
+        Ok(0) => true,
+        Ok(legs) => {
+            warn!(legs, "a process ended in the middle of calls; their records are closed");
+            true
+        }
+        Err(error) => {
+            warn!(%error, "records of calls whose process has died are not closed yet");
+            false
+        }
+    }
+}
+
+async fn forget_guesses(store: Store) {
+    loop {
+        let _ = store.forget_guesses(clock::wall_now()).await;
+        clock::sleep(FORGET).await;
+    }
 }
 
 /// What is reached over a family that we do not listen on could not reach us.

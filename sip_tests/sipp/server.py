@@ -90,11 +90,13 @@ class Line:
 
 
 class Server:
-    def __init__(self, directory, ports, lines, silence_seconds, tls=None):
+    def __init__(self, directory, ports, lines, silence_seconds, tls=None, drain_seconds=10):
         self.directory = pathlib.Path(directory)
         self.ports = ports
         # Lines of [sip.tls]; with them it listens on TLS too.
         self.tls = tls
+        # A call that nobody ends costs its own case, and not also the drain at the end.
+        self.drain_seconds = drain_seconds
         self.binary = os.environ.get("MASKLINE_BIN", str(ROOT / "target/release/maskline"))
         self.config = self.directory / "maskline.toml"
         self.config.write_text(self.configuration(lines, silence_seconds), encoding="utf-8")
@@ -108,6 +110,7 @@ class Server:
             listen.append(f"tls://127.0.0.1:{ports.sip_tls}")
         text = [
             "[sip]\nlisten = [{}]".format(", ".join(f'"{address}"' for address in listen)),
+            f"drain_seconds = {self.drain_seconds}",
             f"[sip.tls]\n{self.tls}" if self.tls else "",
             f"[media]\nports = [{ports.media[0]}, {ports.media[1]}]\nsilence_seconds = {silence_seconds}",
             f'[http]\nlisten = "127.0.0.1:{ports.http}"',
@@ -138,9 +141,9 @@ class Server:
                 raise SystemExit(f"the server does not start:\n{self.log_tail()}")
             time.sleep(0.05)
 
-    def stop(self, limit=15):
-        """SIGTERM, the drain. Returns the exit status, or None when it had to be killed."""
-        return processes.ALL.end(self.process, limit)
+    def stop(self):
+        """SIGTERM, the drain, and last words. Returns the exit status, or None when it had to be killed."""
+        return processes.ALL.end(self.process, self.drain_seconds + 20)
 
     def log_tail(self, size=3000):
         return self.log.read_bytes()[-size:].decode("utf-8", "replace")

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use sip_tests::audio::{Voice, speech};
 use sip_tests::phone::{CallOptions, IncomingCall, OutgoingCall, Phone, PhoneConfig};
 use sip_tests::sdp::SdpOptions;
+use sqlx::{Connection as _, Executor as _, SqliteConnection};
 
 /// The service of the test below, in the process that it starts; nothing in any other.
 #[test]
@@ -119,6 +120,41 @@ async fn records_and_recordings_survive_a_kill() {
     })
     .await;
     assert_eq!(manifest(&filed)["complete"], json!(true));
+    service.terminate().await;
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// What keeps old records from being closed may pass; new calls do not wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_cannot_close_old_records_serves_and_closes_them_later() {
+    let callee = Phone::bind(PhoneConfig::named("callee")).await.unwrap();
+    let caller = Phone::bind(PhoneConfig::named("caller")).await.unwrap();
+    let folder = std::env::temp_dir().join(format!("maskline-crash-{:016x}", rand::random::<u64>()));
+    let config = configure(&folder, callee.address());
+    let service = Process::start(&config).await;
+    let parties = json!({ "first_party": FIRST, "second_party": SECOND, "record": false });
+    let (status, session) = service.api("POST", "Masking/Session/", Some(&parties)).await;
+    assert_eq!(status, 201, "{session}");
+    let number = session["virtual_number"].as_str().unwrap();
+    let ringing = caller.call(service.sip, number, CallOptions::from(FIRST)).await.unwrap();
+    callee.next_call(PATIENCE).await.unwrap().ring().await.unwrap();
+    ringing.ringing(PATIENCE).await.unwrap();
+    until_asked("both legs are known", async || (legs(&service).await.len() == 2).then_some(())).await;
+    service.kill().await;
+
+    let url = format!("sqlite://{}/maskline.db", folder.display());
+    let mut database = SqliteConnection::connect(&url).await.unwrap();
+    let stuck = "CREATE TRIGGER stuck BEFORE UPDATE ON legs BEGIN SELECT RAISE(ABORT, 'stuck'); END";
+    database.execute(stuck).await.unwrap();
+    let service = Process::start(&config).await;
+    let ended = async || {
+        let legs = legs(&service).await;
+        assert_eq!(legs.len(), 2);
+        legs.iter().filter(|leg| !leg["end_time"].is_null()).count()
+    };
+    assert_eq!(ended().await, 0);
+    database.execute("DROP TRIGGER stuck").await.unwrap();
+    until_asked("both legs have their end", async || (ended().await == 2).then_some(())).await;
     service.terminate().await;
     std::fs::remove_dir_all(&folder).unwrap();
 }

@@ -374,8 +374,9 @@ async fn calls_that_leave_wait_for_their_turn() {
         let ring = async {
             loop {
                 let incoming = scene.callee.next_call(PATIENCE).await.unwrap();
-                incoming.ring().await.unwrap();
+                // First, because whoever sees the 180 may let go of this before it goes on.
                 rung.push(clock::now());
+                incoming.ring().await.unwrap();
             }
         };
         let status = tokio::select! {

@@ -17,7 +17,8 @@ use super::StoreError;
 use super::calls::{Cdr, LegCdr, LegOpened, LegQuality, RecordingRow};
 use super::outbox;
 use super::row::micros;
-use super::sql::{Connection, Query, query, wide_query};
+use super::sql::{Connection, Query};
+use super::statements::Statements;
 use super::writer::{Apply, BoxFuture};
 use crate::callbacks::event::CallEvent;
 use crate::masking::session::PartyRole;
@@ -265,64 +266,7 @@ impl<'a> Rows<'a> {
             };
             answers.by_ref().take(rows).fold(query, bind).execute(&mut *connection).await?;
         }
-        // Each session's events lock a row of its own: in one order, so that two processes never wait for each other.
-        let mut events = self.events.clone();
-        events.sort_by_key(|event| event.session);
-        for event in events {
-            outbox::insert(connection, event).await?;
-        }
-        Ok(())
-    }
-}
-
-/// One statement for each of these numbers of rows, so that few texts serve every batch. A statement costs two wake-ups of
-/// the thread that asked for it, whatever its rows.
-const ROWS: [usize; 6] = [32, 16, 8, 4, 2, 1];
-
-struct Statements([Statement; ROWS.len()]);
-
-/// The text for so many rows, with `$n` and with `?` for its values.
-struct Statement {
-    rows: usize,
-    numbered: String,
-    plain: String,
-}
-
-impl Statements {
-    /// `statement` makes the text around `VALUES ($1, …), (…)`, each row `width` values wide.
-    fn new(width: usize, statement: impl Fn(&str) -> String) -> Self {
-        let values = |rows: usize, value: &dyn Fn(usize) -> String| {
-            let row =
-                |row| (1..=width).map(|column| value(row * width + column)).collect::<Vec<_>>().join(", ");
-            let rows: Vec<String> = (0..rows).map(|number| format!("({})", row(number))).collect();
-            format!("VALUES {}", rows.join(", "))
-        };
-        Self(ROWS.map(|rows| Statement {
-            rows,
-            numbered: statement(&values(rows, &|number| format!("${number}"))),
-            plain: statement(&values(rows, &|_| "?".to_owned())),
-        }))
-    }
-
-    /// An upsert. `always`: columns that the first write gives for good, the key in front; `columns`: those that
-    /// a later one may complete.
-    fn upsert(table: &str, always: &[&str], columns: &[&str]) -> Self {
-        let names = [always, columns].concat();
-        let key = always.first().copied().unwrap_or_default();
-        let updates: Vec<String> = columns
-            .iter()
-            .map(|name| format!("{name} = COALESCE(excluded.{name}, {table}.{name})"))
-            .collect();
-        Self::new(names.len(), |values| {
-            let (names, updates) = (names.join(", "), updates.join(", "));
-            format!("INSERT INTO {table} ({names}) {values} ON CONFLICT ({key}) DO UPDATE SET {updates}")
-        })
-    }
-
-    /// The statement for the next of `left` rows, and how many it takes.
-    fn next<'q>(&'static self, left: usize) -> (Query<'q>, usize) {
-        let fitting = self.0.iter().find(|statement| statement.rows <= left);
-        fitting.map_or((query(""), left), |fit| (wide_query(&fit.numbered, &fit.plain), fit.rows))
+        outbox::insert(connection, &self.events).await
     }
 }
 

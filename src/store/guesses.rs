@@ -137,7 +137,7 @@ impl Count {
             virtual_number: Some(virtual_number),
             ..CallEvent::new(anchor, usize::from(lock_out.is_full), &subject, happening, self.now)
         };
-        outbox::insert(connection, &event).await
+        outbox::insert(connection, &[&event]).await
     }
 
     /// The session, when only one can be meant and it wants to know; else the account. `None`: nobody is left whose

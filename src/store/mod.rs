@@ -44,6 +44,7 @@ mod session_row;
 mod session_types;
 mod sessions;
 mod sql;
+mod statements;
 mod writer;
 
 use std::fs::{DirBuilder, OpenOptions};
@@ -114,6 +115,8 @@ struct Inner {
     secrets: Secrets,
     /// This start of this process, among those that share the database.
     node: Arc<str>,
+    /// Says that it lives; an SQLite file knows no other process.
+    pulse: Option<nodes::Pulse>,
     /// Hears of other processes' changes; there are none of an SQLite file.
     follower: OnceLock<AbortHandle>,
     /// Told after every commit: there may be events to send.
@@ -169,6 +172,9 @@ pub enum StoreError {
     /// The store has been closed.
     #[error("the store is closed")]
     Closed,
+    /// Another process has changed the same row since it was read; nothing of the transaction is stored.
+    #[error("database: another process has changed the same")]
+    Overtaken,
     /// A row does not hold what was written.
     #[error("database: column {0} holds a value that cannot be read")]
     Corrupt(&'static str),
@@ -179,17 +185,25 @@ impl StoreError {
     fn is_refusal(&self) -> bool {
         use sqlx::error::ErrorKind::Other;
         match self {
-            Self::Database(sqlx::Error::Database(error)) => !matches!(error.kind(), Other),
+            Self::Database(sqlx::Error::Database(error)) => {
+                !matches!(error.kind(), Other) && !self.is_clash()
+            }
             Self::Corrupt(_) => true,
             _ => false,
         }
     }
 
-    /// Two transactions wanted the same rows in another order, and this one had to give way (PostgreSQL: deadlock
-    /// detected, serialization failure): done again, it works.
+    /// Two transactions wanted the same rows, and this one had to give way (PostgreSQL: deadlock detected,
+    /// serialization failure), or came later with a row that it had looked for in vain: done again, it works.
     fn is_clash(&self) -> bool {
-        let Self::Database(sqlx::Error::Database(error)) = self else { return false };
-        error.code().is_some_and(|code| matches!(&*code, "40P01" | "40001"))
+        match self {
+            Self::Database(sqlx::Error::Database(error)) => {
+                error.is_unique_violation()
+                    || error.code().is_some_and(|code| matches!(&*code, "40P01" | "40001"))
+            }
+            Self::Overtaken => true,
+            _ => false,
+        }
     }
 }
 
@@ -223,6 +237,7 @@ impl Store {
         tokio::spawn(writer::run(writer, orders));
         let (hours, directory, reloading, follower) = Default::default();
         let secrets = Secrets::new(key);
+        let pulse = shared.then(|| nodes::Pulse::new(options.clone()));
         let inner = Inner {
             readers,
             listers,
@@ -233,6 +248,7 @@ impl Store {
             routes,
             secrets,
             node,
+            pulse,
             follower,
             committed,
         };
@@ -270,6 +286,9 @@ impl Store {
         }
         if let Some(follower) = self.inner.follower.get() {
             follower.abort();
+        }
+        if let Some(pulse) = &self.inner.pulse {
+            pulse.stop().await;
         }
         tokio::join!(self.inner.readers.close(), self.inner.listers.close());
     }

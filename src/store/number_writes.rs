@@ -3,13 +3,15 @@
 //! Every write first checks and then writes, in one transaction that also holds the account's lock, so that a
 //! session that is created meanwhile sees either all of it or nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::LazyLock;
 
 use jiff::Timestamp;
 
 use super::numbers::NoSession;
 use super::row::{Columns, micros};
-use super::sql::{Connection, query};
+use super::sql::{Connection, Query, Row, query};
+use super::statements::Statements;
 use super::writer::Write;
 use super::{Store, StoreError};
 use crate::number::Did;
@@ -195,26 +197,129 @@ impl Owner {
         .bind(did.digits())
         .fetch_optional(connection)
         .await?;
-        let Some(row) = row else { return Ok(None) };
+        row.map(|row| self.present(&row)).transpose()
+    }
+
+    fn present(&self, row: &Row) -> Result<Present, StoreError> {
         let account = row.text_opt("account")?;
-        Ok(Some(Present {
+        Ok(Present {
             is_ours: account.map_or(self.is_first, |account| account == self.account),
             by_api: row.flag("by_api")?,
             trunk: row.text("trunk")?,
             subaccount: row.text_opt("subaccount")?,
             no_session: NoSession::decode(&row.text("no_session")?),
-        }))
+        })
     }
 
     async fn has_subaccount(&self, connection: &mut Connection, auth_id: &str) -> Result<bool, StoreError> {
-        let row = query("SELECT auth_id FROM subaccounts WHERE auth_id = $1 AND account = $2")
-            .bind(auth_id)
-            .bind(&self.account)
-            .fetch_optional(connection)
-            .await?;
-        Ok(row.is_some())
+        Ok(!self.subaccounts(connection, &[auth_id].into()).await?.is_empty())
+    }
+
+    /// Those of them that are sub-accounts of the account.
+    async fn subaccounts(
+        &self,
+        connection: &mut Connection,
+        auth_ids: &BTreeSet<&str>,
+    ) -> Result<HashSet<String>, StoreError> {
+        let bind = |query: Query<'static>, auth_id: &&str| {
+            query.bind((*auth_id).to_owned()).bind(self.account.clone())
+        };
+        let mut found = HashSet::new();
+        for query in SUBACCOUNTS.all(auth_ids.iter(), bind) {
+            for row in query.fetch_all(&mut *connection).await? {
+                found.insert(row.text("auth_id")?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// As [`Self::find`], of many numbers: each by its digits.
+    async fn find_all(
+        &self,
+        connection: &mut Connection,
+        numbers: &[NewNumber],
+    ) -> Result<HashMap<String, Present>, StoreError> {
+        let mut found = HashMap::new();
+        for query in PRESENT.all(numbers.iter(), |query, number| query.bind(number.did.digits())) {
+            for row in query.fetch_all(&mut *connection).await? {
+                found.insert(row.text("did")?, self.present(&row)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Digits of those numbers that are a party of an active session (calls to it would then come back to us), or that
+    /// carry active sessions of another account.
+    async fn taken(
+        &self,
+        connection: &mut Connection,
+        numbers: &[&NewNumber],
+        now: Timestamp,
+    ) -> Result<HashSet<String>, StoreError> {
+        let bind = |query: Query<'static>, number: &&NewNumber| {
+            query.bind(number.did.digits().to_owned()).bind(micros(now)).bind(self.account.clone())
+        };
+        let mut taken = HashSet::new();
+        for query in TAKEN.all(numbers.iter(), bind) {
+            for row in query.fetch_all(&mut *connection).await? {
+                taken.insert(row.text("did")?);
+            }
+        }
+        Ok(taken)
     }
 }
+
+static SUBACCOUNTS: LazyLock<Statements> = LazyLock::new(|| {
+    Statements::new(2, |values| {
+        format!(
+            "SELECT s.auth_id FROM ({values}) AS asked \
+             JOIN subaccounts s ON s.auth_id = asked.column1 AND s.account = asked.column2"
+        )
+    })
+});
+
+static PRESENT: LazyLock<Statements> = LazyLock::new(|| {
+    Statements::new(1, |values| {
+        format!(
+            "SELECT did, account, by_api, trunk, subaccount, no_session FROM numbers \
+             WHERE did IN ({values}) AND active = 1"
+        )
+    })
+});
+
+// Each number is looked for in the indexes of the sessions, of which there may be millions.
+static TAKEN: LazyLock<Statements> = LazyLock::new(|| {
+    Statements::new(3, |values| {
+        format!(
+            "SELECT asked.column1 AS did FROM ({values}) AS asked \
+             WHERE EXISTS (SELECT 1 FROM sessions s WHERE s.first_party = asked.column1 \
+                     AND s.ends_at > asked.column2 AND s.ended_at IS NULL) \
+                 OR EXISTS (SELECT 1 FROM sessions s WHERE s.second_party = asked.column1 \
+                     AND s.ends_at > asked.column2 AND s.ended_at IS NULL) \
+                 OR EXISTS (SELECT 1 FROM sessions s WHERE ('n' || s.virtual_number) = ('n' || asked.column1) \
+                     AND s.ends_at > asked.column2 AND s.ended_at IS NULL AND s.account <> asked.column3)"
+        )
+    })
+});
+
+/// Changes only what the account may change: a number of its own, or one that nobody has any more. A number that is
+/// there keeps its place and its source.
+fn upsert(or_unassigned: &str) -> Statements {
+    Statements::new(9, |values| {
+        format!(
+            "INSERT INTO numbers (did, trunk, account, no_session, position, active, subaccount, draining, by_api) \
+             {values} ON CONFLICT (did) DO UPDATE SET trunk = excluded.trunk, account = excluded.account, \
+                 no_session = excluded.no_session, subaccount = excluded.subaccount, draining = excluded.draining, \
+                 position = CASE WHEN numbers.active = 1 THEN numbers.position ELSE excluded.position END, \
+                 by_api = CASE WHEN numbers.active = 1 THEN numbers.by_api ELSE 1 END, active = 1 \
+             WHERE numbers.active = 0 OR numbers.account = excluded.account {or_unassigned}"
+        )
+    })
+}
+
+static PUT: LazyLock<Statements> = LazyLock::new(|| upsert(""));
+/// Of the first account.
+static PUT_OF_FIRST: LazyLock<Statements> = LazyLock::new(|| upsert("OR numbers.account IS NULL"));
 
 /// What the index of sessions by number holds.
 fn place_of(did: &Did) -> String {
@@ -230,34 +335,18 @@ pub(super) async fn takes_sessions(connection: &mut Connection, did: &Did) -> Re
     Ok(row.is_some())
 }
 
-/// Whether a number is a party of an active session: calls to it would then come back to us.
-async fn is_party(connection: &mut Connection, did: &Did, now: Timestamp) -> Result<bool, StoreError> {
-    let row = query(
-        "SELECT uuid FROM sessions WHERE first_party = $1 AND ends_at > $2 AND ended_at IS NULL
-         UNION ALL SELECT uuid FROM sessions WHERE second_party = $1 AND ends_at > $2 AND ended_at IS NULL
-         LIMIT 1",
-    )
-    .bind(did.digits())
-    .bind(micros(now))
-    .fetch_optional(connection)
-    .await?;
-    Ok(row.is_some())
-}
-
-/// Whether active sessions of another account than `but` are on a number.
+/// Whether active sessions are on a number.
 async fn carries_sessions(
     connection: &mut Connection,
     did: &Did,
-    but: &str,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
     let row = query(
         "SELECT uuid FROM sessions
-         WHERE ('n' || virtual_number) = $1 AND ends_at > $2 AND ended_at IS NULL AND account <> $3 LIMIT 1",
+         WHERE ('n' || virtual_number) = $1 AND ends_at > $2 AND ended_at IS NULL LIMIT 1",
     )
     .bind(place_of(did))
     .bind(micros(now))
-    .bind(but)
     .fetch_optional(connection)
     .await?;
     Ok(row.is_some())
@@ -279,13 +368,7 @@ impl Write for PutNumbers {
     }
 
     async fn apply(&mut self, connection: &mut Connection) -> Result<Self::Done, StoreError> {
-        let mut refusals = vec![];
-        let mut subaccounts = HashMap::new();
-        for (index, number) in self.numbers.iter().enumerate() {
-            if let Some(refusal) = self.refuse(connection, number, &mut subaccounts).await? {
-                refusals.push((index, refusal));
-            }
-        }
+        let refusals = self.refusals(connection).await?;
         if !refusals.is_empty() {
             return Ok(refusals);
         }
@@ -303,79 +386,74 @@ impl Write for PutNumbers {
             .fetch_one(&mut *connection)
             .await?
             .integer_opt("last")?;
+        self.put(connection, last.unwrap_or(-1)).await?;
         // Done a second time, nobody knowing what became of the first, it finds its own numbers.
         self.may_exist = true;
-        let mut position = last.unwrap_or(-1);
-        for number in &self.numbers {
-            position = position.saturating_add(1);
-            self.put(connection, number, position).await?;
-        }
         Ok(refusals)
     }
 }
 
 impl PutNumbers {
-    async fn refuse(
-        &self,
-        connection: &mut Connection,
-        number: &NewNumber,
-        subaccounts: &mut HashMap<String, bool>,
-    ) -> Result<Option<NumberRefusal>, StoreError> {
-        if let Some(auth_id) = &number.subaccount {
-            let known = match subaccounts.get(auth_id) {
-                Some(known) => *known,
-                None => {
-                    let known = self.owner.has_subaccount(connection, auth_id).await?;
-                    subaccounts.insert(auth_id.clone(), known);
-                    known
+    /// The places of those that cannot be, and why.
+    async fn refusals(&self, connection: &mut Connection) -> Result<Vec<(usize, NumberRefusal)>, StoreError> {
+        let named = self.numbers.iter().filter_map(|number| number.subaccount.as_deref()).collect();
+        let subaccounts = self.owner.subaccounts(connection, &named).await?;
+        let present = self.owner.find_all(connection, &self.numbers).await?;
+        let absent: Vec<_> =
+            self.numbers.iter().filter(|number| !present.contains_key(number.did.digits())).collect();
+        let taken = self.owner.taken(connection, &absent, self.now).await?;
+        let refuse = |number: &NewNumber| {
+            if number.subaccount.as_ref().is_some_and(|auth_id| !subaccounts.contains(auth_id)) {
+                return Some(NumberRefusal::UnknownSubaccount);
+            }
+            match present.get(number.did.digits()) {
+                Some(present) if !present.is_ours || !self.may_exist => Some(NumberRefusal::Taken),
+                Some(present) if present.by_api => None,
+                Some(present) => {
+                    let same = present.trunk == number.trunk
+                        && present.subaccount == number.subaccount
+                        && present.no_session.as_ref() == Some(&number.no_session);
+                    (!same).then_some(NumberRefusal::Configured)
                 }
-            };
-            if !known {
-                return Ok(Some(NumberRefusal::UnknownSubaccount));
+                None => taken.contains(number.did.digits()).then_some(NumberRefusal::Taken),
             }
-        }
-        match self.owner.find(connection, &number.did).await? {
-            Some(present) if !present.is_ours || !self.may_exist => Ok(Some(NumberRefusal::Taken)),
-            Some(present) if present.by_api => Ok(None),
-            Some(present) => {
-                let same = present.trunk == number.trunk
-                    && present.subaccount == number.subaccount
-                    && present.no_session.as_ref() == Some(&number.no_session);
-                Ok((!same).then_some(NumberRefusal::Configured))
-            }
-            None => {
-                let taken = is_party(connection, &number.did, self.now).await?
-                    || carries_sessions(connection, &number.did, &self.owner.account, self.now).await?;
-                Ok(taken.then_some(NumberRefusal::Taken))
-            }
-        }
+        };
+        let numbers = self.numbers.iter().enumerate();
+        Ok(numbers.filter_map(|(index, number)| Some((index, refuse(number)?))).collect())
     }
 
-    /// A number that is there keeps its place and its source.
-    async fn put(
-        &self,
-        connection: &mut Connection,
-        number: &NewNumber,
-        position: i64,
-    ) -> Result<(), StoreError> {
-        query(
-            "INSERT INTO numbers (did, trunk, account, no_session, position, active, subaccount, draining, by_api)
-             VALUES ($1, $2, $3, $4, $5, 1, $6, $7, 1)
-             ON CONFLICT (did) DO UPDATE SET trunk = excluded.trunk, account = excluded.account,
-                 no_session = excluded.no_session, subaccount = excluded.subaccount, draining = excluded.draining,
-                 position = CASE WHEN numbers.active = 1 THEN numbers.position ELSE excluded.position END,
-                 by_api = CASE WHEN numbers.active = 1 THEN numbers.by_api ELSE 1 END, active = 1",
-        )
-        .bind(number.did.digits())
-        .bind(&number.trunk)
-        .bind(&self.owner.account)
-        .bind(number.no_session.encode())
-        .bind(position)
-        .bind(&number.subaccount)
-        .bind(i64::from(number.draining))
-        .execute(connection)
-        .await?;
-        Ok(())
+    /// Writes them, in the order of their digits, so that two processes with the same numbers never wait for each
+    /// other; `last` is the place of the last number so far.
+    async fn put(&self, connection: &mut Connection, last: i64) -> Result<(), StoreError> {
+        let mut numbers: Vec<_> = (last.saturating_add(1)..).zip(&self.numbers).collect();
+        numbers.sort_by_key(|(_, number)| number.did.digits());
+        // Of one that is given twice the last word counts, as if they came one after the other.
+        numbers.dedup_by(|next, kept| {
+            let again = next.1.did == kept.1.did;
+            if again {
+                *kept = *next;
+            }
+            again
+        });
+        let bind = |query: Query<'static>, (position, number): &(i64, &NewNumber)| {
+            query
+                .bind(number.did.digits().to_owned())
+                .bind(number.trunk.clone())
+                .bind(self.owner.account.clone())
+                .bind(number.no_session.encode())
+                .bind(*position)
+                .bind(1)
+                .bind(number.subaccount.clone())
+                .bind(i64::from(number.draining))
+                .bind(1)
+        };
+        let statements = if self.owner.is_first { &PUT_OF_FIRST } else { &PUT };
+        let mut written = 0;
+        for query in statements.all(numbers.iter(), bind) {
+            written += query.execute(&mut *connection).await?;
+        }
+        // Another account's process was quicker with one of them: they are looked at anew.
+        if written < numbers.len() as u64 { Err(StoreError::Overtaken) } else { Ok(()) }
     }
 }
 
@@ -443,7 +521,7 @@ impl Write for RemoveNumber {
         if !present.by_api {
             return Ok(Err(NumberRefusal::Configured));
         }
-        if !*force && carries_sessions(connection, did, "", *now).await? {
+        if !*force && carries_sessions(connection, did, *now).await? {
             return Ok(Err(NumberRefusal::InUse));
         }
         query("UPDATE numbers SET active = 0, draining = 0 WHERE did = $1")

@@ -208,6 +208,8 @@ pub(super) enum Connection {
 
 impl Source for &mut Connection {
     async fn execute(self, query: Query<'_>) -> Result<u64, sqlx::Error> {
+        #[cfg(test)]
+        counted::statement();
         match self {
             Connection::Sqlite(on) => Ok(query.for_sqlite().execute(on).await?.rows_affected()),
             Connection::Postgres(on) => Ok(query.for_postgres().execute(on).await?.rows_affected()),
@@ -215,6 +217,8 @@ impl Source for &mut Connection {
     }
 
     async fn fetch_all(self, query: Query<'_>) -> Result<Vec<Row>, sqlx::Error> {
+        #[cfg(test)]
+        counted::statement();
         Ok(match self {
             Connection::Sqlite(on) => {
                 query.for_sqlite().fetch_all(on).await?.into_iter().map(Row::Sqlite).collect()
@@ -226,6 +230,8 @@ impl Source for &mut Connection {
     }
 
     async fn fetch_optional(self, query: Query<'_>) -> Result<Option<Row>, sqlx::Error> {
+        #[cfg(test)]
+        counted::statement();
         Ok(match self {
             Connection::Sqlite(on) => query.for_sqlite().fetch_optional(on).await?.map(Row::Sqlite),
             Connection::Postgres(on) => query.for_postgres().fetch_optional(on).await?.map(Row::Postgres),
@@ -237,6 +243,8 @@ impl Connection {
     /// Begins a transaction that writes. SQLite is locked at once: a lock that is asked for after a read is
     /// refused when somebody else has written meanwhile.
     pub(super) async fn begin(&mut self) -> Result<(), sqlx::Error> {
+        #[cfg(test)]
+        counted::transaction();
         match self {
             Self::Sqlite(on) => on.execute("BEGIN IMMEDIATE").await.map(drop),
             // Not what the database may have as its default: what is read after a lock was waited for must be
@@ -270,6 +278,15 @@ impl Connection {
         Ok(())
     }
 
+    /// As [`Self::lock`] of one key, without waiting: `false` when another process has it.
+    pub(super) async fn try_lock(&mut self, key: i64) -> Result<bool, StoreError> {
+        if !self.is_remote() {
+            return Ok(true);
+        }
+        let free = "SELECT CAST(CAST(pg_try_advisory_xact_lock($1) AS INTEGER) AS BIGINT) AS free";
+        query(free).bind(key).fetch_one(self).await?.flag("free")
+    }
+
     /// Tells every process that listens to `channel`, when the transaction is committed. An SQLite file has one.
     pub(super) async fn announce(&mut self, channel: &str, message: &str) -> Result<(), sqlx::Error> {
         if let Self::Postgres(on) = self {
@@ -289,6 +306,29 @@ impl Connection {
             Self::Sqlite(on) => on.close().await,
             Self::Postgres(on) => on.close().await,
         }
+    }
+}
+
+/// What this thread has asked of connections that write: all of one test, whose runtime has one thread.
+#[cfg(test)]
+pub(super) mod counted {
+    use std::cell::Cell;
+
+    thread_local! {
+        static COUNTS: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
+    }
+
+    pub(super) fn statement() {
+        COUNTS.with(|counts| counts.set((counts.get().0 + 1, counts.get().1)));
+    }
+
+    pub(super) fn transaction() {
+        COUNTS.with(|counts| counts.set((counts.get().0, counts.get().1 + 1)));
+    }
+
+    /// Statements and transactions since the last call.
+    pub(in crate::store) fn take() -> (usize, usize) {
+        COUNTS.with(Cell::take)
     }
 }
 

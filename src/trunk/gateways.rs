@@ -443,3 +443,65 @@ impl TargetView {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Trunk;
+    use super::*;
+
+    /// Trunks of gateways, each with where its name leads.
+    fn located(trunks: &[&[(&str, &str)]]) -> Gateways {
+        let trunk = |gateways: &&[(&str, &str)]| Trunk {
+            gateways: gateways.iter().map(|(uri, _)| Gateway::parse(uri).unwrap()).collect(),
+            ..Trunk::named("carrier")
+        };
+        let all = Gateways::new(&Trunks::new(trunks.iter().map(trunk).collect()));
+        for (id, (of_trunk, gateways)) in all.trunks.iter().zip(trunks).enumerate() {
+            for (gateway, (_, address)) in of_trunk.gateways.iter().zip(*gateways) {
+                let Some(named) = &gateway.named else { continue };
+                let target =
+                    Target { transport: super::super::Transport::Tls, address: address.parse().unwrap() };
+                let choice = Choice::one(target);
+                all.remember(TrunkId(id), &choice, clock::now());
+                *named.choice.write().unwrap() = (Arc::new(choice), false);
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn an_address_has_the_name_of_the_gateway_there_unless_two_claim_it() {
+        let all = located(&[
+            &[("sips:one.example", "192.0.2.1:5061"), ("sip:192.0.2.9:5061;transport=tls", "")],
+            &[("sips:two.example", "192.0.2.1:5071"), ("sips:three.example", "192.0.2.3:5061")],
+            &[("sips:one.example", "192.0.2.4:5061"), ("sips:other.example", "192.0.2.9:5071")],
+        ]);
+        let table = [
+            ("192.0.2.1:5061", None, Some("one.example")),
+            ("192.0.2.1:5071", Some(0), Some("two.example")),
+            // From another port: whose trunk it is decides.
+            ("192.0.2.1:40000", None, None),
+            ("192.0.2.1:40000", Some(0), Some("one.example")),
+            ("[::ffff:192.0.2.1]:40000", Some(1), Some("two.example")),
+            ("192.0.2.3:40000", Some(0), Some("three.example")),
+            // A gateway that is an address proves that.
+            ("192.0.2.9:5061", Some(2), None),
+            ("192.0.2.9:40000", Some(2), Some("other.example")),
+            ("192.0.2.7:5061", Some(0), None),
+        ];
+        for (address, likely, expected) in table {
+            let found = all.name_at(address.parse().unwrap(), likely.map(TrunkId));
+            assert_eq!(found.as_deref(), expected, "{address} {likely:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_behind_a_name_is_its_own_trunks() {
+        let all =
+            located(&[&[("sips:one.example", "192.0.2.1:5061")], &[("sips:two.example", "192.0.2.2:5061")]]);
+        let address = |last: u8| IpAddr::from([192, 0, 2, last]);
+        assert!(all.has_address(address(1)) && all.has_address(address(2)) && !all.has_address(address(3)));
+        assert!(all.leads_to(TrunkId(0), address(1)) && !all.leads_to(TrunkId(0), address(2)));
+        assert!(all.leads_to(TrunkId(1), address(2)) && !all.leads_to(TrunkId(1), address(3)));
+    }
+}

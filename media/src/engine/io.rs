@@ -1,5 +1,5 @@
-//! The narrow waist to the kernel: UDP sockets, readiness and waking. With `ring` and `pages` the only `unsafe` of the
-//! project.
+//! The narrow waist to the kernel: UDP sockets, readiness and waking. With `ring`, `pages` and `priority` the only `unsafe` of
+//! the project.
 //!
 //! Everything above works with tokens and datagrams, so that another way of moving packets (io_uring, in `ring`)
 //! stands beside this one. epoll, level-triggered: what is not read now is told again.

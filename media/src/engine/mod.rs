@@ -2,8 +2,8 @@
 //!
 //! [`Engine::open`] binds a call's sockets on the caller's thread and gives them to a worker, where both legs
 //! stay. Commands go to the worker through a queue, events come back through a callback. `worker` is the
-//! loop, `call` and `leg` hold a call's state, `io` (epoll), `ring` (io_uring) and `pages` are the only places that talk
-//! to the kernel, `clock` the only one that asks for the time.
+//! loop, `call` and `leg` hold a call's state, `io` (epoll), `ring` (io_uring), `pages` and `priority` are the only places
+//! that talk to the kernel, `clock` the only one that asks for the time.
 
 mod call;
 mod clock;

@@ -1,6 +1,6 @@
 //! Priority of threads: what can wait gives way to live audio.
 
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "a system call that the standard library does not wrap")]
 
 /// Writers of recordings: ten seconds may pass before anything is lost.
 pub(crate) const WRITERS: i32 = 5;

@@ -352,6 +352,8 @@ impl Judge {
         if cdr.legs.iter().any(|leg| leg.hangup_cause_name.is_empty() || leg.hangup_source.is_empty()) {
             return Some("a leg without a cause");
         }
+        // Too many may have waited for their turn.
+        let troubled = troubled || self.plan.calls_per_second.is_some();
         if !troubled && cdr.legs.iter().any(|leg| leg.hangup_cause_name == "Internal Error") {
             return Some("an internal error without a reason");
         }

@@ -1,6 +1,9 @@
 //! What goes into the outbox, in the transaction of the fact that it reports: events of calls, of calls that a dead
 //! process left, of recordings, and of sessions whose time is over.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::LazyLock;
+
 use jiff::Timestamp;
 use media::Side;
 use uuid::Uuid;
@@ -11,135 +14,245 @@ use crate::callbacks::signature::authority;
 use crate::masking::session::{HttpMethod, PartyRole};
 use crate::store::StoreError;
 use crate::store::row::{Columns, micros};
-use crate::store::sql::{Connection, Row, query};
+use crate::store::sql::{Connection, Query, Row, query};
+use crate::store::statements::Statements;
 use crate::store::writer::Write;
 
-/// Where a session's event goes.
-struct Target {
+/// Where the events of a session go.
+struct Receivers {
     subaccount: Option<String>,
-    channel: &'static str,
-    url: String,
-    method: String,
+    /// URL and method; an empty URL: it wants to know nothing of this kind.
+    calls: (String, String),
+    recordings: (String, String),
 }
 
-/// `None`: the session wants to know nothing of this kind.
-async fn target(
-    connection: &mut Connection,
-    session: Uuid,
-    recording: bool,
-) -> Result<Option<Target>, StoreError> {
-    let row = query(
-        "SELECT subaccount, callback_url, callback_method, recording_callback_url, recording_callback_method
-         FROM sessions WHERE uuid = $1",
-    )
-    .bind(session.to_string())
-    .fetch_optional(connection)
-    .await?;
-    let Some(row) = row else { return Ok(None) };
-    let calls = row.text("callback_url")?;
-    let (url, method) = if recording {
-        (row.text("recording_callback_url")?, row.text("recording_callback_method")?)
-    } else {
-        (calls.clone(), row.text("callback_method")?)
-    };
-    if url.is_empty() {
-        return Ok(None);
+impl Receivers {
+    fn of(&self, event: &CallEvent) -> &(String, String) {
+        if event.happening.is_of_recording() { &self.recordings } else { &self.calls }
     }
-    // One receiver hears all in order; two do not wait for each other.
-    let channel = if recording && url != calls { "recording" } else { "call" };
-    Ok(Some(Target { subaccount: row.text_opt("subaccount")?, channel, url, method }))
+
+    /// One receiver hears all in order; two do not wait for each other.
+    fn channel(&self, event: &CallEvent) -> &'static str {
+        let apart = event.happening.is_of_recording() && self.recordings.0 != self.calls.0;
+        if apart { "recording" } else { "call" }
+    }
 }
 
-/// Adds an event to the outbox, in the transaction of what it reports; a repeated one changes nothing.
+static RECEIVERS: LazyLock<Statements> = LazyLock::new(|| {
+    Statements::new(1, |values| {
+        format!(
+            "SELECT uuid, subaccount, callback_url, callback_method, recording_callback_url, \
+                 recording_callback_method FROM sessions WHERE uuid IN ({values})"
+        )
+    })
+});
+
+async fn receivers(
+    connection: &mut Connection,
+    events: &[&CallEvent],
+) -> Result<HashMap<Uuid, Receivers>, StoreError> {
+    let sessions: BTreeSet<Uuid> = events.iter().filter_map(|event| event.session).collect();
+    let mut found = HashMap::new();
+    for query in RECEIVERS.all(sessions.iter(), |query, session| query.bind(session.to_string())) {
+        for row in query.fetch_all(&mut *connection).await? {
+            let receivers = Receivers {
+                subaccount: row.text_opt("subaccount")?,
+                calls: (row.text("callback_url")?, row.text("callback_method")?),
+                recordings: (row.text("recording_callback_url")?, row.text("recording_callback_method")?),
+            };
+            found.insert(row.uuid("uuid")?, receivers);
+        }
+    }
+    Ok(found)
+}
+
+static KNOWN: LazyLock<Statements> = LazyLock::new(|| {
+    Statements::new(1, |values| format!("SELECT uuid FROM events WHERE uuid IN ({values})"))
+});
+
+/// An event that is not in the outbox yet.
+struct Fresh<'a> {
+    event: &'a CallEvent,
+    /// `None`: it is sent nowhere and kept for the account.
+    to: Option<&'a Receivers>,
+    sequence: i64,
+}
+
+/// Adds events to the outbox, in the transaction of what they report; a repeated one changes nothing. Those of one
+/// session are numbered in the order in which they are given.
 pub(in crate::store) async fn insert(
     connection: &mut Connection,
-    event: &CallEvent,
+    events: &[&CallEvent],
 ) -> Result<(), StoreError> {
-    let recording = event.happening.is_of_recording();
-    let target = match event.session {
-        None => None,
-        Some(session) => match target(connection, session, recording).await? {
-            None => return Ok(()),
-            found => found,
-        },
-    };
-    let known = query("SELECT uuid FROM events WHERE uuid = $1").bind(event.uuid.to_string());
-    if known.fetch_optional(&mut *connection).await?.is_some() {
-        return Ok(());
+    let receivers = receivers(connection, events).await?;
+    let mut fresh = vec![];
+    let mut known = HashSet::new();
+    for event in events {
+        let to = match event.session {
+            None => None,
+            Some(session) => match receivers.get(&session).filter(|to| !to.of(event).0.is_empty()) {
+                None => continue,
+                found => found,
+            },
+        };
+        if known.insert(event.uuid) {
+            fresh.push(Fresh { event, to, sequence: 0 });
+        }
     }
-    let sequence = match (&target, event.session) {
-        (Some(target), Some(session)) => next_in_stream(connection, session, target, event.at).await?,
-        _ => 0,
-    };
-    let give_up_at = event.at.saturating_add(GIVE_UP).unwrap_or(event.at);
-    let parameters = serde_json::to_string(&event.parameters()).unwrap_or_default();
-    let state = if target.is_some() { EventState::Pending } else { EventState::Kept };
-    query(
-        "INSERT INTO events (uuid, account, subaccount, session, channel, sequence, name, happened_at, parameters,
-             recording, url, method, state, attempts, settled_at, give_up_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 0, $14, $15)",
-    )
-    .bind(event.uuid.to_string())
-    .bind(&event.account)
-    .bind(target.as_ref().and_then(|target| target.subaccount.as_deref()))
-    .bind(event.session.map(|session| session.to_string()))
-    .bind(target.as_ref().map_or("call", |target| target.channel))
-    .bind(sequence)
-    .bind(event.happening.name())
-    .bind(micros(event.at))
-    .bind(parameters)
-    .bind(i64::from(recording))
-    .bind(target.as_ref().map(|target| target.url.clone()).unwrap_or_default())
-    .bind(target.as_ref().map_or_else(|| HttpMethod::Post.as_str().to_owned(), |target| target.method.clone()))
-    .bind(state.as_str())
-    .bind((state == EventState::Kept).then(|| micros(event.at)))
-    .bind(micros(give_up_at))
-    .execute(connection)
-    .await?;
+    known.clear();
+    for query in KNOWN.all(fresh.iter(), |query, fresh| query.bind(fresh.event.uuid.to_string())) {
+        for row in query.fetch_all(&mut *connection).await? {
+            known.insert(row.uuid("uuid")?);
+        }
+    }
+    fresh.retain(|fresh| !known.contains(&fresh.event.uuid));
+    number(connection, &mut fresh).await?;
+    let mut stored = HashSet::new();
+    for query in EVENTS.all(fresh.iter(), bind_event) {
+        for row in query.fetch_all(&mut *connection).await? {
+            stored.insert(row.uuid("uuid")?);
+        }
+    }
+    if stored.len() < fresh.len() {
+        close_gaps(connection, &fresh, &stored).await?;
+    }
     Ok(())
 }
 
-/// The session's next number; wakes the stream. From now on the stream's row is locked.
-async fn next_in_stream(
-    connection: &mut Connection,
-    session: Uuid,
-    target: &Target,
-    at: Timestamp,
-) -> Result<i64, StoreError> {
-    let host = host(&target.url);
-    if target.channel != "call" {
-        wake(connection, session, target.channel, &host, Some(at), at).await?;
-        // The other channel's row counts for both; nothing of it waits because of this.
-        return wake(connection, session, "call", "", None, at).await;
-    }
-    wake(connection, session, "call", &host, Some(at), at).await
+static EVENTS: LazyLock<Statements> = LazyLock::new(|| {
+    Statements::new(16, |values| {
+        format!(
+            "INSERT INTO events (uuid, account, subaccount, session, channel, sequence, name, happened_at, \
+                 parameters, recording, url, method, state, attempts, settled_at, give_up_at) \
+             {values} ON CONFLICT (uuid) DO NOTHING RETURNING uuid"
+        )
+    })
+});
+
+fn bind_event<'q>(query: Query<'q>, fresh: &Fresh<'q>) -> Query<'q> {
+    let Fresh { event, to, sequence } = fresh;
+    let parameters = serde_json::to_string(&event.parameters()).unwrap_or_default();
+    let state = if to.is_some() { EventState::Pending } else { EventState::Kept };
+    let (url, method) = match to.map(|to| to.of(event)) {
+        Some((url, method)) => (url.as_str(), method.as_str()),
+        None => ("", HttpMethod::Post.as_str()),
+    };
+    query
+        .bind(event.uuid.to_string())
+        .bind(&event.account)
+        .bind(to.and_then(|to| to.subaccount.as_deref()))
+        .bind(event.session.map(|session| session.to_string()))
+        .bind(to.map_or("call", |to| to.channel(event)))
+        .bind(*sequence)
+        .bind(event.happening.name())
+        .bind(micros(event.at))
+        .bind(parameters)
+        .bind(i64::from(event.happening.is_of_recording()))
+        .bind(url)
+        .bind(method)
+        .bind(state.as_str())
+        .bind(0)
+        .bind((state == EventState::Kept).then(|| micros(event.at)))
+        .bind(micros(event.at.saturating_add(GIVE_UP).unwrap_or(event.at)))
 }
 
-/// Makes a stream due, counts it up and returns the number.
-async fn wake(
+/// What events add to a stream.
+#[derive(Default)]
+struct Addition {
+    count: i64,
+    /// Empty, and nothing due: the events are another channel's, and this row only counts them.
+    host: String,
+    due_at: Option<Timestamp>,
+    touched_at: Timestamp,
+}
+
+static STREAMS: LazyLock<Statements> = LazyLock::new(|| {
+    Statements::new(7, |values| {
+        format!(
+            "INSERT INTO event_streams (session, channel, sequence, host, due_at, lease_until, touched_at) {values} \
+             ON CONFLICT (session, channel) DO UPDATE \
+             SET sequence = event_streams.sequence + excluded.sequence, \
+                 host = CASE WHEN excluded.host = '' THEN event_streams.host ELSE excluded.host END, \
+                 due_at = COALESCE(event_streams.due_at, excluded.due_at), touched_at = excluded.touched_at \
+             RETURNING session, channel, sequence"
+        )
+    })
+});
+
+/// Gives the events the next numbers of their sessions and wakes the streams, whose rows are locked from now on: in
+/// one order, so that two processes never wait for each other.
+async fn number(connection: &mut Connection, fresh: &mut [Fresh<'_>]) -> Result<(), StoreError> {
+    let mut additions: BTreeMap<(Uuid, &str), Addition> = BTreeMap::new();
+    for Fresh { event, to, .. } in &*fresh {
+        let (Some(session), Some(to)) = (event.session, to) else { continue };
+        let channel = to.channel(event);
+        // The calls' row counts for both channels; nothing of it waits because of the other one.
+        let rows = if channel == "call" { &["call"][..] } else { &["call", channel] };
+        for row in rows {
+            let addition = additions.entry((session, row)).or_default();
+            addition.count += 1;
+            addition.touched_at = event.at;
+            if *row == channel {
+                addition.host = host(&to.of(event).0);
+                addition.due_at = addition.due_at.or(Some(event.at));
+            }
+        }
+    }
+    let bind = |query: Query<'static>, ((session, channel), addition): (&(Uuid, &str), &Addition)| {
+        query
+            .bind(session.to_string())
+            .bind((*channel).to_owned())
+            .bind(addition.count)
+            .bind(addition.host.clone())
+            .bind(addition.due_at.map(micros))
+            .bind(0)
+            .bind(micros(addition.touched_at))
+    };
+    let mut next = HashMap::new();
+    for query in STREAMS.all(additions.iter(), bind) {
+        for row in query.fetch_all(&mut *connection).await? {
+            if row.text("channel")? == "call" {
+                let session = row.uuid("session")?;
+                let added = additions.get(&(session, "call")).map_or(0, |addition| addition.count);
+                next.insert(session, row.integer("sequence")?.saturating_sub(added).saturating_add(1));
+            }
+        }
+    }
+    for fresh in fresh {
+        if let Some(next) = fresh.event.session.and_then(|session| next.get_mut(&session)) {
+            fresh.sequence = *next;
+            *next = next.saturating_add(1);
+        }
+    }
+    Ok(())
+}
+
+/// Another process had reported some of the events before we got their streams; what follows them moves up, because
+/// a number that is left out would look like an event that got lost.
+async fn close_gaps(
     connection: &mut Connection,
-    session: Uuid,
-    channel: &str,
-    host: &str,
-    due: Option<Timestamp>,
-    at: Timestamp,
-) -> Result<i64, StoreError> {
-    query(
-        "INSERT INTO event_streams (session, channel, sequence, host, due_at, lease_until, touched_at)
-         VALUES ($1, $2, 1, $3, $4, 0, $5)
-         ON CONFLICT (session, channel) DO UPDATE SET sequence = event_streams.sequence + 1,
-             host = CASE WHEN excluded.host = '' THEN event_streams.host ELSE excluded.host END,
-             due_at = COALESCE(event_streams.due_at, excluded.due_at), touched_at = excluded.touched_at
-         RETURNING sequence",
-    )
-    .bind(session.to_string())
-    .bind(channel)
-    .bind(host)
-    .bind(due.map(micros))
-    .bind(micros(at))
-    .fetch_one(connection)
-    .await?
-    .integer("sequence")
+    fresh: &[Fresh<'_>],
+    stored: &HashSet<Uuid>,
+) -> Result<(), StoreError> {
+    let mut gaps: BTreeMap<Uuid, i64> = BTreeMap::new();
+    for Fresh { event, .. } in fresh {
+        let Some(session) = event.session else { continue };
+        let gap = gaps.entry(session).or_default();
+        if !stored.contains(&event.uuid) {
+            *gap += 1;
+        } else if *gap > 0 {
+            let move_up = query("UPDATE events SET sequence = sequence - $2 WHERE uuid = $1");
+            move_up.bind(event.uuid.to_string()).bind(*gap).execute(&mut *connection).await?;
+        }
+    }
+    for (session, gap) in gaps.into_iter().filter(|(_, gap)| *gap > 0) {
+        query("UPDATE event_streams SET sequence = sequence - $2 WHERE session = $1 AND channel = 'call'")
+            .bind(session.to_string())
+            .bind(gap)
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
 }
 
 pub(super) fn host(url: &str) -> String {
@@ -152,38 +265,47 @@ struct EndRow {
     party: Option<crate::number::E164>,
 }
 
+static ENDED: LazyLock<Statements> = LazyLock::new(|| {
+    Statements::new(1, |values| {
+        format!(
+            "SELECT interaction, session, account, side, virtual_number, party, role, answered_at, ended_at, \
+                 hangup_cause_name, hangup_cause_code, hangup_source \
+             FROM legs WHERE interaction IN ({values}) AND ended_at IS NOT NULL \
+             ORDER BY interaction, side DESC, attempt DESC"
+        )
+    })
+});
+
 /// What is told of calls that ended with the process that made them; their legs are closed already.
 pub(in crate::store) async fn report_orphans(
     connection: &mut Connection,
-    interactions: &[String],
+    interactions: &BTreeSet<String>,
 ) -> Result<(), StoreError> {
-    let mut done: Vec<&str> = Vec::with_capacity(interactions.len());
-    for interaction in interactions {
-        if !done.contains(&interaction.as_str()) {
-            done.push(interaction);
-            report_end(connection, interaction).await?;
+    let mut events = vec![];
+    for query in ENDED.all(interactions.iter(), |query, interaction| query.bind(interaction)) {
+        let rows = query.fetch_all(&mut *connection).await?;
+        let mut calls: BTreeMap<String, Vec<&Row>> = BTreeMap::new();
+        for row in &rows {
+            calls.entry(row.text("interaction")?).or_default().push(row);
+        }
+        for legs in calls.values() {
+            events.extend(end_of(legs)?);
         }
     }
-    Ok(())
+    events.sort_by_key(|event| event.at);
+    insert(connection, &events.iter().collect::<Vec<_>>()).await
 }
 
-async fn report_end(connection: &mut Connection, interaction: &str) -> Result<(), StoreError> {
-    let rows = query(
-        "SELECT interaction, session, account, side, virtual_number, party, role, answered_at, ended_at,
-             hangup_cause_name, hangup_cause_code, hangup_source
-         FROM legs WHERE interaction = $1 AND ended_at IS NOT NULL ORDER BY side DESC, attempt DESC",
-    )
-    .bind(interaction)
-    .fetch_all(&mut *connection)
-    .await?;
+/// The events of the end of a call, whose legs these are, the latest of each side first.
+fn end_of(rows: &[&Row]) -> Result<Vec<CallEvent>, StoreError> {
     let last = |side: &str| rows.iter().find(|row| row.text("side").is_ok_and(|found| found == side));
     let (a, b) = (last("A"), last("B"));
-    let Some(any) = a.or(b) else { return Ok(()) };
+    let Some(any) = a.or(b) else { return Ok(vec![]) };
     let (Some(session), Some(account)) = (any.uuid_opt("session")?, any.text_opt("account")?) else {
-        return Ok(());
+        return Ok(vec![]);
     };
-    let role_of_b = b.map(role).transpose()?.flatten();
-    let role_of_a = a.map(role).transpose()?.flatten().or(role_of_b.map(PartyRole::other));
+    let role_of_b = b.map(|row| role(row)).transpose()?.flatten();
+    let role_of_a = a.map(|row| role(row)).transpose()?.flatten().or(role_of_b.map(PartyRole::other));
     let a = a.zip(role_of_a).map(|(row, role)| end_row(row, role, "Caller")).transpose()?;
     let b = b.zip(role_of_b).map(|(row, role)| end_row(row, role, "Callee")).transpose()?;
     let (from, to) =
@@ -191,17 +313,15 @@ async fn report_end(connection: &mut Connection, interaction: &str) -> Result<()
     let subject = Subject { account, session: Some(session), calls: true, recordings: true };
     let interaction = any.uuid("interaction")?;
     let virtual_number = any.did_opt("virtual_number")?;
-    for (happening, at) in end_of_call([a, b].into_iter().flatten().map(|end| end.leg)) {
-        let event = CallEvent {
-            interaction: Some(interaction),
-            from: from.clone(),
-            to: to.clone(),
-            virtual_number: virtual_number.clone(),
-            ..CallEvent::new(interaction, 0, &subject, happening, at)
-        };
-        insert(connection, &event).await?;
-    }
-    Ok(())
+    let ends = end_of_call([a, b].into_iter().flatten().map(|end| end.leg));
+    let event = |(happening, at)| CallEvent {
+        interaction: Some(interaction),
+        from: from.clone(),
+        to: to.clone(),
+        virtual_number: virtual_number.clone(),
+        ..CallEvent::new(interaction, 0, &subject, happening, at)
+    };
+    Ok(ends.into_iter().map(event).collect())
 }
 
 fn role(row: &Row) -> Result<Option<PartyRole>, StoreError> {
@@ -278,7 +398,7 @@ pub(in crate::store) async fn report_recording(
         virtual_number: any.did_opt("virtual_number")?,
         ..CallEvent::new(report.interaction, 0, &subject, happening, report.at)
     };
-    insert(connection, &event).await
+    insert(connection, &[&event]).await
 }
 
 pub(super) struct ReportExpiries {
@@ -319,7 +439,7 @@ impl Write for ReportExpiries {
                 virtual_number: row.did_opt("virtual_number")?,
                 ..CallEvent::new(*session, 0, &subject, Happening::SessionExpired, expired_at)
             };
-            insert(connection, &event).await?;
+            insert(connection, &[&event]).await?;
         }
         Ok(told)
     }

@@ -43,8 +43,7 @@ pub(super) fn event(
 
 async fn note(store: &Store, events: Vec<CallEvent>) {
     store.note(events.into_iter().map(|event| Note::Event(Box::new(event))).collect()).unwrap();
-    // The writer has one queue: what is answered after it is stored after it.
-    store.heartbeat(at(0)).await.unwrap();
+    all_is_written(store).await;
 }
 
 async fn answers(store: &Store, session: &MaskingSession, interaction: Uuid) {

@@ -1,12 +1,14 @@
 //! What the API changes at run time: sub-accounts, tokens, virtual numbers; and creates that come twice.
 
 use super::*;
+use crate::store::sql::counted;
 
 on_both!(tokio::test:
     sub_accounts_come_change_and_go,
     numbers_come_change_and_go,
     a_key_makes_one_session_for_a_day,
     a_number_that_drains_elsewhere_takes_nothing_here,
+    thousands_of_numbers_come_by_hundreds_of_statements,
 );
 
 fn new_number(index: usize) -> NewNumber {
@@ -93,6 +95,38 @@ async fn numbers_come_change_and_go(database: &Database) {
     assert_eq!((remove(false).await, remove(true).await), (Err(NumberRefusal::InUse), Ok(())));
     let moved = store.add_number("MAOTHER", new_number(1), at(1)).await.unwrap();
     assert_eq!(moved, Err(NumberRefusal::Taken), "sessions of another account are on it");
+}
+
+async fn thousands_of_numbers_come_by_hundreds_of_statements(database: &Database) {
+    let store = store(database, 1).await;
+    let (sub, _) = store.create_subaccount(ACCOUNT, "one".into(), true, at(0)).await.unwrap().unwrap();
+    let number = |index: usize| NewNumber {
+        did: Did::parse(&format!("1303{index:07}")).unwrap(),
+        subaccount: (index % 3 == 0).then(|| sub.auth_id.clone()),
+        draining: index % 5 == 0,
+        ..new_number(index)
+    };
+    let file: Vec<_> = (0..5000).map(number).collect();
+    let mut wrong = file.clone();
+    wrong[4321].subaccount = Some("SAX".into());
+    wrong[4999].did = did(0);
+    wrong[4999].trunk = "other".into();
+    counted::take();
+    let refused = store.import_numbers(ACCOUNT, wrong, at(0)).await.unwrap();
+    assert_eq!(refused, [(4321, NumberRefusal::UnknownSubaccount), (4999, NumberRefusal::Configured)]);
+    assert_eq!(store.numbers(ACCOUNT).len(), 1, "all or nothing");
+    for round in ["new", "again"] {
+        assert_eq!(store.import_numbers(ACCOUNT, file.clone(), at(0)).await.unwrap(), []);
+        let entries = store.numbers(ACCOUNT);
+        assert_eq!(entries.len(), 5001, "{round}");
+        for (entry, new) in entries[1..].iter().zip(&file) {
+            assert_eq!(entry.number.did, new.did, "in the order of the file");
+            assert_eq!((&entry.subaccount, entry.draining), (&new.subaccount, new.draining));
+        }
+    }
+    let (statements, transactions) = counted::take();
+    assert!(statements < 1500, "{statements} statements for three files of 5000 numbers");
+    assert_eq!(transactions, 3);
 }
 
 async fn a_key_makes_one_session_for_a_day(database: &Database) {

@@ -76,6 +76,11 @@ impl Write for Run {
     }
 }
 
+/// The writer has one queue: what was queued before is stored now, or has failed.
+async fn all_is_written(store: &Store) {
+    store.write(Run("SELECT 1")).await.unwrap();
+}
+
 fn opens(store: &Store, auth_id: &str, token: &str) -> bool {
     store.identify(auth_id, token, at(0)).is_some()
 }

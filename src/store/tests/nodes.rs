@@ -10,16 +10,18 @@ use tokio::task::JoinSet;
 use super::calls::{cdr, open_call};
 use super::events::{event, told};
 use super::*;
-use crate::callbacks::event::Happening;
+use crate::callbacks::event::{CallEvent, Happening};
 use crate::clock;
 use crate::masking::allocate::prefix_free;
 use crate::masking::session::PartyRole;
 use crate::store::allocation::Create;
-use crate::store::sql::lock_key;
+use crate::store::row::Columns as _;
+use crate::store::sql::{counted, lock_key};
 
 on_both!(tokio::test:
     a_create_that_is_killed_midway_leaves_nothing,
     what_a_node_left_open_is_closed_when_it_is_silent,
+    thousands_of_orphans_are_closed_by_few_statements_in_short_transactions,
 );
 on_both!(tokio::test(flavor = "multi_thread", worker_threads = 2):
     sixty_four_creates_at_once_give_no_two_sessions_that_a_caller_could_confuse,
@@ -171,6 +173,11 @@ on_postgres!(
     a_lost_connection_costs_no_write,
     records_of_calls_outlive_a_database_that_stays_away,
     events_outlive_a_deadlock_with_another_process,
+    a_call_that_two_processes_report_at_once_is_told_once_and_recorded,
+    two_survivors_close_a_dead_node_once,
+    a_node_lives_while_its_writer_waits,
+    a_number_that_two_accounts_add_at_once_is_of_the_first,
+    files_of_two_accounts_with_the_same_numbers_are_taken_from_one,
 );
 
 async fn what_one_process_changes_the_other_knows_at_once(database: &Database) {
@@ -316,4 +323,184 @@ async fn events_outlive_a_deadlock_with_another_process(database: &Database) {
         }
     }
     assert!(gave_way, "the other one had to give way each time");
+}
+
+/// Opens so many calls of a process that then dies without a word. Returns their sessions.
+async fn leave_calls(database: &Database, calls: usize) -> Vec<MaskingSession> {
+    let dying = store(database, 10).await;
+    let mut sessions = vec![];
+    for index in 0..10 {
+        sessions.push(create(&dying, told(2 * index, 2 * index + 1), at(0)).await.unwrap());
+    }
+    dying.heartbeat(at(50)).await.unwrap();
+    let mut opening = JoinSet::new();
+    for index in 0..calls {
+        let (dying, session) = (dying.clone(), sessions[index % sessions.len()].clone());
+        opening.spawn(async move { open_call(&dying, &session, at(40)).await });
+    }
+    opening.join_all().await;
+    dying.close().await;
+    sessions
+}
+
+/// Every call of the sessions has its end, and was told of once and in order.
+async fn assert_all_told(store: &Store, sessions: &[MaskingSession], calls_of_each: usize) {
+    let row = query("SELECT COUNT(*) AS total FROM legs WHERE ended_at IS NULL OR ended_at <> $1");
+    let row = row.bind(at(50).as_microsecond()).fetch_one(store.readers()).await.unwrap();
+    assert_eq!(row.integer("total").unwrap(), 0, "every leg ends at the last heartbeat");
+    for session in sessions {
+        let calls = store.interactions(session.uuid).await.unwrap();
+        assert!(calls.iter().all(|call| call.ended_at == Some(at(50))));
+        assert_eq!(calls.len(), calls_of_each);
+        let rows = query("SELECT sequence FROM events WHERE session = $1 ORDER BY sequence");
+        let rows = rows.bind(session.uuid.to_string()).fetch_all(store.readers()).await.unwrap();
+        let numbers: Vec<_> = rows.iter().map(|row| row.integer("sequence").unwrap()).collect();
+        let all = i64::try_from(3 * calls_of_each).unwrap();
+        assert_eq!(numbers, (1..=all).collect::<Vec<_>>());
+    }
+    let nodes = query("SELECT node FROM nodes WHERE node <> $1").bind(store.node());
+    assert_eq!(nodes.fetch_all(store.readers()).await.unwrap().len(), 0, "nobody has to look again");
+}
+
+async fn thousands_of_orphans_are_closed_by_few_statements_in_short_transactions(database: &Database) {
+    let sessions = leave_calls(database, 1000).await;
+    let store = Store::open(&database.url()).await.unwrap();
+    counted::take();
+    assert_eq!(store.close_orphans(at(100)).await.unwrap(), 2000);
+    let (statements, transactions) = counted::take();
+    assert!(statements < 1500, "{statements} statements for 1000 calls");
+    assert!((15..=50).contains(&transactions), "{transactions} transactions");
+    assert_all_told(&store, &sessions, 100).await;
+    assert_eq!(store.close_orphans(at(200)).await.unwrap(), 0);
+}
+
+async fn two_survivors_close_a_dead_node_once(database: &Database) {
+    let sessions = leave_calls(database, 1000).await;
+    let (one, two) =
+        (Store::open(&database.url()).await.unwrap(), Store::open(&database.url()).await.unwrap());
+    let (by_one, by_two) = tokio::join!(one.close_orphans(at(100)), two.close_orphans(at(100)));
+    assert_eq!(by_one.unwrap() + by_two.unwrap(), 2000);
+    assert_all_told(&one, &sessions, 100).await;
+}
+
+async fn a_node_lives_while_its_writer_waits(database: &Database) {
+    let sessions = leave_calls(database, 1).await;
+    let store = Store::open(&database.url()).await.unwrap();
+    store.heartbeat(at(60)).await.unwrap();
+    let mut other = database.connect().await;
+    let mut other = other.begin().await.unwrap();
+    sqlx::query("SELECT uuid FROM legs FOR UPDATE").execute(&mut *other).await.unwrap();
+    let closing = tokio::spawn({
+        let store = store.clone();
+        async move { store.close_orphans(at(100)).await }
+    });
+    until("the writer waits", async || database.waits().await).await;
+    for second in 101..104 {
+        store.heartbeat(at(second)).await.unwrap();
+        let beat = query("SELECT beat_at FROM nodes WHERE node = $1").bind(store.node());
+        let beat = beat.fetch_one(store.readers()).await.unwrap();
+        assert_eq!(beat.integer("beat_at").unwrap(), at(second).as_microsecond());
+    }
+    assert!(!closing.is_finished());
+    other.rollback().await.unwrap();
+    assert_eq!(closing.await.unwrap().unwrap(), 2);
+    assert_all_told(&store, &sessions[..1], 1).await;
+    database.cut().await;
+    store.heartbeat(at(105)).await.unwrap();
+    store.close().await;
+    assert!(matches!(store.heartbeat(at(106)).await, Err(StoreError::Closed)));
+}
+
+async fn a_call_that_two_processes_report_at_once_is_told_once_and_recorded(database: &Database) {
+    let store = store(database, 1).await;
+    let session = create(&store, told(1, 2), at(0)).await.unwrap();
+    let (a, b) = open_call(&store, &session, at(60)).await;
+    let told = |role| event(&session, a.interaction, Happening::Answered(role), 62);
+    let events: Vec<CallEvent> = vec![told(PartyRole::First), told(PartyRole::Second)];
+    let mut other = options(&database.url()).unwrap().connect().await.unwrap();
+    other.begin().await.unwrap();
+    outbox::insert(&mut other, &[&events[0]]).await.unwrap();
+    let closing = tokio::spawn({
+        let (store, record) = (store.clone(), Cdr { events: events.clone(), ..cdr(a.clone(), b) });
+        async move { store.close_call(record).await }
+    });
+    until("the close waits", async || database.waits().await).await;
+    other.commit().await.unwrap();
+    closing.await.unwrap().unwrap();
+    let row = store.find_leg(ACCOUNT, a.leg).await.unwrap().unwrap();
+    assert_eq!(row.ended_at, Some(at(90)), "the record is there");
+    let (mut stored, _) = store.list_events(ACCOUNT, &EventFilter::default(), 20, 0).await.unwrap();
+    stored.sort_by_key(|event| event.sequence);
+    let stored: Vec<_> = stored.iter().map(|event| (event.uuid, event.sequence)).collect();
+    assert_eq!(stored, [(events[0].uuid, 1), (events[1].uuid, 2)], "no number is left out");
+    let later = event(&session, Uuid::new_v4(), Happening::SecondPartyRings, 95);
+    store.note(vec![Note::Event(Box::new(later))]).unwrap();
+    all_is_written(&store).await;
+    let (stored, _) = store.list_events(ACCOUNT, &EventFilter::default(), 20, 0).await.unwrap();
+    assert_eq!(stored.iter().map(|event| event.sequence).max(), Some(3));
+}
+
+const OTHER: &str = "MABBBBBBBBBBBBBBBBBB";
+
+async fn two_accounts(database: &Database) -> (Store, Store) {
+    let one = store(database, 1).await;
+    let both = [(ACCOUNT.to_owned(), "token".to_owned()), (OTHER.to_owned(), "token".to_owned())];
+    one.ensure_account(&both, at(0)).await.unwrap();
+    (one, Store::open(&database.url()).await.unwrap())
+}
+
+fn new_number(index: usize) -> NewNumber {
+    NewNumber {
+        did: did(index),
+        trunk: "local".into(),
+        subaccount: None,
+        no_session: NoSession::Reject,
+        draining: false,
+    }
+}
+
+async fn a_number_that_two_accounts_add_at_once_is_of_the_first(database: &Database) {
+    let (store, _) = two_accounts(database).await;
+    let mut other = database.connect().await;
+    let mut other = other.begin().await.unwrap();
+    let insert = "INSERT INTO numbers (did, trunk, account, no_session, position, active, by_api)
+                  VALUES ($1, 'local', $2, 'reject', 0, 1, 1)";
+    sqlx::query(insert).bind(did(5).digits()).bind(OTHER).execute(&mut *other).await.unwrap();
+    let adding = tokio::spawn({
+        let store = store.clone();
+        async move { store.add_number(ACCOUNT, new_number(5), at(0)).await }
+    });
+    until("the second one waits", async || database.waits().await).await;
+    other.commit().await.unwrap();
+    assert_eq!(adding.await.unwrap().unwrap(), Err(NumberRefusal::Taken), "as if it had come later");
+    assert_eq!(store.virtual_number(did(5).as_number()).unwrap().account, OTHER);
+}
+
+async fn files_of_two_accounts_with_the_same_numbers_are_taken_from_one(database: &Database) {
+    let (one, two) = two_accounts(database).await;
+    for round in 0..5 {
+        let of_one: Vec<_> = (0..100).map(|index| new_number(100 * round + 200 + index)).collect();
+        // Each waits for what the other one has.
+        let of_two: Vec<_> = of_one.iter().rev().cloned().collect();
+        let (by_one, by_two) = tokio::join!(
+            one.import_numbers(ACCOUNT, of_one, at(0)),
+            two.import_numbers(OTHER, of_two, at(0))
+        );
+        let refused = [by_one.unwrap(), by_two.unwrap()];
+        // It may have looked for some of them before they were taken.
+        let taken = |refused: &Vec<(usize, NumberRefusal)>| {
+            !refused.is_empty() && refused.iter().all(|(_, why)| *why == NumberRefusal::Taken)
+        };
+        assert!(refused.iter().any(Vec::is_empty), "one has them: {refused:?}");
+        assert!(refused.iter().any(taken), "and the other none: {refused:?}");
+        let owner = if refused[0].is_empty() { ACCOUNT } else { OTHER };
+        let rows = query("SELECT account FROM numbers WHERE did >= $1 AND did < $2 AND active = 1")
+            .bind(did(100 * round + 200).digits().to_owned())
+            .bind(did(100 * round + 300).digits().to_owned())
+            .fetch_all(one.readers())
+            .await
+            .unwrap();
+        assert_eq!(rows.len(), 100);
+        assert!(rows.iter().all(|row| row.text("account").unwrap() == owner));
+    }
 }
