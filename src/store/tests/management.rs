@@ -102,8 +102,8 @@ async fn thousands_of_numbers_come_by_hundreds_of_statements(database: &Database
     let (sub, _) = store.create_subaccount(ACCOUNT, "one".into(), true, at(0)).await.unwrap().unwrap();
     let number = |index: usize| NewNumber {
         did: Did::parse(&format!("1303{index:07}")).unwrap(),
-        subaccount: (index % 3 == 0).then(|| sub.auth_id.clone()),
-        draining: index % 5 == 0,
+        subaccount: index.is_multiple_of(3).then(|| sub.auth_id.clone()),
+        draining: index.is_multiple_of(5),
         ..new_number(index)
     };
     let file: Vec<_> = (0..5000).map(number).collect();
