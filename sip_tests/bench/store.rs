@@ -1,8 +1,8 @@
 //! What the store costs with a million sessions in an SQLite file: one JSON line per operation.
 //!
 //! Half of the sessions, the older ones, have ended. Each phone is in five of them, on a thousand numbers; 8,000 ask for
-//! a PIN, every tenth keeps its number resting. Each session had a call of two legs, with a recording and two events, one in
-//! a hundred of which was given up; all that wait are for one receiver, which is down. Operations follow one another, in
+//! a PIN, every tenth keeps its number resting. Each session without PIN had a call of two legs, with a recording and two events,
+//! one in a hundred of which was given up; all that wait are for one receiver, which is down. Operations follow one another, in
 //! this process. `sip_tests/bench/run store [SESSIONS]` runs it; it ends with 1 when a figure misses its limit.
 
 #![forbid(unsafe_code)]
@@ -138,7 +138,8 @@ async fn add_calls(path: &str, uuid: &str) -> Result<(), Failure> {
         "BEGIN;
          CREATE TEMP TABLE calls AS SELECT {uuid} AS uuid, {uuid} AS a, {uuid} AS b, uuid AS session, account,
              subaccount, virtual_number AS number, first_party, second_party, created_at AS at,
-             (SELECT MAX(rowid) FROM sessions) - rowid + 1 AS newest FROM sessions;
+             (SELECT MAX(rowid) FROM sessions WHERE first_party_pin IS NULL) - rowid + 1 AS newest
+             FROM sessions WHERE first_party_pin IS NULL;
          INSERT INTO interactions (uuid, session, account, virtual_number, started_at, ended_at)
              SELECT uuid, session, account, number, at, CASE WHEN newest > 100 THEN at + 65000000 END FROM calls;
          {leg} SELECT a, uuid, session, account, number, at, 'local', 'A', 0, first_party, 'first', {legs_end}
@@ -278,7 +279,7 @@ async fn lists(store: &Store) -> Result<bool, Failure> {
         until: None,
     };
     let (legs, _) = store.find_legs(ACCOUNT, &LegFilter::default(), 20, 50_000).await?;
-    let leg = legs.first().ok_or("no call")?.clone();
+    let leg = legs.iter().find(|leg| leg.opened.attempt == 0).ok_or("no call that came in")?.clone();
     let session = leg.opened.session;
     let caller = leg.opened.party.as_ref().map(|party| party.digits().to_owned());
     let sub = Some("SABENCH".to_owned());
@@ -342,6 +343,8 @@ async fn lists(store: &Store) -> Result<bool, Failure> {
 /// What the courier asks after every commit, what it sweeps, and what is sent again.
 async fn outbox(store: &Store) -> Result<bool, Failure> {
     const QUICK: (f64, f64) = (5.0, 20.0);
+    // Five hundred rows in one transaction.
+    const STEP: (f64, f64) = (100.0, 500.0);
     let mut kept = true;
     let now = clock::wall_now();
     kept &= sample("due_receivers", QUICK, SAMPLES, async |_| {
@@ -357,13 +360,13 @@ async fn outbox(store: &Store) -> Result<bool, Failure> {
         if replayed { Ok(()) } else { Err("not replayed".into()) }
     })
     .await?;
-    kept &= sample("replay_dead", LIST, 2, async |_| {
+    kept &= sample("replay_dead", STEP, 2, async |index| {
         let replayed = store.replay_dead_events(ACCOUNT, EventFilter::default(), now).await?;
-        if replayed > 0 { Ok(()) } else { Err("nothing is dead".into()) }
+        if replayed > 0 || index > 0 { Ok(()) } else { Err("nothing is dead".into()) }
     })
     .await?;
     let later = now + 20 * 24 * HOUR;
-    kept &= sample("prune", LIST, LISTS, async |_| {
+    kept &= sample("prune", STEP, LISTS, async |_| {
         store.prune_events(later).await?;
         Ok(())
     })
