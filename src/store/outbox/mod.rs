@@ -242,7 +242,7 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<Stream>, StoreError> {
         const STREAMS: &str = "SELECT session, channel FROM event_streams WHERE host = $1 AND due_at <= $2 \
-                               AND lease_until <= $2 ORDER BY due_at LIMIT $3";
+                               AND lease_until <= $2 ORDER BY due_at LIMIT CAST($3 AS BIGINT)";
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = query(STREAMS).bind(host).bind(micros(now)).bind(limit).fetch_all(self.readers()).await?;
         let stream = |row: &Row| Ok(Stream { session: row.uuid("session")?, channel: row.text("channel")? });
@@ -403,6 +403,7 @@ const SHAPE: Shape = Shape {
 
 /// Steps from receiver to receiver, and looks at the longest waiting streams of each only: besides one that is free,
 /// these are the ones that are being sent.
+/// Asked after every commit. SQLite plans a statement anew whenever another number stands in a bare `LIMIT $n`.
 pub(super) fn hosts_due<'q>(now: Timestamp, limit: u32) -> Query<'q> {
     query(
         "WITH RECURSIVE hosts(host) AS (
@@ -415,7 +416,7 @@ pub(super) fn hosts_due<'q>(now: Timestamp, limit: u32) -> Query<'q> {
          SELECT host, due FROM (SELECT hosts.host AS host,
              (SELECT s.due_at FROM event_streams s WHERE s.host = hosts.host AND s.due_at <= $1
               AND s.lease_until <= $1 ORDER BY s.due_at LIMIT 1) AS due FROM hosts) AS waiting
-         WHERE due IS NOT NULL ORDER BY due, host LIMIT $2",
+         WHERE due IS NOT NULL ORDER BY due, host LIMIT CAST($2 AS BIGINT)",
     )
     .bind(micros(now))
     .bind(i64::from(limit))
