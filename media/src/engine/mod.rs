@@ -14,6 +14,8 @@ mod pages;
 mod press;
 pub(crate) mod priority;
 mod ring;
+#[cfg(test)]
+mod testing;
 mod worker;
 
 pub use counters::EngineStatistics;

@@ -2,7 +2,7 @@
 //! packet or an event, and is bounded.
 
 use super::PACKETS;
-use crate::engine::{Engine, EngineStatistics, MediaHandle, MediaLimits, OpenError, PacketIo, ring};
+use crate::engine::{Engine, EngineStatistics, MediaHandle, MediaLimits, OpenError, PacketIo, ring, testing};
 use crate::recorder::testing::Folder;
 use crate::rtp::{Header, Packet};
 use crate::srtp::{RTP_TRAILER, Secret, Srtp, SrtpKeys, Suite};
@@ -53,28 +53,15 @@ impl Phone {
     }
 
     fn stream(&self, codec: Codec) -> Stream {
-        let number = match codec {
-            Codec::Pcmu => 0,
-            Codec::Pcma => 8,
-            Codec::G722 => 9,
-        };
+        let (rtp, rtcp) = (self.rtp.local_addr().unwrap(), self.rtcp.local_addr().unwrap());
         Stream {
-            remote: self.rtp.local_addr().unwrap(),
-            remote_rtcp: self.rtcp.local_addr().unwrap(),
-            codec,
-            send_payload_type: number,
             receive: vec![(0, Codec::Pcmu), (8, Codec::Pcma), (9, Codec::G722)],
             telephone_event: Some(TelephoneEventFormat {
                 send_payload_type: 96,
                 receive_payload_type: 101,
                 clock_rate: 8000,
             }),
-            ptime_ms: 20,
-            max_packet_ms: None,
-            rtcp_mux: false,
-            direction: Direction::SendRecv,
-            source: SourcePolicy::Exact,
-            srtp: None,
+            ..testing::stream(codec, rtp, rtcp)
         }
     }
 

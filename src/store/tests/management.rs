@@ -11,7 +11,7 @@ on_both!(tokio::test:
     thousands_of_numbers_come_by_hundreds_of_statements,
 );
 
-fn new_number(index: usize) -> NewNumber {
+pub(super) fn new_number(index: usize) -> NewNumber {
     NewNumber {
         did: did(index),
         trunk: "local".into(),

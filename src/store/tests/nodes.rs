@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use super::calls::{cdr, open_call};
 use super::events::{event, told};
+use super::management::new_number;
 use super::*;
 use crate::callbacks::event::{CallEvent, Happening};
 use crate::clock;
@@ -447,16 +448,6 @@ async fn two_accounts(database: &Database) -> (Store, Store) {
     let both = [(ACCOUNT.to_owned(), "token".to_owned()), (OTHER.to_owned(), "token".to_owned())];
     one.ensure_account(&both, at(0)).await.unwrap();
     (one, Store::open(&database.url()).await.unwrap())
-}
-
-fn new_number(index: usize) -> NewNumber {
-    NewNumber {
-        did: did(index),
-        trunk: "local".into(),
-        subaccount: None,
-        no_session: NoSession::Reject,
-        draining: false,
-    }
 }
 
 async fn a_number_that_two_accounts_add_at_once_is_of_the_first(database: &Database) {

@@ -3,7 +3,7 @@
 
 use super::super::clock::Now;
 use super::super::counters::EngineStatistics;
-use super::super::identity;
+use super::super::{identity, testing};
 use super::*;
 use crate::quality::Trouble;
 use crate::recorder::Sealers;
@@ -11,7 +11,7 @@ use crate::rtcp::{self, Cname};
 use crate::rtp::{HEADER_LENGTH, Header};
 use crate::time::{milliseconds, samples_in};
 use crate::tone;
-use crate::{Digit, Direction, PlayMode, Prompt, SourcePolicy, Stream, TelephoneEventFormat, g711, g722};
+use crate::{Digit, Direction, PlayMode, Prompt, Stream, TelephoneEventFormat, g711, g722};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -93,28 +93,14 @@ impl World {
 
     fn stream(&self, side: Side) -> Stream {
         let phone = &self.phones[index(side)];
-        let number = match self.codec {
-            Codec::Pcmu => 0,
-            Codec::Pcma => 8,
-            Codec::G722 => 9,
-        };
+        let (rtp, rtcp) = (phone.rtp.local_addr().unwrap(), phone.rtcp.local_addr().unwrap());
         Stream {
-            remote: phone.rtp.local_addr().unwrap(),
-            remote_rtcp: phone.rtcp.local_addr().unwrap(),
-            codec: self.codec,
-            send_payload_type: number,
-            receive: vec![(number, self.codec)],
             telephone_event: self.events_at.map(|clock_rate| TelephoneEventFormat {
                 send_payload_type: 101,
                 receive_payload_type: 101,
                 clock_rate,
             }),
-            ptime_ms: 20,
-            max_packet_ms: None,
-            rtcp_mux: false,
-            direction: Direction::SendRecv,
-            source: SourcePolicy::Exact,
-            srtp: None,
+            ..testing::stream(self.codec, rtp, rtcp)
         }
     }
 

@@ -7,9 +7,10 @@ use crate::engine::clock::MediaClock;
 use crate::engine::io::bind;
 use crate::engine::leg::{Identity, Sockets};
 use crate::engine::ring::trial;
+use crate::engine::testing;
 use crate::ports::PortPool;
 use crate::recorder::{Recorder, Sealers};
-use crate::{Codec, Direction, MediaCommand, MediaEvent, SourcePolicy, Stream};
+use crate::{Codec, MediaCommand, MediaEvent};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::mpsc::{Receiver, Sender as To, channel};
 use std::sync::{Arc, Mutex};
@@ -52,20 +53,7 @@ impl Phones {
         for (side, phone) in [(Side::A, &phones[0]), (Side::B, &phones[1])] {
             phone.set_nonblocking(true).unwrap();
             let remote = phone.local_addr().unwrap();
-            let stream = Stream {
-                remote,
-                remote_rtcp: remote,
-                codec: Codec::Pcmu,
-                send_payload_type: 0,
-                receive: vec![(0, Codec::Pcmu)],
-                telephone_event: None,
-                ptime_ms: 20,
-                max_packet_ms: None,
-                rtcp_mux: false,
-                direction: Direction::SendRecv,
-                source: SourcePolicy::Exact,
-                srtp: None,
-            };
+            let stream = testing::stream(Codec::Pcmu, remote, remote);
             tell(MediaCommand::Configure { side, stream });
         }
         tell(MediaCommand::Bridge);
