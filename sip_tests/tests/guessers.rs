@@ -53,7 +53,7 @@ fn session(
     ids: &mut IdSource,
 ) -> MaskingSession {
     MaskingSession {
-        uuid: ids.uuid(),
+        uuid: ids.uuid(epoch_plus(Duration::ZERO)),
         account: "MAGUESSERSGUESSERS01".into(),
         subaccount: None,
         virtual_number: Did::parse(number).unwrap(),
@@ -452,6 +452,7 @@ impl Exchange {
             target: Target { transport: Transport::Udp, address: "192.0.2.21:5060".parse().unwrap() },
             is_news: true,
         };
+        let sessions = sessions.into_iter().map(Arc::new).collect();
         let route = Some(Route { number, sessions });
         Found { route, partner: None, outlets: vec![outlet], at, may_judge }
     }

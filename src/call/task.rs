@@ -16,6 +16,7 @@ use media::{MediaEvent, Side};
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -186,11 +187,11 @@ impl CallTask {
     fn perform(&mut self, actions: Vec<Action>, hands: &mut Hands, now: Instant) {
         let mut notes = Vec::new();
         for action in actions {
-            let (shell, jobs) = (Arc::clone(&self.shell), &mut hands.jobs);
+            let shell = Arc::clone(&self.shell);
             match action {
                 Action::Send { wire, to } => shell.send(wire, &to),
                 Action::FindSession(look_up, query, buckets) => {
-                    jobs.spawn(async move {
+                    hands.start(async move {
                         Event::Found(look_up, shell.find_and_count(&query, buckets).await.map(Box::new))
                     });
                 }
@@ -231,7 +232,7 @@ impl CallTask {
                     };
                     match wait {
                         Some(wait) if !wait.is_zero() => {
-                            jobs.spawn(async move {
+                            hands.start(async move {
                                 clock::sleep(wait).await;
                                 Event::Paced(true)
                             });
@@ -285,6 +286,15 @@ async fn next(
 }
 
 impl Hands {
+    /// Does a job beside the call. One that need not wait, as a look-up whose answer is known, costs no task.
+    fn start(&mut self, job: impl Future<Output = Event> + Send + 'static) {
+        let mut job = Box::pin(job);
+        match job.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(event) => self.immediate.push(event),
+            Poll::Pending => drop(self.jobs.spawn(job)),
+        }
+    }
+
     fn open_media(&mut self, shell: &Shell, a: IpAddr, b: IpAddr) {
         let events = self.media_events.clone();
         let sink = Box::new(move |event| {

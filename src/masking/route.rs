@@ -113,8 +113,8 @@ pub fn decide(
         return Decision::AskPin(plan);
     }
     if let Some(session) = active.find(|session| !session.unknown_caller_play.is_empty()) {
-        let session = Arc::new(session.clone());
-        return Decision::Play { url: session.unknown_caller_play.clone(), session: Some(session) };
+        let url = session.unknown_caller_play.clone();
+        return Decision::Play { url, session: Some(Arc::clone(session)) };
     }
     match &route.number.no_session {
         NoSession::Reject => Decision::Refuse(404),
@@ -126,17 +126,16 @@ pub fn decide(
 /// What becomes of a call that we place ourselves to the first party, once he has answered: the same as if he had
 /// dialled the number.
 #[must_use]
-pub fn initiated(session: &MaskingSession) -> Decision {
+pub fn initiated(session: &Arc<MaskingSession>) -> Decision {
     for_party(session, PartyRole::First, None)
 }
 
 /// A registered caller: to the other party, after his own PIN if the session forces it. The known party of a
 /// single-party session reaches the one that it talked with last, until the other party is filled in.
-fn for_party(session: &MaskingSession, role: PartyRole, partner: Option<&E164>) -> Decision {
-    let shared = Arc::new(session.clone());
+fn for_party(session: &Arc<MaskingSession>, role: PartyRole, partner: Option<&E164>) -> Decision {
     let callee = session.party(role.other()).or(partner).filter(|callee| session.party(role) != Some(callee));
-    let Some(callee) = callee.cloned() else { return Decision::Nobody(shared) };
-    let plan = DialPlan { session: shared, callee, callee_role: role.other() };
+    let Some(callee) = callee.cloned() else { return Decision::Nobody(Arc::clone(session)) };
+    let plan = DialPlan { session: Arc::clone(session), callee, callee_role: role.other() };
     match &session.pin {
         Some(pin) if pin.force => {
             let own = pin.of(role);
@@ -158,14 +157,13 @@ fn plan_to(session: &Arc<MaskingSession>, callee_role: PartyRole) -> Option<Dial
     Some(DialPlan { session: Arc::clone(session), callee, callee_role })
 }
 
-fn known_party(session: &MaskingSession) -> Option<DialPlan> {
-    let session = Arc::new(session.clone());
-    plan_to(&session, PartyRole::First).or_else(|| plan_to(&session, PartyRole::Second))
+fn known_party(session: &Arc<MaskingSession>) -> Option<DialPlan> {
+    plan_to(session, PartyRole::First).or_else(|| plan_to(session, PartyRole::Second))
 }
 
 /// The first party's PIN leads to the second party and the other way round; in a session with one known
 /// party either PIN leads to it.
-fn pin_plan(sessions: &[MaskingSession], caller: Option<&E164>) -> Option<PinPlan> {
+fn pin_plan(sessions: &[Arc<MaskingSession>], caller: Option<&E164>) -> Option<PinPlan> {
     let first = sessions.first()?.pin.as_ref()?;
     let mut plan = PinPlan {
         doors: Vec::with_capacity(sessions.len() * 2),
@@ -177,11 +175,10 @@ fn pin_plan(sessions: &[MaskingSession], caller: Option<&E164>) -> Option<PinPla
     };
     for session in sessions {
         let Some(pin) = &session.pin else { continue };
-        let shared = Arc::new(session.clone());
         for (own, leads_to) in
             [(&pin.first_party_pin, PartyRole::Second), (&pin.second_party_pin, PartyRole::First)]
         {
-            let door = plan_to(&shared, leads_to).or_else(|| plan_to(&shared, leads_to.other()));
+            let door = plan_to(session, leads_to).or_else(|| plan_to(session, leads_to.other()));
             plan.doors.push((own.clone(), door.filter(|door| Some(&door.callee) != caller)));
         }
     }
@@ -263,6 +260,7 @@ mod tests {
         let did = Did::parse("12025550100").unwrap();
         let number =
             VirtualNumber { did: did.clone(), trunk: "t".to_owned(), account: "MA".to_owned(), no_session };
+        let sessions = sessions.into_iter().map(Arc::new).collect();
         let query = Query { dialled: did, caller: caller.and_then(E164::parse) };
         let partner = E164::parse(PARTNER);
         decide(&query, Some(&Route { number, sessions }), partner.as_ref().filter(|_| talked), NOW)
@@ -376,15 +374,14 @@ mod tests {
             (session(Some(FIRST), None), "nobody"),
         ];
         for (session, expected) in table {
-            assert_eq!(word(&initiated(&session)), expected);
+            assert_eq!(word(&initiated(&Arc::new(session))), expected);
         }
     }
 
     #[test]
     fn a_pin_that_would_ring_the_caller_himself_leads_nowhere() {
         let other = with_pins(session(Some(FIRST), Some(SECOND)), false);
-        let route = vec![other];
-        let plan = pin_plan(&route, E164::parse(SECOND).as_ref()).unwrap();
+        let plan = pin_plan(&[Arc::new(other)], E164::parse(SECOND).as_ref()).unwrap();
         assert_eq!(word(&Decision::AskPin(plan)), "pin 1111→nobody 2222→12025550142");
     }
 

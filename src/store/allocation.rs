@@ -58,7 +58,7 @@ impl Write for Create {
         let Self { session: new, uuid, rng, directory, now, again } = self;
         let now = *now;
         if std::mem::replace(again, true) {
-            let made = query(BY_UUID).bind(uuid.to_string()).bind(&new.account);
+            let made = query(BY_UUID).bind(*uuid).bind(&new.account);
             if let Some(made) = made.fetch_optional(&mut *connection).await? {
                 return Ok(Ok(session(&made)?));
             }

@@ -120,12 +120,7 @@ impl Store {
             " WHERE l.account = $1 AND ($2 IS NULL OR EXISTS \
              (SELECT 1 FROM sessions s WHERE s.uuid = l.session AND s.subaccount = $2)) AND l.uuid = $3"
         );
-        let row = query(FIND)
-            .bind(account)
-            .bind(subaccount)
-            .bind(leg.to_string())
-            .fetch_optional(self.readers())
-            .await?;
+        let row = query(FIND).bind(account).bind(subaccount).bind(leg).fetch_optional(self.readers()).await?;
         row.as_ref().map(leg_row).transpose()
     }
 }
@@ -137,11 +132,11 @@ pub(super) fn legs_of_call<'q>(account: &'q str, filter: &'q LegFilter) -> Condi
     all.and("l.account || '' = ?", Some(account));
     all.and(
         "l.session = ? AND l.interaction IN (SELECT i.uuid FROM interactions i WHERE i.session = ?)",
-        filter.session.map(|uuid| uuid.to_string()),
+        filter.session,
     );
     all.and(
         "l.side = 'B' AND l.interaction IN (SELECT p.interaction FROM legs p WHERE p.uuid = ? AND p.side = 'A')",
-        filter.parent.map(|uuid| uuid.to_string()),
+        filter.parent,
     );
     all.within("+l.started_at", filter.started.into());
     fit(all, filter)

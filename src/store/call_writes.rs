@@ -4,7 +4,7 @@
 //! by a few statements of many rows: a statement costs more than a row. Within a row, what is known replaces
 //! what was not, never the other way round, so repeats and any order are harmless.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use jiff::Timestamp;
@@ -87,8 +87,8 @@ impl Apply for CallWrites {
         Box::pin(async move {
             let mut rows = Rows {
                 node: &self.node,
-                calls: HashMap::new(),
-                legs: HashMap::new(),
+                calls: BTreeMap::new(),
+                legs: BTreeMap::new(),
                 answers: vec![],
                 events: vec![],
             };
@@ -161,10 +161,11 @@ impl<'a> LegRow<'a> {
     }
 }
 
+/// In the order of their uuids, which is that of the tables' indexes.
 struct Rows<'a> {
     node: &'a str,
-    calls: HashMap<Uuid, CallRow<'a>>,
-    legs: HashMap<Uuid, LegRow<'a>>,
+    calls: BTreeMap<Uuid, CallRow<'a>>,
+    legs: BTreeMap<Uuid, LegRow<'a>>,
     /// Of legs that an earlier batch has opened.
     answers: Vec<(Uuid, Timestamp)>,
     /// In the order of each call; a close repeats what was noted.
@@ -261,9 +262,7 @@ impl<'a> Rows<'a> {
         let mut answers = self.answers.iter();
         while answers.len() > 0 {
             let (query, rows) = ANSWERS.next(answers.len());
-            let bind = |query: Query<'a>, (leg, at): &(Uuid, Timestamp)| {
-                query.bind(leg.to_string()).bind(micros(*at))
-            };
+            let bind = |query: Query<'a>, (leg, at): &(Uuid, Timestamp)| query.bind(*leg).bind(micros(*at));
             answers.by_ref().take(rows).fold(query, bind).execute(&mut *connection).await?;
         }
         outbox::insert(connection, &self.events).await
@@ -349,7 +348,7 @@ static QUALITIES: LazyLock<Statements> = LazyLock::new(|| {
 fn bind_quality<'q>(query: Query<'q>, leg: Uuid, quality: &'q LegQuality) -> Query<'q> {
     let hundredths = |mos: Option<Mos>| mos.map(|mos| i64::from(mos.hundredths()));
     query
-        .bind(leg.to_string())
+        .bind(leg)
         .bind(quality.codec.as_deref())
         .bind(hundredths(quality.mos))
         .bind(hundredths(quality.remote_mos))
@@ -370,9 +369,9 @@ fn bind_quality<'q>(query: Query<'q>, leg: Uuid, quality: &'q LegQuality) -> Que
 
 fn bind_call<'q>(query: Query<'q>, uuid: Uuid, row: &CallRow<'q>) -> Query<'q> {
     query
-        .bind(uuid.to_string())
+        .bind(uuid)
         .bind(micros(row.started_at))
-        .bind(row.session.map(|uuid| uuid.to_string()))
+        .bind(row.session)
         .bind(row.account)
         .bind(row.number.map(Did::digits))
         .bind(row.ended_at.map(micros))
@@ -385,8 +384,8 @@ fn bind_leg<'q>(query: Query<'q>, row: &LegRow<'q>, node: &'q str) -> Query<'q> 
     let Some(leg) = row.opened.first() else { return query };
     let closed = row.closed;
     query
-        .bind(leg.leg.to_string())
-        .bind(leg.interaction.to_string())
+        .bind(leg.leg)
+        .bind(leg.interaction)
         .bind(match leg.side {
             Side::A => "A",
             Side::B => "B",
@@ -395,7 +394,7 @@ fn bind_leg<'q>(query: Query<'q>, row: &LegRow<'q>, node: &'q str) -> Query<'q> 
         .bind(leg.trunk.as_str())
         .bind(micros(leg.started_at))
         .bind(node)
-        .bind(row.known(|leg| leg.session).map(|uuid| uuid.to_string()))
+        .bind(row.known(|leg| leg.session))
         .bind(row.known(|leg| leg.account.as_deref()))
         .bind(row.known(|leg| leg.virtual_number.as_ref()).map(Did::digits))
         .bind(row.known(|leg| leg.party.as_ref()).map(E164::digits))

@@ -342,7 +342,7 @@ impl Store {
             leg_tables!(),
             " WHERE l.uuid = $1 AND l.account = $2"
         );
-        let row = query(FIND).bind(leg.to_string()).bind(account).fetch_optional(self.readers()).await?;
+        let row = query(FIND).bind(leg).bind(account).fetch_optional(self.readers()).await?;
         row.as_ref().map(leg_row).transpose()
     }
 
@@ -374,8 +374,7 @@ impl Store {
              LEFT JOIN leg_quality q ON q.leg = l.uuid WHERE i.session = $1 \
              ORDER BY i.started_at DESC, i.uuid, l.started_at DESC, l.side DESC, l.attempt DESC LIMIT $2"
         );
-        let rows =
-            query(OF_SESSION).bind(session.to_string()).bind(SESSION_LEGS).fetch_all(self.lists()).await?;
+        let rows = query(OF_SESSION).bind(session).bind(SESSION_LEGS).fetch_all(self.lists()).await?;
         let mut calls: Vec<InteractionRow> = vec![];
         for row in rows.iter().rev() {
             let leg = leg_row(row)?;

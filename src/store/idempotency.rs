@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use uuid::Uuid;
 
 use super::allocation::Create;
 use super::row::{Columns, duration_micros, micros, stored};
@@ -14,6 +13,7 @@ use super::session_types::NewSession;
 use super::sql::{Connection, query};
 use super::writer::Write;
 use super::{Store, StoreError, sessions};
+use crate::ids::IdSource;
 use crate::masking::allocate::Refusal;
 use crate::masking::session::MaskingSession;
 use crate::number::Did;
@@ -57,7 +57,7 @@ impl Store {
         let Some(key) = key else {
             return Ok(self.create_session(session, now).await?.map(Creation::New));
         };
-        let (uuid, rng) = (Uuid::new_v4(), rand::make_rng());
+        let (uuid, rng) = (IdSource::from_system().uuid(now), rand::make_rng());
         let (directory, now, again) = (self.directory(), stored(now), false);
         let create = Create { session, uuid, rng, directory, now, again };
         self.write(CreateOnce { create, key }).await
@@ -122,7 +122,7 @@ impl Write for CreateOnce {
         .bind(&key.scope)
         .bind(&key.key)
         .bind(fingerprint)
-        .bind(session.uuid.to_string())
+        .bind(session.uuid)
         .bind(now)
         .execute(&mut *connection)
         .await?;

@@ -100,7 +100,7 @@ pub struct Route {
     pub number: VirtualNumber,
     /// The active sessions on it in which the caller is a party (one, by allocation). When there is none: all
     /// that take strangers, and the latest other one with `unknown_caller_play`.
-    pub sessions: Vec<MaskingSession>,
+    pub sessions: Vec<Arc<MaskingSession>>,
 }
 
 /// A number of the pool, with what allocation wants to know of it.
@@ -225,12 +225,13 @@ impl Store {
         caller: &E164,
         generation: u64,
         now: Timestamp,
-    ) -> Result<Vec<MaskingSession>, StoreError> {
+    ) -> Result<Vec<Arc<MaskingSession>>, StoreError> {
         let routes = &self.inner.routes;
         let known = match routes.of_party(dialled, caller, generation) {
             Some(known) => known,
             None => {
-                let found = Arc::new(sessions::of_party(self.readers(), dialled, caller, now).await?);
+                let found = sessions::of_party(self.readers(), dialled, caller, now).await?;
+                let found = Arc::new(found.into_iter().map(Arc::new).collect());
                 routes.keep_party(dialled, caller, generation, &found);
                 found
             }
@@ -243,14 +244,15 @@ impl Store {
         dialled: &Did,
         generation: u64,
         now: Timestamp,
-    ) -> Result<Vec<MaskingSession>, StoreError> {
+    ) -> Result<Vec<Arc<MaskingSession>>, StoreError> {
         let routes = &self.inner.routes;
         let known = routes.for_strangers(dialled, generation);
         // When one has expired, another message may have become the latest.
         if let Some(known) = known.filter(|known| known.iter().all(|session| session.is_active(now))) {
             return Ok(known.to_vec());
         }
-        let found = Arc::new(sessions::for_strangers(self.readers(), dialled, now).await?);
+        let found = sessions::for_strangers(self.readers(), dialled, now).await?;
+        let found = Arc::new(found.into_iter().map(Arc::new).collect());
         routes.keep_strangers(dialled, generation, &found);
         Ok(found.to_vec())
     }

@@ -20,7 +20,7 @@ impl Store {
              JOIN legs b ON b.interaction = i.uuid AND b.side = 'B' AND b.answered_at IS NOT NULL
              WHERE i.session = $1 ORDER BY i.started_at DESC, i.uuid LIMIT 1",
         )
-        .bind(session.to_string())
+        .bind(session)
         .fetch_optional(self.readers())
         .await?;
         let Some(row) = row else { return Ok(None) };

@@ -259,12 +259,8 @@ impl Store {
             recording_columns!(),
             " WHERE r.uuid = $1 AND r.account = $2 AND ($3 IS NULL OR r.subaccount = $3)"
         );
-        let row = query(FIND)
-            .bind(uuid.to_string())
-            .bind(account)
-            .bind(subaccount)
-            .fetch_optional(self.readers())
-            .await?;
+        let row =
+            query(FIND).bind(uuid).bind(account).bind(subaccount).fetch_optional(self.readers()).await?;
         row.as_ref().map(recording).transpose()
     }
 
@@ -367,7 +363,7 @@ impl Store {
              LEFT JOIN sessions s ON s.uuid = COALESCE(i.session, l.session) \
              WHERE i.uuid = $1 ORDER BY l.attempt, l.started_at, l.uuid",
         )
-        .bind(interaction.to_string())
+        .bind(interaction)
         .fetch_all(self.readers())
         .await?;
         let (mut call, mut answers) = (None, [None, None]);
@@ -425,11 +421,8 @@ pub(super) fn recordings_of_call<'q>(account: &'q str, filter: &'q RecordingFilt
     let mut all = Conditions::default();
     all.and("r.account || '' = ?", Some(account));
     all.also("r.state = 'ready'");
-    all.and("r.session = ?", filter.session.map(|uuid| uuid.to_string()));
-    all.and(
-        "r.uuid IN (SELECT c.interaction FROM legs c WHERE c.uuid = ?)",
-        filter.call.map(|uuid| uuid.to_string()),
-    );
+    all.and("r.session = ?", filter.session);
+    all.and("r.uuid IN (SELECT c.interaction FROM legs c WHERE c.uuid = ?)", filter.call);
     all.within("+r.added_at", filter.added.into());
     fit(all, filter)
 }
@@ -497,10 +490,10 @@ impl Write for Add {
                  (SELECT s.subaccount FROM sessions s WHERE s.uuid = $3))
              ON CONFLICT (uuid) DO NOTHING",
         )
-        .bind(new.interaction.to_string())
+        .bind(new.interaction)
         .bind(&new.account)
-        .bind(new.session.map(|uuid| uuid.to_string()))
-        .bind(new.call.map(|uuid| uuid.to_string()))
+        .bind(new.session)
+        .bind(new.call)
         .bind(&new.place)
         .bind(&new.directory)
         .bind(new.format.as_str())
@@ -528,7 +521,7 @@ impl Write for RecordingDone {
                  samples = COALESCE($4, samples), complete = COALESCE($5, complete), bytes = $6, sha256 = $7
              WHERE uuid = $1 AND state = 'pending'",
         )
-        .bind(self.interaction.to_string())
+        .bind(self.interaction)
         .bind(state.name())
         .bind(delivered.map(|file| file.format.as_str()))
         .bind(delivered.map(|file| count(file.samples)))
@@ -540,7 +533,7 @@ impl Write for RecordingDone {
         if changed == 0 {
             return Ok(None);
         }
-        let row = query(READ).bind(self.interaction.to_string()).fetch_one(&mut *connection).await?;
+        let row = query(READ).bind(self.interaction).fetch_one(&mut *connection).await?;
         let stored = recording(&row)?;
         let facts = delivered.map(|_| facts(&stored, &self.base));
         let report = RecordingReport { interaction: self.interaction, at: self.at, facts };
@@ -575,7 +568,7 @@ impl Write for Postpone {
 
     async fn apply(&mut self, connection: &mut Connection) -> Result<(), StoreError> {
         query("UPDATE recordings SET attempts = $2, due_at = $3 WHERE uuid = $1 AND due_at IS NOT NULL")
-            .bind(self.recording.to_string())
+            .bind(self.recording)
             .bind(i64::from(self.attempts))
             .bind(micros(self.due_at))
             .execute(connection)
@@ -600,7 +593,7 @@ impl Write for Delete {
              WHERE uuid = $1 AND account = $2 AND ($3 IS NULL OR subaccount = $3)
                  AND state IN ('ready', 'failed')",
         )
-        .bind(self.uuid.to_string())
+        .bind(self.uuid)
         .bind(&self.account)
         .bind(&self.subaccount)
         .bind(micros(self.now))
@@ -643,7 +636,7 @@ impl Write for Removed {
 
     async fn apply(&mut self, connection: &mut Connection) -> Result<(), StoreError> {
         query("UPDATE recordings SET state = 'removed', due_at = NULL WHERE uuid = $1 AND state = 'deleted'")
-            .bind(self.0.to_string())
+            .bind(self.0)
             .execute(connection)
             .await?;
         Ok(())

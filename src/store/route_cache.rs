@@ -18,7 +18,7 @@ const SLOTS: usize = 1024;
 const ENTRIES: usize = 8192;
 
 /// The sessions of one look-up.
-pub(super) type Found = Arc<Vec<MaskingSession>>;
+pub(super) type Found = Arc<Vec<Arc<MaskingSession>>>;
 
 /// The look-ups, by what was asked.
 pub(super) struct RouteCache {

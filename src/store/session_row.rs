@@ -39,7 +39,7 @@ pub(super) async fn insert(connection: &mut Connection, session: &MaskingSession
     let weight = pin.map(|pin| PinWeight::of_lengths(pin.first_party_pin.len(), pin.second_party_pin.len()));
     let profile = pin.map(|pin| StrangerProfile::of_pin(pin, &session.unknown_caller_play));
     query(INSERT)
-        .bind(session.uuid.to_string())
+        .bind(session.uuid)
         .bind(&session.account)
         .bind(&session.subaccount)
         .bind(session.virtual_number.digits())
@@ -115,7 +115,7 @@ pub(super) async fn save(
              second_party_play_url = $17, takes_strangers = $18, rests_until = $19, timeout_told = $20
          WHERE uuid = $1",
     )
-    .bind(session.uuid.to_string())
+    .bind(session.uuid)
     .bind(digits(session.first_party.as_ref()))
     .bind(digits(session.second_party.as_ref()))
     .bind(micros(session.modified_at))

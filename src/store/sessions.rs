@@ -12,6 +12,7 @@ use super::session_types::{ChangeRefusal, NewSession, SessionUpdate};
 use super::sql::{Connection, Pool, query};
 use super::writer::Write;
 use super::{Store, StoreError};
+use crate::ids::IdSource;
 use crate::masking::allocate::Refusal;
 use crate::masking::session::MaskingSession;
 use crate::number::{Did, E164};
@@ -29,7 +30,7 @@ impl Store {
         session: NewSession,
         now: Timestamp,
     ) -> Result<Result<MaskingSession, Refusal>, StoreError> {
-        let (uuid, rng) = (Uuid::new_v4(), rand::make_rng());
+        let (uuid, rng) = (IdSource::from_system().uuid(now), rand::make_rng());
         let (directory, now, again) = (self.directory(), stored(now), false);
         self.write(Create { session, uuid, rng, directory, now, again }).await
     }
@@ -43,7 +44,7 @@ impl Store {
         account: &str,
         uuid: Uuid,
     ) -> Result<Option<MaskingSession>, StoreError> {
-        let row = query(BY_UUID).bind(uuid.to_string()).bind(account).fetch_optional(self.readers()).await?;
+        let row = query(BY_UUID).bind(uuid).bind(account).fetch_optional(self.readers()).await?;
         row.as_ref().map(session).transpose()
     }
 
@@ -250,7 +251,7 @@ pub(super) async fn by_uuid(
     account: &str,
     uuid: Uuid,
 ) -> Result<Option<MaskingSession>, StoreError> {
-    let row = query(BY_UUID).bind(uuid.to_string()).bind(account).fetch_optional(connection).await?;
+    let row = query(BY_UUID).bind(uuid).bind(account).fetch_optional(connection).await?;
     row.as_ref().map(session).transpose()
 }
 
@@ -261,7 +262,7 @@ async fn active(
     uuid: Uuid,
     now: Timestamp,
 ) -> Result<Result<MaskingSession, ChangeRefusal>, StoreError> {
-    let row = query(BY_UUID).bind(uuid.to_string()).bind(account).fetch_optional(connection).await?;
+    let row = query(BY_UUID).bind(uuid).bind(account).fetch_optional(connection).await?;
     let Some(row) = row else { return Ok(Err(ChangeRefusal::NotFound)) };
     let session = session(&row)?;
     Ok(if session.is_active(now) { Ok(session) } else { Err(ChangeRefusal::Expired) })

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -15,6 +16,7 @@ use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteConnection, SqlitePool, SqlitePoolOptions, SqliteRow,
 };
 use sqlx::{Connection as _, Executor as _, Postgres, Row as _, SqlSafeStr, SqlStr, Sqlite};
+use uuid::Uuid;
 
 use super::StoreError;
 use super::row::Columns;
@@ -24,6 +26,8 @@ use super::row::Columns;
 pub(super) enum Value<'q> {
     Text(Option<Cow<'q, str>>),
     Integer(Option<i64>),
+    /// Stored as text, in lower case.
+    Uuid(Option<Uuid>),
 }
 
 impl Value<'_> {
@@ -31,6 +35,7 @@ impl Value<'_> {
         match self {
             Self::Text(text) => Value::Text(text.map(|text| Cow::Owned(text.into_owned()))),
             Self::Integer(number) => Value::Integer(number),
+            Self::Uuid(uuid) => Value::Uuid(uuid),
         }
     }
 }
@@ -80,6 +85,18 @@ impl From<i64> for Value<'_> {
 impl From<Option<i64>> for Value<'_> {
     fn from(number: Option<i64>) -> Self {
         Self::Integer(number)
+    }
+}
+
+impl From<Uuid> for Value<'_> {
+    fn from(uuid: Uuid) -> Self {
+        Self::Uuid(Some(uuid))
+    }
+}
+
+impl From<Option<Uuid>> for Value<'_> {
+    fn from(uuid: Option<Uuid>) -> Self {
+        Self::Uuid(uuid)
     }
 }
 
@@ -138,8 +155,14 @@ impl<'q> Query<'q> {
     fn for_sqlite(self) -> sqlx::query::Query<'q, Sqlite, SqliteArguments> {
         let sql = self.plain.map_or(self.sql, SqlSafeStr::into_sql_str);
         self.values.into_iter().fold(sqlx::query(sql), |query, value| match value {
-            Value::Text(text) => query.bind(text.map(Cow::into_owned)),
+            // What is shared goes over to SQLite's thread without another copy.
+            Value::Text(text) => query.bind(text.map(Arc::<str>::from)),
             Value::Integer(number) => query.bind(number),
+            Value::Uuid(uuid) => {
+                query.bind(uuid.map(|uuid| {
+                    Arc::<str>::from(&*uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()))
+                }))
+            }
         })
     }
 
@@ -151,6 +174,7 @@ impl<'q> Query<'q> {
                 false => text.into_owned(),
             })),
             Value::Integer(number) => query.bind(number),
+            Value::Uuid(uuid) => query.bind(uuid.map(|uuid| uuid.to_string())),
         })
     }
 }

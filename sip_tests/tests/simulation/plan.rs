@@ -184,7 +184,7 @@ pub const fn s(seconds: u64) -> Duration {
 /// An ordinary session between two parties.
 pub fn session(first: &str, second: Option<&str>, ids: &mut IdSource) -> MaskingSession {
     MaskingSession {
-        uuid: ids.uuid(),
+        uuid: ids.uuid(epoch_plus(Duration::ZERO)),
         account: "MASIMULATIONSIMULATI".into(),
         subaccount: None,
         virtual_number: Did::parse(DID).unwrap(),

@@ -545,7 +545,7 @@ impl Service {
         };
         let partner = self.partner(query, &sessions);
         Found {
-            route: ours.then_some(Route { number, sessions }),
+            route: ours.then(|| Route { number, sessions: sessions.into_iter().map(Arc::new).collect() }),
             partner,
             outlets,
             at: wall,

@@ -111,7 +111,7 @@ impl Call {
             return self.end(HangupCause::Routing, HangupSource::System, actions, now);
         };
         if attempt > 1 {
-            self.a_uuid = self.ids.uuid();
+            self.a_uuid = self.ids.uuid(self.clock.wall_at(now));
             self.open_first_leg(attempt, now);
         }
         self.note_caller_leg(actions);

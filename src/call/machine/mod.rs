@@ -218,7 +218,8 @@ impl Call {
     /// A call without legs.
     fn new(query: Option<Query>, parameters: CallParameters, now: Instant) -> Self {
         let CallParameters { trunk, mut ids, prompts, clock, recordings } = parameters;
-        let (interaction, a_uuid, b_uuid) = (ids.uuid(), ids.uuid(), ids.uuid());
+        let at = clock.wall_at(now);
+        let (interaction, a_uuid, b_uuid) = (ids.uuid(at), ids.uuid(at), ids.uuid(at));
         let virtual_number = query.as_ref().map(|query| query.dialled.clone());
         let cdr = CdrBuilder::new(clock, interaction, virtual_number);
         Self {

@@ -167,10 +167,10 @@ impl Call {
             found.is_some_and(|found| {
                 let route = found.route.filter(|_| found.may_judge);
                 route.is_some_and(|route| {
-                    let same = |session: &&crate::masking::session::MaskingSession| {
-                        session.uuid == plan.session.uuid && session.is_active(found.at)
-                    };
-                    route.sessions.iter().find(same).is_some()
+                    route
+                        .sessions
+                        .iter()
+                        .any(|session| session.uuid == plan.session.uuid && session.is_active(found.at))
                 })
             })
         });

@@ -494,7 +494,7 @@ impl Call {
         now: Instant,
     ) {
         if attempt > 1 {
-            self.b_uuid = self.ids.uuid();
+            self.b_uuid = self.ids.uuid(self.clock.wall_at(now));
         }
         let trunk = outlet.trunk.name.clone();
         let leg = NewLeg { uuid: self.b_uuid, side: Side::B, attempt, party, role, trunk };

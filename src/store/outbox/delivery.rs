@@ -32,9 +32,9 @@ impl Write for Claim {
             "UPDATE event_streams SET lease_owner = $3, lease_until = $4, touched_at = $5
              WHERE session = $1 AND channel = $2 AND due_at <= $5 AND lease_until <= $5",
         )
-        .bind(self.stream.session.to_string())
+        .bind(self.stream.session)
         .bind(&self.stream.channel)
-        .bind(self.lease.owner.to_string())
+        .bind(self.lease.owner)
         .bind(micros(self.lease.until))
         .bind(micros(self.now))
         .execute(&mut *connection)
@@ -53,15 +53,12 @@ async fn next_or_rest(
         event_columns!(),
         " FROM events WHERE session = $1 AND channel = $2 AND state = 'pending' ORDER BY sequence LIMIT 1"
     );
-    let next = query(NEXT)
-        .bind(stream.session.to_string())
-        .bind(&stream.channel)
-        .fetch_optional(&mut *connection)
-        .await?;
+    let next =
+        query(NEXT).bind(stream.session).bind(&stream.channel).fetch_optional(&mut *connection).await?;
     if next.is_none() {
         let rest = "UPDATE event_streams SET due_at = NULL, lease_owner = NULL, lease_until = 0
                     WHERE session = $1 AND channel = $2";
-        query(rest).bind(stream.session.to_string()).bind(&stream.channel).execute(&mut *connection).await?;
+        query(rest).bind(stream.session).bind(&stream.channel).execute(&mut *connection).await?;
     }
     next.as_ref().map(stored_event).transpose()
 }
@@ -80,9 +77,9 @@ impl Settle {
         let renewed = query(
             "UPDATE event_streams SET lease_until = $4 WHERE session = $1 AND channel = $2 AND lease_owner = $3",
         )
-        .bind(self.stream.session.to_string())
+        .bind(self.stream.session)
         .bind(&self.stream.channel)
-        .bind(self.lease.owner.to_string())
+        .bind(self.lease.owner)
         .bind(micros(self.lease.until))
         .execute(connection)
         .await?;
@@ -99,7 +96,7 @@ impl Settle {
             "UPDATE events SET state = $2, attempts = attempts + 1, tried_at = $3, settled_at = $4,
                  http_status = $5, failure = $6 WHERE uuid = $1 AND state = 'pending'",
         )
-        .bind(self.event.to_string())
+        .bind(self.event)
         .bind(state.as_str())
         .bind(micros(self.now))
         .bind((state != EventState::Pending).then(|| micros(self.now)))
@@ -130,7 +127,7 @@ impl Write for Settle {
             "UPDATE event_streams SET due_at = $3, lease_owner = NULL, lease_until = 0
              WHERE session = $1 AND channel = $2",
         )
-        .bind(self.stream.session.to_string())
+        .bind(self.stream.session)
         .bind(&self.stream.channel)
         .bind(micros(retry_at))
         .execute(connection)
@@ -220,7 +217,7 @@ impl Replay {
             }
             Replayed::Dead(of) => {
                 let is_one = of.session.is_some();
-                fit.and("e.session = ?", of.session.map(|session| session.to_string()));
+                fit.and("e.session = ?", of.session);
                 let account = if is_one { "e.account || '' = ?" } else { "e.account = ?" };
                 fit.and(account, Some(self.account.as_str()));
                 fit.and("e.subaccount = ?", of.subaccount.as_deref());

@@ -352,8 +352,7 @@ impl Store {
             event_columns!(),
             " FROM events WHERE uuid = $1 AND account = $2 AND ($3 IS NULL OR subaccount = $3)"
         );
-        let row =
-            query(FIND).bind(uuid.to_string()).bind(account).bind(subaccount).fetch_optional(self.readers());
+        let row = query(FIND).bind(uuid).bind(account).bind(subaccount).fetch_optional(self.readers());
         row.await?.as_ref().map(stored_event).transpose()
     }
 
@@ -426,7 +425,7 @@ pub(super) fn hosts_due<'q>(now: Timestamp, limit: u32) -> Query<'q> {
 pub(super) fn events_of_session<'q>(account: &'q str, filter: &'q EventFilter) -> Conditions<'q> {
     let mut all = Conditions::default();
     all.and("account || '' = ?", Some(account));
-    all.and("session = ?", filter.session.map(|session| session.to_string()));
+    all.and("session = ?", filter.session);
     all.and("subaccount || '' = ?", filter.subaccount.as_deref());
     all.and("state || '' = ?", filter.state.map(EventState::as_str));
     all

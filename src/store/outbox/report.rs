@@ -53,7 +53,7 @@ async fn receivers(
 ) -> Result<HashMap<Uuid, Receivers>, StoreError> {
     let sessions: BTreeSet<Uuid> = events.iter().filter_map(|event| event.session).collect();
     let mut found = HashMap::new();
-    for query in RECEIVERS.all(sessions.iter(), |query, session| query.bind(session.to_string())) {
+    for query in RECEIVERS.all(sessions.iter(), |query, session| query.bind(*session)) {
         for row in query.fetch_all(&mut *connection).await? {
             let receivers = Receivers {
                 subaccount: row.text_opt("subaccount")?,
@@ -100,7 +100,7 @@ pub(in crate::store) async fn insert(
         }
     }
     known.clear();
-    for query in KNOWN.all(fresh.iter(), |query, fresh| query.bind(fresh.event.uuid.to_string())) {
+    for query in KNOWN.all(fresh.iter(), |query, fresh| query.bind(fresh.event.uuid)) {
         for row in query.fetch_all(&mut *connection).await? {
             known.insert(row.uuid("uuid")?);
         }
@@ -138,10 +138,10 @@ fn bind_event<'q>(query: Query<'q>, fresh: &Fresh<'q>) -> Query<'q> {
         None => ("", HttpMethod::Post.as_str()),
     };
     query
-        .bind(event.uuid.to_string())
+        .bind(event.uuid)
         .bind(&event.account)
         .bind(to.and_then(|to| to.subaccount.as_deref()))
-        .bind(event.session.map(|session| session.to_string()))
+        .bind(event.session)
         .bind(to.map_or("call", |to| to.channel(event)))
         .bind(*sequence)
         .bind(event.happening.name())
@@ -200,7 +200,7 @@ async fn number(connection: &mut Connection, fresh: &mut [Fresh<'_>]) -> Result<
     }
     let bind = |query: Query<'static>, ((session, channel), addition): (&(Uuid, &str), &Addition)| {
         query
-            .bind(session.to_string())
+            .bind(*session)
             .bind((*channel).to_owned())
             .bind(addition.count)
             .bind(addition.host.clone())
@@ -242,12 +242,12 @@ async fn close_gaps(
             *gap += 1;
         } else if *gap > 0 {
             let move_up = query("UPDATE events SET sequence = sequence - $2 WHERE uuid = $1");
-            move_up.bind(event.uuid.to_string()).bind(*gap).execute(&mut *connection).await?;
+            move_up.bind(event.uuid).bind(*gap).execute(&mut *connection).await?;
         }
     }
     for (session, gap) in gaps.into_iter().filter(|(_, gap)| *gap > 0) {
         query("UPDATE event_streams SET sequence = sequence - $2 WHERE session = $1 AND channel = 'call'")
-            .bind(session.to_string())
+            .bind(session)
             .bind(gap)
             .execute(&mut *connection)
             .await?;
@@ -374,7 +374,7 @@ pub(in crate::store) async fn report_recording(
         "SELECT session, account, virtual_number, side, party FROM legs
          WHERE interaction = $1 AND session IS NOT NULL ORDER BY attempt DESC",
     )
-    .bind(report.interaction.to_string())
+    .bind(report.interaction)
     .fetch_all(&mut *connection)
     .await?;
     let Some(any) = rows.first() else { return Ok(()) };
@@ -418,7 +418,7 @@ impl Write for ReportExpiries {
                 "UPDATE sessions SET timeout_told = 1 WHERE uuid = $1 AND timeout_told = 0 AND ends_at <= $2
                  RETURNING account, virtual_number, expires_at, ended_at, callback_url",
             )
-            .bind(session.to_string())
+            .bind(*session)
             .bind(micros(self.now))
             .fetch_optional(&mut *connection)
             .await?;

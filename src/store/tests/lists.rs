@@ -468,7 +468,7 @@ async fn slow_lists_hold_up_no_call() {
         tokio::spawn(async move { store.find_legs(ACCOUNT, &LegFilter::default(), 20, 0).await })
     };
     let route = store.find_route(&did(0), Some(&party(1)), at(1)).await.unwrap().unwrap();
-    assert_eq!(route.sessions, [session]);
+    assert_eq!(route.sessions, [Arc::new(session)]);
     store.last_partner(Uuid::new_v4(), &party(1)).await.unwrap();
     assert!(!list.is_finished());
     drop(busy);

@@ -91,7 +91,7 @@ async fn sixty_four_creates_at_once_give_no_two_sessions_that_a_caller_could_con
             let store = &stores[index % stores.len()];
             let caller = session.first_party.as_ref();
             let route = store.find_route(&session.virtual_number, caller, now).await.unwrap().unwrap();
-            assert_eq!(route.sessions, std::slice::from_ref(session), "every process sees it");
+            assert_eq!(route.sessions, [Arc::new(session.clone())], "every process sees it");
         }
     }
 }
@@ -189,10 +189,10 @@ async fn what_one_process_changes_the_other_knows_at_once(database: &Database) {
         let now = at(round * 10);
         assert_eq!(found(now).await, []);
         let session = create(one, wanted(1, 2), now).await.unwrap();
-        assert_eq!(found(now).await, std::slice::from_ref(&session));
+        assert_eq!(found(now).await, [Arc::new(session.clone())]);
         let update = SessionUpdate { record: Some(false), ..SessionUpdate::default() };
         let update = one.update_session(ACCOUNT, session.uuid, update, at(round * 10 + 1)).await.unwrap();
-        assert_eq!(found(at(round * 10 + 1)).await, [update.unwrap()]);
+        assert_eq!(found(at(round * 10 + 1)).await, [Arc::new(update.unwrap())]);
         one.expire_session(ACCOUNT, session.uuid, at(round * 10 + 2)).await.unwrap().unwrap();
     }
 }

@@ -70,7 +70,7 @@ async fn each_party_finds_its_session_and_strangers_find_none(database: &Databas
     let session = create(&store, wanted(1, 2), at(0)).await.unwrap();
     for caller in [party(1), party(2)] {
         let route = store.find_route(&did(0), Some(&caller), at(1)).await.unwrap().unwrap();
-        assert_eq!((route.number.trunk.as_str(), route.sessions), ("local", vec![session.clone()]));
+        assert_eq!((route.number.trunk.as_str(), route.sessions), ("local", vec![Arc::new(session.clone())]));
     }
     for caller in [Some(party(3)), None] {
         let route = store.find_route(&did(0), caller.as_ref(), at(1)).await.unwrap().unwrap();
@@ -196,7 +196,7 @@ async fn a_number_carries_sixteen_sessions_with_four_digits(database: &Database)
     let route = store.find_route(&did(0), None, at(1)).await.unwrap().unwrap();
     assert_eq!(route.sessions.len(), 16, "a stranger may mean any of them");
     let route = store.find_route(&did(0), Some(&party(5)), at(1)).await.unwrap().unwrap();
-    assert_eq!(route.sessions, [sessions[2].clone()], "a party means his own");
+    assert_eq!(route.sessions, [Arc::new(sessions[2].clone())], "a party means his own");
 }
 
 async fn one_session_per_number_takes_whoever_dials(database: &Database) {
@@ -243,9 +243,9 @@ async fn a_message_for_strangers_is_found_where_no_session_takes_them(database: 
     let newest = create(&store, short, at(1)).await.unwrap();
     create(&store, wanted(5, 6), at(2)).await.unwrap();
     let route = store.find_route(&did(0), Some(&party(77)), at(3)).await.unwrap().unwrap();
-    assert_eq!(route.sessions, [newest]);
+    assert_eq!(route.sessions, [Arc::new(newest)]);
     let route = store.find_route(&did(0), Some(&party(77)), at(61)).await.unwrap().unwrap();
-    assert_eq!(route.sessions, [older], "the newest has expired");
+    assert_eq!(route.sessions, [Arc::new(older)], "the newest has expired");
 }
 
 async fn an_update_counts_its_expiry_from_itself_and_a_deletion_keeps_the_plan(database: &Database) {
@@ -340,7 +340,7 @@ async fn concurrent_creates_never_give_a_caller_two_sessions_on_a_number(databas
         }
         let caller = session.first_party.as_ref();
         let route = store.find_route(&session.virtual_number, caller, at(1)).await.unwrap().unwrap();
-        assert_eq!(route.sessions, std::slice::from_ref(session));
+        assert_eq!(route.sessions, [Arc::new(session.clone())]);
     }
     assert!(pins.values().all(|pins| pins.len() <= 2 * 16));
 }
@@ -422,19 +422,19 @@ async fn a_count_by_hours_is_the_count_of_the_sessions(database: &Database) {
 
 async fn a_change_of_a_session_is_seen_by_the_next_call(database: &Database) {
     let store = store(database, 1).await;
-    let found = async |caller, now| -> Vec<MaskingSession> {
+    let found = async |caller, now| -> Vec<Arc<MaskingSession>> {
         store.find_route(&did(0), Some(&party(caller)), now).await.unwrap().unwrap().sessions
     };
     assert_eq!(found(1, at(0)).await, [], "and this is remembered");
     let session = create(&store, wanted(1, 2), at(0)).await.unwrap();
-    assert_eq!(found(1, at(1)).await, std::slice::from_ref(&session));
+    assert_eq!(found(1, at(1)).await, [Arc::new(session.clone())]);
     let longer = SessionUpdate { expiry: Some(Duration::from_secs(7200)), ..SessionUpdate::default() };
     let longer = store.update_session(ACCOUNT, session.uuid, longer, at(2)).await.unwrap().unwrap();
-    assert_eq!(found(1, at(5000)).await, [longer]);
+    assert_eq!(found(1, at(5000)).await, [Arc::new(longer)]);
     assert_eq!(found(9, at(5000)).await, []);
     let open = NewSession { second_party: None, single_party: Some(true), ..wanted(5, 0) };
     let open = create(&store, open, at(5000)).await.unwrap();
-    assert_eq!(found(9, at(5001)).await, std::slice::from_ref(&open), "a stranger is taken now");
+    assert_eq!(found(9, at(5001)).await, [Arc::new(open.clone())], "a stranger is taken now");
     store.expire_session(ACCOUNT, open.uuid, at(5002)).await.unwrap().unwrap();
     store.expire_session(ACCOUNT, session.uuid, at(5002)).await.unwrap().unwrap();
     assert_eq!((found(9, at(5003)).await, found(1, at(5003)).await), (vec![], vec![]));
