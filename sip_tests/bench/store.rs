@@ -343,8 +343,10 @@ async fn lists(store: &Store) -> Result<bool, Failure> {
 /// What the courier asks after every commit, what it sweeps, and what is sent again.
 async fn outbox(store: &Store) -> Result<bool, Failure> {
     const QUICK: (f64, f64) = (5.0, 20.0);
-    // Five hundred rows in one transaction.
+    // A hundred rows of each kind in one transaction.
     const STEP: (f64, f64) = (100.0, 500.0);
+    // Ten thousand, a hundred in each transaction.
+    const ALL: (f64, f64) = (5_000.0, 10_000.0);
     let mut kept = true;
     let now = clock::wall_now();
     kept &= sample("due_receivers", QUICK, SAMPLES, async |_| {
@@ -360,7 +362,7 @@ async fn outbox(store: &Store) -> Result<bool, Failure> {
         if replayed { Ok(()) } else { Err("not replayed".into()) }
     })
     .await?;
-    kept &= sample("replay_dead", STEP, 2, async |index| {
+    kept &= sample("replay_dead", ALL, 2, async |index| {
         let replayed = store.replay_dead_events(ACCOUNT, EventFilter::default(), now).await?;
         if replayed > 0 || index > 0 { Ok(()) } else { Err("nothing is dead".into()) }
     })

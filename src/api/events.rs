@@ -281,7 +281,7 @@ async fn replay(
 
 /// Send events again that were given up
 ///
-/// Those of the account, or of one session.
+/// Those of the account, or of one session; of more than 10,000 the oldest: ask again until none is left.
 #[utoipa::path(
     post,
     path = "/v1/Account/{auth_id}/Event/Replay",

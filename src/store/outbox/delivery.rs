@@ -8,8 +8,8 @@ use uuid::Uuid;
 
 use super::report::host;
 use super::{
-    Attempt, EventFilter, EventState, GIVE_UP, KEEP_DELIVERED, KEEP_OTHERS, Lease, SWEEP, StoredEvent,
-    Stream, event_columns, stored_event,
+    Attempt, EventFilter, EventState, GIVE_UP, KEEP_DELIVERED, KEEP_OTHERS, Lease, STEP, StoredEvent, Stream,
+    event_columns, stored_event,
 };
 use crate::store::StoreError;
 use crate::store::conditions::Conditions;
@@ -171,7 +171,7 @@ impl Prune {
                         AND NOT EXISTS (SELECT 1 FROM sessions o WHERE o.uuid = s.session AND o.ends_at > $1) \
                         LIMIT $2)";
         [(delivered, KEEP_DELIVERED), (others, KEEP_OTHERS), (streams, KEEP_OTHERS)]
-            .map(|(sql, age)| query(sql).bind(self.before(age)).bind(SWEEP))
+            .map(|(sql, age)| query(sql).bind(self.before(age)).bind(STEP))
     }
 }
 
@@ -183,7 +183,7 @@ impl Write for Prune {
         let mut is_more = false;
         for statement in self.statements() {
             let removed = statement.execute(&mut *connection).await?;
-            is_more |= removed >= u64::try_from(SWEEP).unwrap_or(u64::MAX);
+            is_more |= removed >= STEP.unsigned_abs();
         }
         Ok(is_more)
     }
@@ -209,7 +209,7 @@ impl Replay {
         let mut fit = Conditions::default();
         let dead = match &self.what {
             Replayed::One { uuid, subaccount } => {
-                fit.and("e.uuid = ?", Some(uuid.to_string()));
+                fit.and("e.uuid = ?", Some(*uuid));
                 fit.and("e.account || '' = ?", Some(self.account.as_str()));
                 fit.and("e.subaccount = ?", subaccount.as_deref());
                 fit.also("e.session IS NOT NULL AND e.state IN ('dead', 'delivered')");
@@ -222,7 +222,7 @@ impl Replay {
                 fit.and(account, Some(self.account.as_str()));
                 fit.and("e.subaccount = ?", of.subaccount.as_deref());
                 fit.also("e.session IS NOT NULL AND e.state = 'dead'");
-                let limit = fit.push(SWEEP);
+                let limit = fit.push(STEP);
                 // Of one session a handful, of an account the oldest.
                 let order = if is_one { "e.sequence" } else { "e.happened_at, e.sequence" };
                 format!("{} ORDER BY {order} LIMIT ${limit}", fit.sql())

@@ -33,8 +33,12 @@ pub const MIN_TRIES: u32 = 5;
 /// How long delivered events are kept, and how long all others that wait for nothing.
 const KEEP_DELIVERED: SignedDuration = SignedDuration::from_hours(7 * 24);
 const KEEP_OTHERS: SignedDuration = SignedDuration::from_hours(30 * 24);
-/// Rows of one transaction of a sweep or a replay.
+/// Sessions whose end is told in one transaction.
 const SWEEP: i64 = 500;
+/// So many are sent again or removed in one transaction: each may lie on a page of its own, and a call's PIN may wait for it.
+const STEP: i64 = 100;
+/// The most that are sent again by one request, in a few seconds.
+const REPLAYED: u64 = if cfg!(test) { 500 } else { 10_000 };
 
 /// Events of one session that are sent one after the other.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -374,8 +378,8 @@ impl Store {
         Ok(replayed > 0)
     }
 
-    /// Sends again what was given up, of the whole account or of what `of` names. Returns how many events; of very
-    /// many the oldest, so that it may be repeated until it returns 0.
+    /// Sends again what was given up, of the whole account or of what `of` names. Returns how many events; of more
+    /// than 10,000 the oldest, so that it may be repeated until it returns 0.
     ///
     /// # Errors
     /// [`StoreError`] when the database fails.
@@ -385,10 +389,16 @@ impl Store {
         of: EventFilter,
         now: Timestamp,
     ) -> Result<u64, StoreError> {
-        let (account, what) = (account.to_owned(), Replayed::Dead(of));
-        let replayed = self.write(Replay { account, what, now }).await?;
-        self.inner.hours.forget(SHAPE.table);
-        Ok(replayed)
+        let mut replayed = 0;
+        loop {
+            let (account, what) = (account.to_owned(), Replayed::Dead(of.clone()));
+            let step = self.write(Replay { account, what, now }).await?;
+            self.inner.hours.forget(SHAPE.table);
+            replayed += step;
+            if step < STEP.unsigned_abs() || replayed >= REPLAYED {
+                return Ok(replayed);
+            }
+        }
     }
 }
 

@@ -416,7 +416,7 @@ async fn a_replay_takes_the_oldest_first_and_nothing_twice(database: &Database) 
     }
     let waiting = store.due_streams("a", at(120_000), 9).await.unwrap();
     assert_eq!(waiting.len(), 2, "each stream is due once");
-    // More than one step: the oldest go first.
+    // Many steps, and more than one request takes: the oldest go first.
     let more = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 700)
                 INSERT INTO events (uuid, account, session, channel, sequence, name, happened_at, parameters,
                     recording, url, method, state, attempts, settled_at, give_up_at)
@@ -446,10 +446,15 @@ async fn old_events_go_by_their_kind(database: &Database) {
         let total = query("SELECT COUNT(*) AS total FROM events").fetch_one(store.lists()).await.unwrap();
         total.unsigned::<u64>("total").unwrap()
     };
-    assert!(!store.prune_events(now(7)).await.unwrap());
-    assert_eq!(left().await, 900, "what was delivered a week ago");
-    assert!(store.prune_events(now(30)).await.unwrap(), "there is more than one step");
-    assert!(!store.prune_events(now(30)).await.unwrap());
+    let steps = async |days| {
+        let mut steps = 1;
+        while store.prune_events(now(days)).await.unwrap() {
+            steps += 1;
+        }
+        steps
+    };
+    assert_eq!((steps(7).await, left().await), (4, 900), "what was delivered a week ago");
+    assert_eq!(steps(30).await, 7, "a hundred of a kind in each");
     assert_eq!(left().await, 0, "what was given up a month ago, and what was delivered later");
 }
 
