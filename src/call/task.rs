@@ -232,7 +232,7 @@ impl CallTask {
                     };
                     match wait {
                         Some(wait) if !wait.is_zero() => {
-                            hands.start(async move {
+                            hands.jobs.spawn(async move {
                                 clock::sleep(wait).await;
                                 Event::Paced(true)
                             });

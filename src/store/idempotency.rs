@@ -8,12 +8,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::allocation::Create;
-use super::row::{Columns, duration_micros, micros, stored};
+use super::row::{Columns, duration_micros, micros};
 use super::session_types::NewSession;
 use super::sql::{Connection, query};
 use super::writer::Write;
 use super::{Store, StoreError, sessions};
-use crate::ids::IdSource;
 use crate::masking::allocate::Refusal;
 use crate::masking::session::MaskingSession;
 use crate::number::Did;
@@ -57,10 +56,7 @@ impl Store {
         let Some(key) = key else {
             return Ok(self.create_session(session, now).await?.map(Creation::New));
         };
-        let (uuid, rng) = (IdSource::from_system().uuid(now), rand::make_rng());
-        let (directory, now, again) = (self.directory(), stored(now), false);
-        let create = Create { session, uuid, rng, directory, now, again };
-        self.write(CreateOnce { create, key }).await
+        self.write(CreateOnce { create: self.creation(session, now), key }).await
     }
 }
 

@@ -30,9 +30,14 @@ impl Store {
         session: NewSession,
         now: Timestamp,
     ) -> Result<Result<MaskingSession, Refusal>, StoreError> {
+        self.write(self.creation(session, now)).await
+    }
+
+    /// What creates a session.
+    pub(super) fn creation(&self, session: NewSession, now: Timestamp) -> Create {
         let (uuid, rng) = (IdSource::from_system().uuid(now), rand::make_rng());
         let (directory, now, again) = (self.directory(), stored(now), false);
-        self.write(Create { session, uuid, rng, directory, now, again }).await
+        Create { session, uuid, rng, directory, now, again }
     }
 
     /// The account's session, ended ones included.

@@ -180,12 +180,13 @@ impl Write for Prune {
     const MAY_WAIT: bool = true;
 
     async fn apply(&mut self, connection: &mut Connection) -> Result<bool, StoreError> {
-        let mut is_more = false;
         for statement in self.statements() {
-            let removed = statement.execute(&mut *connection).await?;
-            is_more |= removed >= STEP.unsigned_abs();
+            // Streams come last: as long as events are left, all that is old is looked through for a stream without any.
+            if statement.execute(&mut *connection).await? >= STEP.unsigned_abs() {
+                return Ok(true);
+            }
         }
-        Ok(is_more)
+        Ok(false)
     }
 }
 
